@@ -1,0 +1,413 @@
+"""Train and evaluate pdz-mini, the masked diffusion model of PDZ domains.
+
+    python -m seqalign.models.train_pdz --data ../shared/data --split 60 --out runs/pdz-60
+    python -m seqalign.models.train_pdz --data ../shared/data --split 60 --evaluate FILE
+
+`--data` is a folder with `msas/pf00595_pdz.fasta.gz`, or an aligned FASTA file of 82 columns.
+
+*Rows.* Distinct rows with less than 25 % gaps; a row with any other character than the twenty
+letters and '-' is left out. *Gaps* are visible input and never predicted.
+
+*Objective.* Any-order masked diffusion: of the n residues of a row a uniform number 1..n is
+masked, and the loss is the mean cross-entropy of the masked ones. This is, per residue, the exact
+expectation of -log p over uniformly random generation orders (Hoogeboom et al. 2022, eq. 4), and
+the continuous-time bound of masked diffusion (Sahoo et al. 2024, eq. 10).
+
+*Weights.* A row counts 1 / (rows of its cluster at 80 % identity), in training and in profiles.
+
+*Held out.* Whole clusters at 60 or 80 % identity, by `seqalign.models.splits`: about 10 % test
+and 5 % validation. The comparison is the site-independent profile of the same training rows and
+weights, its pseudocount chosen on the validation rows for its own benefit.
+
+*Reproducibility.* Every step draws from a generator seeded by (seed, step), so that a run that was
+stopped and continued with `--resume` ends with the same weights as an undisturbed one.
+
+References:
+    Simple and effective masked diffusion language models, Sahoo et al., 2024,
+    https://arxiv.org/abs/2406.07524
+    Autoregressive diffusion models, Hoogeboom et al., 2022, https://arxiv.org/abs/2110.02037
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from seqalign.models.pdz import COLUMNS, PDZNetwork
+from seqalign.models.splits import (
+    GAP,
+    cluster_parts,
+    nearest_identity,
+    redundancy_weights,
+    sequence_clusters,
+)
+from seqalign.sequence import PROTEIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+ALIGNMENT: Final = "msas/pf00595_pdz.fasta.gz"
+MAX_GAPS: Final = 0.25
+REDUNDANCY: Final = 0.8
+MASK: Final = PROTEIN.mask
+PSEUDOCOUNTS: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+EVALUATION_SEED: Final = 2024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of one training run; stored in its metrics and checked by `--resume`."""
+
+    split: int = 60
+    seed: int = 0
+    steps: int = 12000
+    batch: int = 64
+    width: int = 96
+    depth: int = 3
+    heads: int = 4
+    hidden: int = 384
+    dropout: float = 0.1
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 0.1
+    corruption: float = 0.0
+    gap_masking: float = 0.1
+    smoothing: float = 0.0
+    ema: float = 0.999
+    bfloat16: bool = True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Aligned rows: tokens (N, 82), weights (N,), and the cluster (N,) each belongs to."""
+
+    tokens: Tensor
+    weights: Tensor
+    clusters: Tensor
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.tokens)
+
+
+def read_alignment(path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the distinct, gap-poor, standard rows of an aligned FASTA file, sorted, (N, 82).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a row has another length than 82, or no row is left.
+    """
+    if path.is_dir():
+        path = path / ALIGNMENT
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; give --data a folder with {ALIGNMENT}.")
+    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
+    with opened as lines:
+        rows = ["".join(entry.split("\n")[1:]) for entry in lines.read().split(">")[1:]]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != COLUMNS:
+            raise ValueError(
+                f"{path}: sequence {number} has {len(row)} columns and this family has {COLUMNS}; "
+                "give the alignment with insertions deleted."
+            )
+    standard = set(PROTEIN.letters) | {"-"}
+    kept = sorted(
+        {row for row in rows if set(row) <= standard and row.count("-") < MAX_GAPS * COLUMNS}
+    )
+    if not kept:
+        raise ValueError(
+            f"{path}: none of its {len(rows)} sequences has less than {MAX_GAPS:.0%} gaps and only "
+            "standard letters."
+        )
+    token = {letter: i for i, letter in enumerate(PROTEIN.letters)} | {"-": GAP}
+    return np.array([[token[letter] for letter in row] for row in kept], dtype=np.int64)
+
+
+def split_rows(
+    tokens: np.ndarray[Any, np.dtype[np.int64]], split: int
+) -> dict[str, Rows]:
+    """Return the rows of 'train', 'validation' and 'test' with whole clusters at `split` %."""
+    clusters = sequence_clusters(tokens, split / 100)
+    parts = cluster_parts(tokens, clusters, salt=f"pdz-{split}")
+    weights = redundancy_weights(sequence_clusters(tokens, REDUNDANCY))
+    return {
+        name: Rows(
+            torch.from_numpy(tokens[parts == name]),
+            torch.from_numpy(weights[parts == name]),
+            torch.from_numpy(clusters[parts == name]),
+        )
+        for name in ("train", "validation", "test")
+    }
+
+
+def fit_profile(rows: Rows, pseudocount: float) -> Tensor:
+    """Return the log-frequencies (82, 20) of letters per column, given that there is one.
+
+    `pseudocount` sequences of background composition are added to each column.
+    """
+    counts = torch.zeros(COLUMNS, GAP + 1, dtype=torch.float64)
+    for letter in range(len(PROTEIN)):
+        counts[:, letter] = ((rows.tokens == letter) * rows.weights[:, None]).sum(0)
+    counts = counts[:, : len(PROTEIN)]
+    background = counts.sum(0) / counts.sum()
+    smoothed = counts + pseudocount * background
+    return (smoothed / smoothed.sum(1, keepdim=True)).log()
+
+
+def profile_nll(profile: Tensor, rows: Rows) -> Tensor:
+    """Return the negative log-likelihood in nats of each row's residues, shape (N,)."""
+    known = rows.tokens != GAP
+    letters = rows.tokens.where(known, 0)
+    log_p = profile[torch.arange(COLUMNS), letters]
+    return -(log_p * known).sum(1)
+
+
+def best_profile(parts: dict[str, Rows]) -> tuple[Tensor, float]:
+    """Return the training profile (82, 20) whose pseudocount is best on the validation rows."""
+    validation = parts["validation"]
+    profiles = [(fit_profile(parts["train"], p), p) for p in PSEUDOCOUNTS]
+    return min(
+        profiles, key=lambda fit: float((profile_nll(fit[0], validation) * validation.weights).sum())
+    )
+
+
+def mask_rows(tokens: Tensor, levels: Tensor, ranks: Tensor) -> Tensor:
+    """Return which residues (N, 82) are masked: the first 1 + floor(level * n) by random rank.
+
+    Args:
+        tokens: (N, 82) aligned rows.
+        levels: (N,) in [0, 1).
+        ranks: (N, 82) uniform numbers, one per column.
+    """
+    residue = tokens != GAP
+    count = 1 + (levels * residue.sum(1)).long()
+    order = ranks.masked_fill(~residue, 2.0).argsort(1).argsort(1)
+    return order < count[:, None]
+
+
+@torch.inference_mode()
+def any_order_nll(
+    network: Callable[[Tensor], Tensor],
+    rows: Rows,
+    *,
+    orders: int,
+    seed: int,
+    batch: int = 256,
+    advance: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Return an unbiased estimate of each row's any-order -log p in nats, shape (N,).
+
+    For a uniformly random order, -log p of a row with n residues is the sum over k = 1..n of the
+    -log p of the next residue when k are masked; its expectation is n times the mean
+    cross-entropy of the masked residues at uniform k. `orders` random orders are drawn per row,
+    each looked at in one state, with the k of a row stratified over 1..n.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros(len(rows), dtype=torch.float64)
+    for j in range(orders):
+        levels = (j + torch.rand(len(rows), generator=generator)) / orders
+        ranks = torch.rand(rows.tokens.shape, generator=generator)
+        hidden = mask_rows(rows.tokens, levels, ranks)
+        for start in range(0, len(rows), batch):
+            part = slice(start, start + batch)
+            tokens, masked = rows.tokens[part], hidden[part]
+            logits = network(tokens.masked_fill(masked, MASK))
+            target = tokens.masked_fill(~masked, -100)
+            loss = F.cross_entropy(logits.transpose(1, 2).double(), target, reduction="none")
+            total[part] += loss.sum(1) / masked.sum(1)
+            if advance is not None:
+                advance(len(tokens))
+    return total / orders * (rows.tokens != GAP).sum(1)
+
+
+def perplexity(nll: Tensor, rows: Rows, *, weighted: bool = True) -> float:
+    """Return exp of the mean -log p per residue, rows counted by their weight or all alike."""
+    weights = rows.weights if weighted else torch.ones_like(rows.weights)
+    residues = (rows.tokens != GAP).sum(1)
+    return math.exp(float((weights * nll).sum() / (weights * residues).sum()))
+
+
+def new_network(settings: Settings) -> PDZNetwork:
+    """Return an untrained network of the size that `settings` names."""
+    return PDZNetwork(
+        settings.width, settings.depth, settings.heads, settings.hidden, settings.dropout
+    )
+
+
+def load_network(path: Path) -> PDZNetwork:
+    """Return the network of a weights file, in evaluation mode, of the size the file holds."""
+    weights = {name: w.float() for name, w in load_file(path).items()}
+    network = PDZNetwork.of(weights)
+    return network.eval()
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Return the seed of one training step, so that no state of a generator is to be stored."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def training_batch(rows: Rows, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return one batch's input tokens and targets, (batch, 82) each, -100 where nothing is asked."""
+    n = settings.batch
+    tokens = rows.tokens[torch.multinomial(rows.weights, n, replacement=True)]
+    # One number of masked residues per stratum: the loss depends on it far more than on the row.
+    levels = (torch.randperm(n) + torch.rand(n)) / n
+    masked = mask_rows(tokens, levels, torch.rand(tokens.shape))
+    target = tokens.masked_fill(~masked, -100)
+    inputs = tokens.masked_fill(masked, MASK)
+    if settings.gap_masking > 0:
+        # In some rows the gaps look like masked residues: their pattern says less than it could.
+        blurred = (torch.rand(n, 1) < settings.gap_masking) & (tokens == GAP)
+        inputs = inputs.masked_fill(blurred, MASK)
+    if settings.corruption > 0:
+        letter = torch.randint(len(PROTEIN), tokens.shape)
+        wrong = (torch.rand(tokens.shape) < settings.corruption) & (inputs < MASK)
+        inputs = torch.where(wrong, letter, inputs)
+    return inputs, target
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Return the rate of a step: linear warm-up, then a cosine to zero."""
+    rise = min(1.0, (step + 1) / settings.warmup)
+    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write through a temporary name: a file under its own name is always complete."""
+    temporary = path.with_name(path.name + ".part")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def train(
+    parts: dict[str, Rows],
+    settings: Settings,
+    out: Path,
+    *,
+    resume: bool = False,
+    save_every: int = 500,
+    check_every: int = 1000,
+    stop: int | None = None,
+    log: Callable[[str], None] = print,
+) -> PDZNetwork:
+    """Train one network and return it with its averaged weights, which are also written to `out`.
+
+    Args:
+        parts: from `split_rows`.
+        settings: hyper-parameters.
+        out: folder for `checkpoint.pt` and `pdz-mini.safetensors`.
+        resume: continue from the checkpoint in `out`, if there is one.
+        save_every: steps between checkpoints.
+        check_every: steps between two looks at the validation rows.
+        stop: end after this many steps, as an interruption would, with a checkpoint.
+        log: takes one line of progress at a time.
+
+    Raises:
+        ValueError: the checkpoint was written under other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(settings.seed, 2**31))
+        network = new_network(settings)
+        profile, _ = best_profile(parts)
+        with torch.no_grad():
+            network.profile.copy_(profile)
+        decayed = [p for n, p in network.named_parameters() if p.ndim > 1 and n != "profile"]
+        plain = [p for n, p in network.named_parameters() if p.ndim <= 1 or n == "profile"]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=settings.weight_decay,
+        )
+        average = {name: p.detach().clone() for name, p in network.named_parameters()}
+        first = 0
+        if resume and checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            if state["settings"] != dataclasses.asdict(settings):
+                raise ValueError(
+                    f"{checkpoint}: it was written with {state['settings']}, not with "
+                    f"{dataclasses.asdict(settings)}; use the same options or another --out."
+                )
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            average, first = state["average"], state["step"]
+
+        def save(step: int) -> None:
+            state = {
+                "settings": dataclasses.asdict(settings),
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step,
+            }
+            write_atomically(checkpoint, lambda path: torch.save(state, path))
+
+        began, loss_sum = time.monotonic(), 0.0
+        last = settings.steps if stop is None else min(stop, settings.steps)
+        for step in range(first, last):
+            torch.manual_seed(step_seed(settings.seed, step))
+            network.train()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, settings)
+            inputs, target = training_batch(parts["train"], settings)
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+                logits = network(inputs)
+            loss = F.cross_entropy(
+                logits.float().transpose(1, 2),
+                target,
+                reduction="none",
+                label_smoothing=settings.smoothing,
+            )
+            loss = (loss.sum(1) / (target >= 0).sum(1)).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            # The average follows closely at first, so that it never remembers the start.
+            keep = min(settings.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for name, p in network.named_parameters():
+                    average[name].lerp_(p, 1 - keep)
+            loss_sum += loss.item()
+            done = step + 1
+            if done % save_every == 0 or done == last:
+                save(done)
+            if done % check_every == 0 or done == settings.steps:
+                shown = new_network(settings)
+                shown.load_state_dict(average)
+                nll = any_order_nll(
+                    shown.eval(), parts["validation"], orders=8, seed=EVALUATION_SEED
+                )
+                seconds = time.monotonic() - began
+                left = seconds / (done - first) * (settings.steps - done)
+                log(
+                    f"step {done}/{settings.steps}  loss {loss_sum / check_every:.4f}  validation "
+                    f"perplexity {perplexity(nll, parts['validation']):.4f}  "
+                    f"{seconds:.0f} s, {left:.0f} s left"
+                )
+                loss_sum = 0.0
+        trained = new_network(settings)
+        trained.load_state_dict(average)
+    if last == settings.steps:
+        # Half precision on disk; the figures are those of the weights as they will be read back.
+        halves = {name: w.half().contiguous() for name, w in average.items()}
+        write_atomically(out / "pdz-mini.safetensors", lambda path: save_file(halves, path))
+        trained.load_state_dict({name: w.float() for name, w in halves.items()})
+    return trained.eval()

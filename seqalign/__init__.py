@@ -1,0 +1,1 @@
+"""seqalign: reward-guided sampling from pretrained diffusion models."""

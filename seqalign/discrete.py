@@ -1,0 +1,366 @@
+"""Discrete diffusion: masked (absorbing) and uniform processes with their reverse kernels.
+
+References:
+    Austin et al., "Structured denoising diffusion models in discrete state-spaces", NeurIPS 2021, arXiv 2107.03006.
+    Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS 2024, arXiv 2406.07524.
+    Uehara et al., arXiv 2501.09685, sections 2 and 6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqalign.process import Designs
+from seqalign.sequence import Alphabet
+from seqalign.streams import Streams
+
+__all__ = [
+    "Categorical",
+    "CategoricalPosterior",
+    "MaskedProcess",
+    "Network",
+    "OneReveal",
+    "Order",
+    "UniformProcess",
+]
+
+Order = Literal["random", "parallel"]
+# (B, K, L) tokens or (B, K, L, V [+ 1]) relaxed states, and t, to (B, K, L, V) logits
+Network = Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True)
+class CategoricalPosterior:
+    """Independent letters given x_t.
+
+    Attributes:
+        log_probs: (B, K, L, V) normalized, float64; a known position is a point mass.
+        relaxed: (B, K, L, V) the same as probabilities, kept only where a gradient flows through the network.
+    """
+
+    log_probs: Tensor
+    relaxed: Tensor | None = None
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Letter probabilities, (B, K, L, V)."""
+        return self.log_probs.exp() if self.relaxed is None else self.relaxed
+
+    @property
+    def mode(self) -> Tensor:
+        """Most likely letters, (B, K, L)."""
+        return self.log_probs.argmax(-1)
+
+    def sample(self, n: int, rng: Streams) -> Tensor:
+        """Draw n sequences per particle, (B, K, n, L)."""
+        b, k, length, v = self.log_probs.shape
+        return rng.categorical(self.log_probs[:, :, None].expand(b, k, n, length, v))
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `f` to every tensor."""
+        return replace(
+            self,
+            log_probs=f(self.log_probs),
+            relaxed=None if self.relaxed is None else f(self.relaxed),
+        )
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Independent positions: log_probs (B, K, L, W), normalized over W letters (and the mask, if W = V + 1)."""
+
+    log_probs: Tensor
+
+    def sample(self, rng: Streams) -> Tensor:
+        """Draw x_s, (B, K, L)."""
+        return rng.categorical(self.log_probs)
+
+    def log_prob(self, x_s: Tensor) -> Tensor:
+        """Return the log-probability of x_s, (B, K)."""
+        return self.log_probs.gather(-1, x_s[..., None])[..., 0].sum(-1)
+
+    def tilt(self, g: Tensor) -> Categorical:
+        """Return the density ∝ p · exp(Σ_i g[i, x_s[i]]), normalized per position; g (B, K, L, W)."""
+        return Categorical(torch.log_softmax(self.log_probs + g, -1))
+
+
+@dataclass(frozen=True)
+class OneReveal:
+    """Reveal one masked position: the position first, then its letter. With nothing masked, stay.
+
+    Attributes:
+        x_t: (B, K, L) tokens, V = mask.
+        log_position: (B, K, L) normalized over the masked positions.
+        log_letter: (B, K, L, V) normalized over letters at the masked positions.
+    """
+
+    x_t: Tensor
+    log_position: Tensor
+    log_letter: Tensor
+
+    @property
+    def masked(self) -> Tensor:
+        """Masked positions, (B, K, L) bool."""
+        return self.x_t == self.log_letter.shape[-1]
+
+    def sample(self, rng: Streams) -> Tensor:
+        """Draw x_s, (B, K, L)."""
+        return self.draw(rng)[0]
+
+    def draw(self, rng: Streams) -> tuple[Tensor, Tensor]:
+        """Draw x_s (B, K, L) with its log-probability (B, K)."""
+        v = self.log_letter.shape[-1]
+        i = rng.at("position").categorical(self.log_position)[..., None]
+        rows = self.log_letter.gather(2, i[..., None].expand(*i.shape, v))[:, :, 0]
+        a = rng.at("letter").categorical(rows)[..., None]
+        open_ = self.masked.any(-1, keepdim=True)
+        x_s = self.x_t.scatter(-1, i, torch.where(open_, a, self.x_t.gather(-1, i)))
+        log_q = self.log_position.gather(-1, i) + rows.gather(-1, a)
+        return x_s, torch.where(open_, log_q, 0.0)[..., 0]
+
+    def log_prob(self, x_s: Tensor) -> Tensor:
+        """Return the log-probability of x_s, (B, K); -inf unless exactly one masked position got a letter."""
+        v = self.log_letter.shape[-1]
+        masked, changed = self.masked, x_s != self.x_t
+        i = changed.int().argmax(-1, keepdim=True)
+        a = x_s.gather(-1, i)
+        log_q = self.log_position.gather(-1, i)[..., 0]
+        rows = self.log_letter.gather(2, i[..., None].expand(*i.shape, v))[:, :, 0]
+        log_q = log_q + rows.gather(-1, a.clamp(max=v - 1))[..., 0]
+        legal = (changed.sum(-1) == 1) & (changed & masked).any(-1) & (a[..., 0] < v)
+        stay = ~masked.any(-1) & ~changed.any(-1)
+        return torch.where(legal, log_q, torch.where(stay, 0.0, -torch.inf))
+
+    def tilt(self, g: Tensor) -> OneReveal:
+        """Return q(i, a) ∝ p(i, a) · exp(g[i, a] − g[i, mask]); g (B, K, L, V + 1)."""
+        letters = self.log_letter + (g[..., :-1] - g[..., -1:])
+        mass = torch.logsumexp(letters, -1)
+        masked = self.masked
+        log_position = torch.where(masked, self.log_position + mass, -torch.inf)
+        log_position = log_position - torch.logsumexp(log_position, -1, keepdim=True)
+        # an island with nothing masked has no position to normalize over
+        log_position = torch.where(masked, log_position, -torch.inf)
+        return OneReveal(self.x_t, log_position, letters - mass[..., None])
+
+
+def _known(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
+    """Replace known positions by point masses at x."""
+    v = log_pi.shape[-1]
+    hot = F.one_hot(x.clamp(max=v - 1), v).bool()
+    point = torch.where(hot, 0.0, -torch.inf).to(log_pi.dtype)
+    return torch.where(known[..., None], point, log_pi)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedProcess:
+    """Masked diffusion: x_T is all mask, letters are revealed and then stay.
+
+    order "random" reveals one uniformly random position per step and has no time-discretization error; it needs
+    steps >= masked positions. order "parallel" keeps each mask with probability s/t.
+
+    Attributes:
+        network: tokens (B, K, L) (or relaxed (B, K, L, V + 1) if `differentiable`) and t to logits (B, K, L, V).
+        temperature: divides the logits; part of p_pre.
+        takes_time: False lets the driver skip particles whose state did not change.
+        chunk: particles per network call.
+        event_mask: (B, L) bool, False at padding.
+    """
+
+    network: Network
+    alphabet: Alphabet
+    length: int
+    steps: int
+    order: Order = "random"
+    temperature: float = 1.0
+    takes_time: bool = False
+    differentiable: bool = False
+    chunk: int | None = None
+    event_mask: Tensor | None = None
+    name: str = "masked"
+    discrete: bool = True
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        if self.steps < 1:
+            raise ValueError(f"MaskedProcess steps must be >= 1, got {self.steps}.")
+        if self.order not in ("random", "parallel"):
+            raise ValueError(
+                f"MaskedProcess order must be 'random' or 'parallel', got {self.order!r}."
+            )
+        if not self.temperature > 0:
+            raise ValueError(f"MaskedProcess temperature must be > 0, got {self.temperature}.")
+
+    @cached_property
+    def times(self) -> Tensor:
+        """(T + 1,) from 1 to 0."""
+        return torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
+
+    def take(self, islands: Sequence[int]) -> MaskedProcess:
+        """Return the process of a subset of its islands."""
+        if self.event_mask is None:
+            return self
+        return replace(self, event_mask=self.event_mask[list(islands)])
+
+    def unknown(self, x: Tensor) -> Tensor:
+        """Positions whose final letter is open, (B, K, L) bool."""
+        return x == self.alphabet.mask
+
+    def prior(self, shape: tuple[int, int], rng: Streams) -> Tensor:
+        """Return x_T, (B, K, L): all mask; padding holds token 0."""
+        x = torch.full((*shape, self.length), self.alphabet.mask, dtype=torch.int64)
+        if self.event_mask is not None:
+            x = torch.where(self.event_mask[:, None].to(x.device), x, 0)
+        return x
+
+    def relax(self, x: Tensor) -> Tensor:
+        """One-hot (..., L, V + 1)."""
+        return F.one_hot(x, len(self.alphabet) + 1).double()
+
+    def lift(self, g: Tensor, posterior: CategoricalPosterior) -> Tensor:
+        """Turn a gradient in the posterior mean, (B, K, L, V), into a score (B, K, L, V + 1); the mask gets Σ_a π_a g_a."""
+        return torch.cat((g, (posterior.mean * g).sum(-1, keepdim=True)), -1)
+
+    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
+        """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V + 1)."""
+        log_pi = torch.log_softmax(self.network(x, t).double() / self.temperature, -1)
+        if not x.is_floating_point():
+            return CategoricalPosterior(_known(log_pi, x, x != self.alphabet.mask))
+        known = x.detach()[..., -1] < 0.5
+        log_probs = _known(log_pi.detach(), x.detach().argmax(-1), known)
+        return CategoricalPosterior(
+            log_probs, torch.where(known[..., None], x[..., :-1], log_pi.exp())
+        )
+
+    def transition(
+        self, x_t: Tensor, posterior: CategoricalPosterior, t: float, s: float
+    ) -> OneReveal | Categorical:
+        """Return p(x_s | x_t)."""
+        masked = x_t == self.alphabet.mask
+        log_pi = posterior.log_probs
+        if self.order == "random":
+            count = masked.sum(-1, keepdim=True).clamp(min=1).double()
+            return OneReveal(x_t, torch.where(masked, -torch.log(count), -torch.inf), log_pi)
+        stay = math.log(s / t) if s > 0 else -math.inf
+        log_probs = F.pad(log_pi + math.log1p(-s / t), (0, 1), value=stay)
+        return Categorical(_known(log_probs, x_t, ~masked))
+
+    def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
+        """Draw x_t: each position masked with probability t; with order "random", round(t · L) of them."""
+        u = rng.uniform(x_0.shape, x_0.device)
+        if self.event_mask is not None:
+            u = torch.where(self.event_mask[:, None], u, torch.inf)
+        if self.order == "random":
+            live = torch.isfinite(u).sum(-1, keepdim=True)
+            hit = u.argsort(-1).argsort(-1) < torch.round(t * live.double())
+        else:
+            hit = u < t
+        return torch.where(hit, self.alphabet.mask, x_0)
+
+    def decode(self, x_0: Tensor) -> Designs:
+        """Turn finished tokens into designs.
+
+        Raises:
+            ValueError: a position is still masked.
+        """
+        if (x_0 == self.alphabet.mask).any():
+            raise ValueError(
+                f"{int((x_0 == self.alphabet.mask).sum())} positions are still masked at the end: "
+                f"order 'random' needs at least as many steps as masked positions (steps = {self.steps})."
+            )
+        return Designs(x_0, self.alphabet, self.event_mask)
+
+
+@dataclass(frozen=True, eq=False)
+class UniformProcess:
+    """Uniform-noise discrete diffusion: x_t keeps x_0 with probability 1 − t per position, else a uniform letter.
+
+    Attributes:
+        network: tokens (B, K, L) (or relaxed (B, K, L, V)) and t to logits (B, K, L, V) of p(x_0 | x_t).
+    """
+
+    network: Network
+    alphabet: Alphabet
+    length: int
+    steps: int
+    differentiable: bool = False
+    chunk: int | None = None
+    event_mask: Tensor | None = None
+    name: str = "uniform"
+    takes_time: bool = True
+    discrete: bool = True
+
+    @cached_property
+    def times(self) -> Tensor:
+        """(T + 1,) from 1 to 0."""
+        return torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
+
+    def take(self, islands: Sequence[int]) -> UniformProcess:
+        """Return the process of a subset of its islands."""
+        if self.event_mask is None:
+            return self
+        return replace(self, event_mask=self.event_mask[list(islands)])
+
+    def unknown(self, x: Tensor) -> Tensor:
+        """Positions whose final letter is open, (B, K, L) bool: all but padding."""
+        if self.event_mask is None:
+            return torch.ones_like(x, dtype=torch.bool)
+        return self.event_mask[:, None].expand(x.shape)
+
+    def prior(self, shape: tuple[int, int], rng: Streams) -> Tensor:
+        """Draw x_T, (B, K, L): uniform letters; padding holds token 0."""
+        v = len(self.alphabet)
+        x = (rng.uniform((*shape, self.length)) * v).long().clamp(max=v - 1)
+        return x if self.event_mask is None else torch.where(self.event_mask[:, None], x, 0)
+
+    def relax(self, x: Tensor) -> Tensor:
+        """One-hot (..., L, V)."""
+        return F.one_hot(x, len(self.alphabet)).double()
+
+    def lift(self, g: Tensor, posterior: CategoricalPosterior) -> Tensor:
+        """Turn a gradient in the posterior mean, (B, K, L, V), into a score of the same shape."""
+        return g
+
+    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
+        """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V)."""
+        log_pi = torch.log_softmax(self.network(x, t).double(), -1)
+        if x.is_floating_point():
+            return CategoricalPosterior(log_pi.detach(), log_pi.exp())
+        if self.event_mask is not None:
+            log_pi = _known(log_pi, x, ~self.unknown(x))
+        return CategoricalPosterior(log_pi)
+
+    def transition(
+        self, x_t: Tensor, posterior: CategoricalPosterior, t: float, s: float
+    ) -> Categorical:
+        """Return p(x_s | x_t) = Σ_{x_0} q(x_s | x_t, x_0) π(x_0 | x_t).
+
+        References:
+            Austin et al. 2021, equation 3 with the uniform matrix of appendix A.2.1.
+        """
+        v = len(self.alphabet)
+        keep_t, keep_s = 1.0 - t, 1.0 - s
+        hot = F.one_hot(x_t, v).double()
+        ratio = posterior.mean / (keep_t * hot + (1 - keep_t) / v)
+        step = keep_t / keep_s
+        back = step * hot + (1 - step) / v
+        probs = back * (keep_s * ratio + (1 - keep_s) / v * ratio.sum(-1, keepdim=True))
+        log_probs = torch.log(probs)
+        log_probs = log_probs - torch.logsumexp(log_probs, -1, keepdim=True)
+        return Categorical(_known(log_probs, x_t, ~self.unknown(x_t)))
+
+    def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
+        """Draw x_t from the forward process."""
+        noise = self.prior((x_0.shape[0], x_0.shape[1]), rng.at("noise"))
+        return torch.where(rng.at("keep").uniform(x_0.shape) < t, noise, x_0)
+
+    def decode(self, x_0: Tensor) -> Designs:
+        """Turn finished tokens into designs."""
+        return Designs(x_0, self.alphabet, self.event_mask)

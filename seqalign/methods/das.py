@@ -1,0 +1,73 @@
+"""DAS: tilted proposal with tempering.
+
+Tempering keeps early, unreliable values from deciding, so that particles stay diverse and the reward is not
+over-optimized.
+
+References:
+    Kim, Kim & Park, "Test-time alignment of diffusion models without reward over-optimization", ICLR 2025,
+    arXiv 2501.05803, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from seqalign.design_space import DesignSpace
+from seqalign.objective import Reward
+from seqalign.particles import Particles, Samples
+from seqalign.process import Process
+from seqalign.proposal import Tilted
+from seqalign.selection import Resample
+from seqalign.smc import SMC, Observe
+from seqalign.streams import Streams
+from seqalign.tempering import Adaptive, Tempering
+from seqalign.value import Automatic, Value
+
+__all__ = ["DAS"]
+
+
+@dataclass(frozen=True)
+class DAS:
+    """Tempered SMC with a tilted proposal.
+
+    Attributes:
+        alpha: temperature of the target, in units of the reward.
+        value: estimate of the soft value at intermediate steps.
+        tempering: schedule of lam.
+        tilt: which gradient tilts the proposal, and its scale.
+        resample: scheme and threshold of resampling.
+    """
+
+    alpha: float = 1.0
+    value: Value = Automatic()
+    tempering: Tempering = Adaptive()
+    tilt: Tilted = Tilted()
+    resample: Resample = Resample()
+    consistent: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        process: Process,
+        reward: Reward,
+        shape: tuple[int, int],
+        *,
+        rng: Streams,
+        space: DesignSpace | None = None,
+        start: Particles | Tensor | None = None,
+        observe: Observe | None = None,
+    ) -> Samples:
+        """Draw (B, K) weighted designs."""
+        loop = SMC(
+            process,
+            reward,
+            self.alpha,
+            value=self.value,
+            proposal=self.tilt,
+            tempering=self.tempering,
+            selection=self.resample,
+            space=space,
+        )
+        return loop.sample(shape, rng, start=start, observe=observe)

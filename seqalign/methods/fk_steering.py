@@ -1,0 +1,76 @@
+"""Feynman-Kac steering: potentials of the whole path, resampling at every n-th step.
+
+Max and sum potentials need no special ending: the driver imposes the reward at the end.
+
+References:
+    Singhal et al., "A general framework for inference-time scaling and steering of diffusion models", ICML 2025,
+    arXiv 2501.06848, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from seqalign.design_space import DesignSpace
+from seqalign.objective import Reward
+from seqalign.particles import Particles, Samples
+from seqalign.potential import Difference, Potential
+from seqalign.process import Process
+from seqalign.proposal import Base, Proposal
+from seqalign.selection import Resample
+from seqalign.smc import SMC, Observe
+from seqalign.streams import Streams
+from seqalign.tempering import Constant, Tempering
+from seqalign.value import Automatic, Value
+
+__all__ = ["FKSteering"]
+
+
+@dataclass(frozen=True)
+class FKSteering:
+    """SMC with a difference, max or sum potential.
+
+    Attributes:
+        alpha: temperature of the target, in units of the reward.
+        value: estimate of the soft value at intermediate steps.
+        tempering: schedule of lam.
+        potential: difference, max or sum.
+        proposal: base or tilted.
+        resample: scheme and threshold of resampling.
+    """
+
+    alpha: float = 1.0
+    value: Value = Automatic()
+    tempering: Tempering = Constant()
+    potential: Potential = Difference()
+    proposal: Proposal = Base()
+    resample: Resample = Resample("multinomial", 1.0, every=5)
+    consistent: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        process: Process,
+        reward: Reward,
+        shape: tuple[int, int],
+        *,
+        rng: Streams,
+        space: DesignSpace | None = None,
+        start: Particles | Tensor | None = None,
+        observe: Observe | None = None,
+    ) -> Samples:
+        """Draw (B, K) weighted designs."""
+        loop = SMC(
+            process,
+            reward,
+            self.alpha,
+            value=self.value,
+            proposal=self.proposal,
+            tempering=self.tempering,
+            potential=self.potential,
+            selection=self.resample,
+            space=space,
+        )
+        return loop.sample(shape, rng, start=start, observe=observe)

@@ -1,0 +1,68 @@
+"""Guidance: the tilted proposal without weights (classifier guidance, DPS).
+
+Cheap and biased: nothing corrects the proposal.
+
+References:
+    Dhariwal & Nichol, "Diffusion models beat GANs on image synthesis", NeurIPS 2021, arXiv 2105.05233.
+    Chung et al., "Diffusion posterior sampling for general noisy inverse problems", ICLR 2023, arXiv 2209.14687.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from seqalign.design_space import DesignSpace
+from seqalign.objective import Reward
+from seqalign.particles import Particles, Samples
+from seqalign.process import Process
+from seqalign.proposal import Tilted
+from seqalign.selection import Keep
+from seqalign.smc import SMC, Observe
+from seqalign.streams import Streams
+from seqalign.tempering import Constant, Tempering
+from seqalign.value import PosteriorMean
+
+__all__ = ["Guidance"]
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """The tilted proposal, unweighted.
+
+    Attributes:
+        alpha: temperature of the target, in units of the reward.
+        tempering: schedule of lam.
+        tilt: which gradient tilts the proposal, and its scale.
+    """
+
+    alpha: float = 1.0
+    tempering: Tempering = Constant()
+    tilt: Tilted = Tilted()
+    consistent: ClassVar[bool] = False
+
+    def __call__(
+        self,
+        process: Process,
+        reward: Reward,
+        shape: tuple[int, int],
+        *,
+        rng: Streams,
+        space: DesignSpace | None = None,
+        start: Particles | Tensor | None = None,
+        observe: Observe | None = None,
+    ) -> Samples:
+        """Draw (B, K) designs."""
+        loop = SMC(
+            process,
+            reward,
+            self.alpha,
+            value=PosteriorMean(),
+            proposal=self.tilt,
+            tempering=self.tempering,
+            selection=Keep(),
+            space=space,
+        )
+        return loop.sample(shape, rng, start=start, observe=observe, weighted=False)

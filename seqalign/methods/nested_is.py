@@ -1,0 +1,75 @@
+"""Nested importance sampling: M children per parent, one survives and the parent keeps their mean weight.
+
+Local competition like SVDD's, with the weights that make it exact.
+
+References:
+    Naesseth, Lindsten & Schön, "Nested sequential Monte Carlo methods", ICML 2015, arXiv 1502.02536.
+    Uehara et al., arXiv 2501.09685, section 4.2 (nested importance sampling).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from seqalign.design_space import DesignSpace
+from seqalign.objective import Reward
+from seqalign.particles import Particles, Samples
+from seqalign.process import Process
+from seqalign.proposal import Base, Proposal
+from seqalign.selection import OneChild, Resample
+from seqalign.smc import SMC, Observe
+from seqalign.streams import Streams
+from seqalign.tempering import Linear, Tempering
+from seqalign.value import Automatic, Value
+
+__all__ = ["NestedIS"]
+
+
+@dataclass(frozen=True)
+class NestedIS:
+    """SMC whose proposal is the best of M, exactly weighted.
+
+    Attributes:
+        alpha: temperature of the target, in units of the reward.
+        branch: children per particle, M.
+        value: estimate of the soft value at intermediate steps.
+        tempering: schedule of lam.
+        proposal: base or tilted.
+        resample: scheme and threshold of resampling.
+    """
+
+    alpha: float = 1.0
+    branch: int = 4
+    value: Value = Automatic()
+    tempering: Tempering = Linear()
+    proposal: Proposal = Base()
+    resample: Resample = Resample()
+    consistent: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        process: Process,
+        reward: Reward,
+        shape: tuple[int, int],
+        *,
+        rng: Streams,
+        space: DesignSpace | None = None,
+        start: Particles | Tensor | None = None,
+        observe: Observe | None = None,
+    ) -> Samples:
+        """Draw (B, K) weighted designs."""
+        loop = SMC(
+            process,
+            reward,
+            self.alpha,
+            value=self.value,
+            proposal=self.proposal,
+            tempering=self.tempering,
+            selection=OneChild(weigh=True, then=self.resample),
+            branch=self.branch,
+            space=space,
+        )
+        return loop.sample(shape, rng, start=start, observe=observe)

@@ -1,0 +1,68 @@
+"""Sequential Monte Carlo with the base process as proposal.
+
+The value decides who survives, the base process who is born: no gradient is needed.
+
+References:
+    Uehara et al., arXiv 2501.09685, section 4.1 (SMC-based guidance).
+    Trippe et al., "Diffusion probabilistic modeling of protein backbones", ICLR 2023, arXiv 2206.04119.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from seqalign.design_space import DesignSpace
+from seqalign.objective import Reward
+from seqalign.particles import Particles, Samples
+from seqalign.process import Process
+from seqalign.selection import Resample
+from seqalign.smc import SMC, Observe
+from seqalign.streams import Streams
+from seqalign.tempering import Linear, Tempering
+from seqalign.value import Automatic, Value
+
+__all__ = ["PlainSMC"]
+
+
+@dataclass(frozen=True)
+class PlainSMC:
+    """Tempered SMC, gradient-free.
+
+    Attributes:
+        alpha: temperature of the target, in units of the reward.
+        value: estimate of the soft value at intermediate steps.
+        tempering: schedule of lam.
+        resample: scheme and threshold of resampling.
+    """
+
+    alpha: float = 1.0
+    value: Value = Automatic()
+    tempering: Tempering = Linear()
+    resample: Resample = Resample()
+    consistent: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        process: Process,
+        reward: Reward,
+        shape: tuple[int, int],
+        *,
+        rng: Streams,
+        space: DesignSpace | None = None,
+        start: Particles | Tensor | None = None,
+        observe: Observe | None = None,
+    ) -> Samples:
+        """Draw (B, K) weighted designs."""
+        loop = SMC(
+            process,
+            reward,
+            self.alpha,
+            value=self.value,
+            tempering=self.tempering,
+            selection=self.resample,
+            space=space,
+        )
+        return loop.sample(shape, rng, start=start, observe=observe)

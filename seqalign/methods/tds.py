@@ -1,0 +1,72 @@
+"""Twisted diffusion sampler: tilted proposal, constant tempering.
+
+Classifier guidance made exact by weights.
+
+References:
+    Wu et al., "Practical and asymptotically exact conditional sampling in diffusion models", NeurIPS 2023,
+    arXiv 2306.17775, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from seqalign.design_space import DesignSpace
+from seqalign.objective import Reward
+from seqalign.particles import Particles, Samples
+from seqalign.process import Process
+from seqalign.proposal import Tilted
+from seqalign.selection import Resample
+from seqalign.smc import SMC, Observe
+from seqalign.streams import Streams
+from seqalign.tempering import Constant, Tempering
+from seqalign.value import Automatic, Value
+
+__all__ = ["TDS"]
+
+
+@dataclass(frozen=True)
+class TDS:
+    """SMC with a tilted proposal and no tempering.
+
+    Attributes:
+        alpha: temperature of the target, in units of the reward.
+        value: estimate of the soft value at intermediate steps.
+        tempering: schedule of lam.
+        tilt: which gradient tilts the proposal, and its scale.
+        resample: scheme and threshold of resampling.
+    """
+
+    alpha: float = 1.0
+    value: Value = Automatic()
+    tempering: Tempering = Constant()
+    tilt: Tilted = Tilted()
+    resample: Resample = Resample()
+    consistent: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        process: Process,
+        reward: Reward,
+        shape: tuple[int, int],
+        *,
+        rng: Streams,
+        space: DesignSpace | None = None,
+        start: Particles | Tensor | None = None,
+        observe: Observe | None = None,
+    ) -> Samples:
+        """Draw (B, K) weighted designs."""
+        loop = SMC(
+            process,
+            reward,
+            self.alpha,
+            value=self.value,
+            proposal=self.tilt,
+            tempering=self.tempering,
+            selection=self.resample,
+            space=space,
+        )
+        return loop.sample(shape, rng, start=start, observe=observe)

@@ -1,0 +1,149 @@
+"""Resampling, vectorized over islands: pure functions of log-weights and uniforms.
+
+Every scheme is unbiased, E[offspring_i] = N · w_i. Islands never exchange particles and a weight of zero never survives.
+
+References:
+    Chopin & Papaspiliopoulos, "An introduction to sequential Monte Carlo", 2020, chapter 9.
+    Gerber, Chopin & Whiteley, "Negative association, ordering and convergence of resampling methods", Annals of
+    Statistics 2019, arXiv 1707.01845 (SSP).
+    Srinivasan, "Distributions on level-sets with applications to approximation algorithms", FOCS 2001 (tree form).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "SCHEMES",
+    "Resampler",
+    "Scheme",
+    "ess",
+    "multinomial",
+    "residual",
+    "ssp",
+    "stratified",
+    "systematic",
+]
+
+# (B, K) log-weights and (B, N) uniforms to (B, N) ancestors
+Resampler = Callable[[Tensor, Tensor], Tensor]
+Scheme = Literal["multinomial", "stratified", "systematic", "residual", "ssp"]
+
+
+def ess(log_w: Tensor) -> Tensor:
+    """Effective sample size of (B, K) log-weights as a count in [0, K], (B,); 0 if all are -inf."""
+    top = log_w.amax(-1, keepdim=True)
+    w = torch.exp(log_w - torch.where(torch.isfinite(top), top, 0.0))
+    total, square = w.sum(-1), (w * w).sum(-1)
+    return torch.where(total > 0, total * total / square.clamp(min=torch.finfo(w.dtype).tiny), 0.0)
+
+
+def _weights(log_w: Tensor) -> Tensor:
+    if torch.isnan(log_w).any() or (log_w == torch.inf).any():
+        raise ValueError("Log-weights contain NaN or +inf; a reward or a transition is broken.")
+    top = log_w.amax(-1, keepdim=True)
+    dead = torch.isneginf(top[:, 0]).nonzero()
+    if len(dead):
+        raise ValueError(
+            f"Island {int(dead[0, 0])}: every log-weight is -inf, nothing can be resampled."
+        )
+    w = torch.exp(log_w.double() - top)
+    return w / w.sum(-1, keepdim=True)
+
+
+def _invert(w: Tensor, points: Tensor) -> Tensor:
+    """Return the first index whose cumulative weight exceeds each point of [0, 1)."""
+    total = w.cumsum(-1)
+    index = torch.searchsorted(total, points * total[:, -1:], right=True)
+    # rounding may put a point on the total itself: the last index with mass takes it
+    count = torch.arange(w.shape[-1], device=w.device)
+    last = torch.where(w > 0, count, -1).amax(-1, keepdim=True)
+    return torch.minimum(index, last)
+
+
+def multinomial(log_w: Tensor, u: Tensor) -> Tensor:
+    """Draw N independent ancestors."""
+    return _invert(_weights(log_w), u)
+
+
+def stratified(log_w: Tensor, u: Tensor) -> Tensor:
+    """Draw one ancestor per stratum of length 1/N."""
+    n = u.shape[-1]
+    return _invert(_weights(log_w), (torch.arange(n, device=u.device) + u) / n)
+
+
+def systematic(log_w: Tensor, u: Tensor) -> Tensor:
+    """Draw one ancestor per stratum with one shared uniform: floor or ceil of N·w offspring."""
+    n = u.shape[-1]
+    return _invert(_weights(log_w), (torch.arange(n, device=u.device) + u[:, :1]) / n)
+
+
+def _expand(counts: Tensor, n: int) -> Tensor:
+    """Turn (B, K) offspring counts that sum to n into (B, n) sorted ancestors."""
+    slots = torch.arange(n, device=counts.device).expand(counts.shape[0], n).contiguous()
+    return torch.searchsorted(counts.cumsum(-1), slots, right=True).clamp(max=counts.shape[-1] - 1)
+
+
+def residual(log_w: Tensor, u: Tensor) -> Tensor:
+    """Copy floor(N·w) times, then draw the rest multinomially from the remainders."""
+    n = u.shape[-1]
+    scaled = n * _weights(log_w)
+    counts = scaled.floor()
+    rest = scaled - counts
+    missing = n - counts.sum(-1, keepdim=True)
+    # islands without a remainder keep a harmless distribution that no draw uses
+    rest = torch.where(missing > 0, rest, scaled)
+    drawn = _invert(rest / rest.sum(-1, keepdim=True), u)
+    used = (torch.arange(n, device=u.device) < missing).double()
+    return _expand(counts.scatter_add(-1, drawn, used).long(), n)
+
+
+def ssp(log_w: Tensor, u: Tensor) -> Tensor:
+    """Round N·w to integers by pairwise duels on a tree: floor or ceil, negatively associated.
+
+    Each duel settles one of two fractional parts and keeps both expectations; a tree needs log2 K vectorized rounds.
+
+    References:
+        Srinivasan 2001; Gerber, Chopin & Whiteley 2019, algorithm 3 (the same duels, along a line).
+    """
+    n, k = u.shape[-1], log_w.shape[-1]
+    scaled = n * _weights(log_w)
+    counts = torch.floor(scaled + 1e-10)
+    part = (scaled - counts).clamp(min=0.0)
+    owner = torch.arange(k, device=u.device).expand(part.shape)
+    if u.shape[-1] < k:
+        raise ValueError(f"SSP needs at least one uniform per particle, got {n} for {k} particles.")
+    used = 0
+    while part.shape[-1] > 1:
+        pairs = part.shape[-1] // 2
+        odd = slice(2 * pairs, None)
+        p, q = part[:, 0 : 2 * pairs : 2], part[:, 1 : 2 * pairs : 2]
+        first, second = owner[:, 0 : 2 * pairs : 2], owner[:, 1 : 2 * pairs : 2]
+        total = p + q
+        full = total >= 1
+        # below one the loser gets 0 and the winner p + q; above, the winner gets 1 and the loser p + q − 1
+        chance = torch.where(
+            full, (1 - q) / (2 - total).clamp(min=1e-300), p / total.clamp(min=1e-300)
+        )
+        wins = u[:, used : used + pairs] < chance
+        used += pairs
+        winner, loser = torch.where(wins, first, second), torch.where(wins, second, first)
+        counts = counts.scatter_add(-1, winner, full.double())
+        owner = torch.cat((torch.where(full, loser, winner), owner[:, odd]), -1)
+        part = torch.cat((torch.where(full, total - 1, total), part[:, odd]), -1)
+    # the last part is an integer but for rounding
+    counts = counts.scatter_add(-1, owner, (part > 0.5).double())
+    return _expand(counts.long(), n)
+
+
+SCHEMES: dict[str, Resampler] = {
+    "multinomial": multinomial,
+    "stratified": stratified,
+    "systematic": systematic,
+    "residual": residual,
+    "ssp": ssp,
+}
