@@ -1,4 +1,4 @@
-"""Held-out splits, in code: every training script and every card of this project splits by these rules.
+"""Held-out splits, in code: the rules of every training script and every card.
 
 Two things are held out, and always whole:
 
@@ -159,3 +159,25 @@ def nearest_identity(
 def spell(row: Sequence[int] | NDArray[np.int64]) -> str:
     """Return an aligned row (L,) of tokens as letters, '-' for a gap."""
     return "".join("-" if token == GAP else PROTEIN.letters[token] for token in row)
+
+
+def variant_held_out(variant: str, salt: str, n: int = 5) -> bool:
+    """Return whether a measured variant, spelled 'P0A,V4R', is one of the 1 in `n` test rows.
+
+    The key is the variant and not the row, so a variant measured twice is held out of both scans.
+    """
+    return bucket(variant, salt, n) == 0
+
+
+def substitution_held_out(position: int, letter: str, salt: str, n: int = 5) -> bool:
+    """Return whether (0-based `position`, new `letter`) is one of the 1 in `n` unseen."""
+    return bucket(substitution_key(position, letter), salt, n) == 0
+
+
+def substitution_half(position: int, letter: str, salt: str = "halves") -> Literal["A", "B"]:
+    """Return the half of the substitutions that (0-based `position`, new `letter`) belongs to.
+
+    A guide reward learns half A and its hold-out twin half B, so that no substitution is known
+    to both.
+    """
+    return "A" if bucket(substitution_key(position, letter), salt, 2) == 0 else "B"

@@ -1,1 +1,88 @@
-"""seqalign: reward-guided sampling from pretrained diffusion models."""
+"""seqalign: reward-guided sampling from pretrained diffusion models.
+
+Example:
+    >>> import seqalign as sa
+    >>> model = sa.load_model("pdz-mini", max_mutations=8)
+    >>> reward = sa.load_reward("pdz3-stability") + sa.load_reward("pdz3-affinity")
+    >>> result = sa.sample(model, reward, method="das", particles=64, alpha=0.3, seed=7)
+    >>> result.best(10).to_fasta("designs.fasta")
+"""
+
+# two threads that spin while they wait cost up to 100x on a busy machine; must be set before torch is imported
+import os as _os
+
+_os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from importlib.metadata import PackageNotFoundError as _NotFound  # noqa: E402
+from importlib.metadata import version as _version  # noqa: E402
+
+from seqalign.design_space import DesignSpace  # noqa: E402
+from seqalign.discrete import MaskedProcess, UniformProcess  # noqa: E402
+from seqalign.executor import Picks, Result, RewardMaker, sample  # noqa: E402
+from seqalign.gaussian import GaussianProcess  # noqa: E402
+from seqalign.objective import (  # noqa: E402
+    Cached,
+    Chunked,
+    Counted,
+    Reward,
+    RewardError,
+    calibrate,
+    evaluate,
+    function,
+)
+from seqalign.particles import Particles, Samples, Step  # noqa: E402
+from seqalign.process import Designs  # noqa: E402
+from seqalign.registry import (  # noqa: E402
+    Method,
+    Model,
+    SpecError,
+    load_method,
+    load_model,
+    load_reward,
+)
+from seqalign.sequence import DNA, PROTEIN, RNA, Alphabet  # noqa: E402
+from seqalign.smc import SMC  # noqa: E402
+from seqalign.streams import Streams  # noqa: E402
+
+try:
+    __version__ = _version("seqalign")
+except _NotFound:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+reward = RewardMaker()
+
+__all__ = [
+    "DNA",
+    "PROTEIN",
+    "RNA",
+    "SMC",
+    "Alphabet",
+    "Cached",
+    "Chunked",
+    "Counted",
+    "DesignSpace",
+    "Designs",
+    "GaussianProcess",
+    "MaskedProcess",
+    "Method",
+    "Model",
+    "Particles",
+    "Picks",
+    "Result",
+    "Reward",
+    "RewardError",
+    "RewardMaker",
+    "Samples",
+    "SpecError",
+    "Step",
+    "Streams",
+    "UniformProcess",
+    "calibrate",
+    "evaluate",
+    "function",
+    "load_method",
+    "load_model",
+    "load_reward",
+    "reward",
+    "sample",
+]

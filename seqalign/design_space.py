@@ -72,6 +72,9 @@ class DesignSpace:
         allowed: L strings of allowed letters.
         wild_type: L letters, needed for a budget.
         max_mutations: largest number of positions that differ from the wild type; None for no limit.
+        discount: how much less than fully the look-ahead counts at t = 1. Neighboring letters support each other, so a
+            product of independent letters overstates the cost of the wild type while much is still open. Twisting by
+            h^(1 − discount·t) is exact for any discount (h is whole at t = 0) and lowers the variance.
 
     Raises:
         ValueError: the set is empty, or a field does not fit; the message names the position and the smallest feasible
@@ -83,6 +86,7 @@ class DesignSpace:
     allowed: tuple[str, ...]
     wild_type: str | None = None
     max_mutations: int | None = None
+    discount: float = 0.4
 
     def __post_init__(self) -> None:
         """Decide feasibility."""
@@ -272,7 +276,7 @@ class DesignSpace:
                 self._hot, (keep - split.keep)[..., None], (change - split.change)[..., None]
             )
             given = torch.where(
-                unknown[..., None], legal + shift.nan_to_num(nan=-torch.inf), log_pi
+                unknown[..., None], legal + shift.nan_to_num(nan=-torch.inf, neginf=-torch.inf), log_pi
             )
         log_h = torch.where(known_ok, log_h, -torch.inf)
         alive = torch.isfinite(log_h)[..., None, None]
@@ -313,20 +317,30 @@ class _Split:
 def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return log P(changes <= left), (...,), and the log conditional probabilities of keeping and changing, (..., L).
 
-    A product tree over positions of the polynomials keep + change·z, cut at the largest budget. Dividing by `keep` and scaling
-    z by the total odds keeps every coefficient near one, so that nothing under- or overflows and nothing cancels. The
-    conditional probabilities are the derivatives of log P.
+    A product tree over positions of the polynomials keep + change·z, cut at the largest budget. z is scaled so that the mean
+    number of changes is at most the budget and every factor is a probability: what counts then lies near one, so that nothing
+    over- or underflows and nothing cancels. The conditional probabilities are the derivatives of log P.
     """
     degree = int(left.max().clamp(min=0))
     has = torch.isfinite(split.keep)
     base = torch.where(has, split.keep, split.change)
-    odds = split.change - base
-    total = torch.where(has, odds, -torch.inf).logsumexp(-1)
-    scale = (total - torch.log(torch.tensor(max(degree, 1), dtype=total.dtype))).clamp(min=0.0)
+    odds = torch.where(has, split.change - base, -torch.inf)
+    # a position that cannot keep its letter spends one mutation whatever the scale
+    room = (left - (~has).sum(-1)).clamp(min=1)
+    scale = (odds.logsumexp(-1) - torch.log(room.double())).clamp(min=0.0)
+    if float((scale * room).max()) > 300:
+        # odds so uneven that Σ odds says little about the mean: bisect for mean = budget
+        low, high = torch.zeros_like(scale), scale
+        for _ in range(16):
+            middle = 0.5 * (low + high)
+            many = torch.sigmoid(odds - middle[..., None]).sum(-1) > room
+            low, high = torch.where(many, middle, low), torch.where(many, high, middle)
+        scale = high
+    odds = torch.where(has, odds, 0.0) - scale[..., None]
+    logs = torch.stack((torch.where(has, 0.0, -torch.inf), odds), -1)
+    norm = logs.logsumexp(-1)
     with torch.enable_grad():
-        logs = (
-            torch.stack((split.keep - base, odds - scale[..., None]), -1).detach().requires_grad_()
-        )
+        logs = (logs - norm[..., None]).detach().requires_grad_()
         poly = logs.exp()
         while poly.shape[-2] > 1:
             if poly.shape[-2] % 2:
@@ -344,7 +358,7 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_p = torch.logsumexp(within, -1)
         alive = torch.isfinite(log_p)
         (marginal,) = torch.autograd.grad(torch.where(alive, log_p, 0.0).sum(), logs)
-    log_h = log_p.detach() + base.sum(-1)
+    log_h = log_p.detach() + (base + norm).sum(-1)
     log_h = torch.where(torch.isnan(log_h), -torch.inf, log_h)
     keep, change = torch.log(marginal.clamp(min=0.0)).unbind(-1)
     return log_h, keep, change
@@ -430,7 +444,7 @@ class RestrictedReveal:
             less = torch.where((left < 1)[..., None], -torch.inf, less)
             room = torch.where((left < 0)[..., None], -torch.inf, room)
             logits = legal[..., i, :] + torch.where(space._hot[i], room, less)
-            logits = torch.log_softmax(logits, -1).nan_to_num(nan=-torch.inf)
+            logits = torch.log_softmax(logits, -1).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
             if noise is not None:
                 a = (logits - torch.log(-torch.log(noise[..., i, :]))).argmax(-1)
             else:

@@ -172,6 +172,8 @@ class MaskedProcess:
         takes_time: False lets the driver skip particles whose state did not change.
         chunk: particles per network call.
         event_mask: (B, L) bool, False at padding.
+        wild_type: the natural sequence the model is placed on, if there is one.
+        keep: positions (1-based expression) about which the model knows nothing; kept at the wild type by default.
     """
 
     network: Network
@@ -184,6 +186,8 @@ class MaskedProcess:
     differentiable: bool = False
     chunk: int | None = None
     event_mask: Tensor | None = None
+    wild_type: str | None = None
+    keep: str = ""
     name: str = "masked"
     discrete: bool = True
 
@@ -331,11 +335,12 @@ class UniformProcess:
     def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
         """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V)."""
         log_pi = torch.log_softmax(self.network(x, t).double(), -1)
-        if x.is_floating_point():
-            return CategoricalPosterior(log_pi.detach(), log_pi.exp())
-        if self.event_mask is not None:
-            log_pi = _known(log_pi, x, ~self.unknown(x))
-        return CategoricalPosterior(log_pi)
+        tokens = x.detach().argmax(-1) if x.is_floating_point() else x
+        padding = ~self.unknown(tokens)
+        log_probs = _known(log_pi.detach(), tokens, padding)
+        if not x.is_floating_point():
+            return CategoricalPosterior(log_probs)
+        return CategoricalPosterior(log_probs, torch.where(padding[..., None], x, log_pi.exp()))
 
     def transition(
         self, x_t: Tensor, posterior: CategoricalPosterior, t: float, s: float

@@ -78,7 +78,7 @@ class Reward(ABC):
 
     def __mul__(self, weight: float) -> Sum:
         """Weigh the reward."""
-        return Sum(((float(weight), self),))
+        return Sum(tuple((float(weight) * w, r) for w, r in _split(self)))
 
     __rmul__ = __mul__
 
@@ -141,7 +141,9 @@ class Sum(Reward):
         """Score designs, (B, K)."""
         total = torch.zeros(designs.shape, dtype=torch.float64, device=designs.x.device)
         for weight, reward in self.terms:
-            total = total + weight * evaluate(reward, designs)
+            r = evaluate(reward, designs)
+            # a rejected design stays rejected, whatever the sign of the weight
+            total = total + torch.where(torch.isneginf(r), -torch.inf, weight * r)
         return total
 
     def relaxed(self, x: Tensor) -> Tensor:
@@ -166,7 +168,9 @@ class Clip(Reward):
 
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs, (B, K)."""
-        return evaluate(self.inner, designs).clamp(self.lo, self.hi)
+        r = evaluate(self.inner, designs)
+        # -inf is no low score but a rejection, which no bound lifts
+        return torch.where(torch.isneginf(r), r, r.clamp(self.lo, self.hi))
 
     def relaxed(self, x: Tensor) -> Tensor:
         """Score relaxed designs, (B, K)."""
@@ -221,11 +225,12 @@ def calibrate(reward: Reward, designs: Designs) -> Reward:
     if isinstance(reward, Sum):
         return Sum(tuple((w, calibrate(r, designs)) for w, r in reward.terms))
     if isinstance(reward, ZScore) and reward.mean is None:
-        r = evaluate(reward.inner, designs).double()
+        r = evaluate(reward.inner, designs).flatten()
+        r = r[torch.isfinite(r)]
         if not float(r.std()) > 0:
             raise ValueError(
-                f"zscore of {reward.inner.name!r}: all {r.numel()} reference designs score {float(r.flatten()[0]):g}, "
-                f"so there is no scale. Drop zscore for this reward or give zscore(mean=..., std=...)."
+                f"zscore of {reward.inner.name!r}: {r.numel()} reference designs have a score and all of it is "
+                f"{r.unique().tolist()}, so there is no scale. Drop zscore for this reward or give zscore(mean=..., std=...)."
             )
         return replace(reward, mean=float(r.mean()), std=float(r.std()))
     if isinstance(reward, (Clip, ZScore)):
@@ -414,10 +419,11 @@ class Cached(Reward):
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs, (B, K)."""
         b, k = designs.shape
-        flat = designs.x.flatten(0, 1)
-        rows = flat.cpu().contiguous().numpy()
-        # islands of different length pad with arbitrary letters: the mask is part of the design
+        # islands of different length: the mask is part of the design, the letters of the padding are not
         mask = designs.event_mask
+        x = designs.x if mask is None else torch.where(mask[:, None], designs.x, 0)
+        flat = x.flatten(0, 1)
+        rows = flat.cpu().contiguous().numpy()
         masks = [b""] * b if mask is None else [m.cpu().numpy().tobytes() for m in mask]
         keys = [masks[i // k] + rows[i].tobytes() for i in range(b * k)]
         new = {key: i for i, key in enumerate(keys) if key not in self.memory}

@@ -209,6 +209,7 @@ class SMC:
         if self.space is not None:
             unknown = process.unknown(x)  # type: ignore[attr-defined]
             log_h, guide = self.space.condition(cast(Any, posterior), x, unknown)
+            log_h = log_h * (1.0 - self.space.discount * t)
         value, score = torch.zeros_like(log_h), None
         if self._guide is not None:
             if leaf is None:

@@ -63,8 +63,11 @@ class Streams:
     first: int = 0
 
     def __post_init__(self) -> None:
-        """Normalize ids to integers."""
+        """Normalize seed, ids and steps to Python integers: a NumPy integer would name other streams."""
+        path = tuple(p if isinstance(p, str) else int(p) for p in self.path)
+        object.__setattr__(self, "seed", int(self.seed))
         object.__setattr__(self, "islands", tuple(int(i) for i in self.islands))
+        object.__setattr__(self, "path", path)
         if any(i < 0 for i in self.islands):
             raise ValueError(f"Island ids must be >= 0, got {self.islands}.")
 

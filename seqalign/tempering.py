@@ -88,7 +88,7 @@ class Adaptive:
     """
 
     ess: float = 0.7
-    pace: float = 1.0
+    pace: float = 0.5
     iterations: int = 20
     adaptive: ClassVar[bool] = True
 

@@ -1,0 +1,286 @@
+"""Stability and peptide affinity of PSD-95 PDZ3, learned from two deep mutational scans.
+
+Free energies are additive over substitutions; what a scan measures is not. A substitution i → a
+changes the folding free energy by ΔΔG_fold(i, a) and the free energy of binding the CRIPT peptide
+by ΔΔG_bind(i, a). With F and B the sums over the substitutions of a design,
+
+    folded fraction  = 1 / (1 + exp((g_fold + F) / RT))
+    bound fraction   = 1 / (1 + exp((g_bind + B) / RT) · (1 + exp((g_fold + F) / RT)))
+
+and each scan reads an affine function of its fraction. `train_pdz3` fits the tables; at run time a
+reward is two (84, 20) tables per ensemble member, so scoring is a table look-up.
+
+- Stability is −F, in kcal/mol: 0 for the wild type, positive for a more stable design.
+- Affinity is minus the change of the *apparent* binding free energy,
+  −(B + RT ln[(1 + exp((g_fold + F)/RT)) / (1 + exp(g_fold/RT))]), in kcal/mol. The scan counts
+  bound molecules among all of them, folded or not, so this is the quantity it identifies; B alone
+  is confounded with F wherever a variant is unfolded. It is 0 for the wild type, additive in B,
+  linear in F for unfolded designs and flat in F for well-folded ones: stability cannot buy
+  affinity.
+
+Gains above the wild type saturate smoothly at `bound` (the scans cannot resolve more), losses stay
+linear so that the gradient never vanishes. The ensemble holds draws from the posterior of the
+tables, so a substitution that was never measured is uncertain as well as shrunk.
+
+References:
+    Mapping the energetic and allosteric landscapes of protein binding domains
+    (Faure, Domingo, Schmiedel, Hidalgo-Carcedo, Diss, Lehner, 2022), Nature 604:175-183,
+    https://doi.org/10.1038/s41586-022-04586-4. The three-state model is its figure 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import torch
+from safetensors import safe_open
+from torch.nn import functional
+
+from seqalign.objective import Reward
+from seqalign.sequence import PROTEIN
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from seqalign.process import Designs
+
+__all__ = [
+    "BACKGROUNDS",
+    "RT",
+    "WILD_TYPE",
+    "Landscape",
+    "affinity",
+    "affinity_holdout",
+    "stability",
+    "stability_holdout",
+]
+
+WILD_TYPE: Final = (
+    "PRRIVIHRGSTGLGFNIVGGEDGEGIFISFILAGGPADLSGELRKGDQILSVNGVDLRNASHEQAAIALKNAGQTVTIIAQYKP"
+)
+"""The construct of both scans, 84 residues of PSD-95 PDZ3; position 0 is its first residue."""
+
+BACKGROUNDS: Final = ("P0G", "V4R", "S9I", "L12R", "G13V", "S39A", "I48L", "N52R")
+"""The substitutions (0-based) that nearly every double mutant of the scans carries."""
+
+RT: Final = 0.0019872 * 303.15
+"""Thermal energy in kcal/mol at 30 °C, the temperature of the yeast growth assay."""
+
+LENGTH: Final = len(WILD_TYPE)
+LETTERS: Final = len(PROTEIN)
+
+Kind = Literal["stability", "affinity"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Landscape(Reward):
+    """A free-energy landscape of PDZ3: an ensemble of additive tables and one read-out.
+
+    Attributes:
+        name: what messages and tables call it.
+        kind: "stability" reads −ΔΔG_fold, "affinity" minus the apparent ΔΔG_bind.
+        kappa: standard deviations subtracted from the ensemble mean; 0 is the plain mean.
+        bound: kcal/mol at which a gain over the wild type saturates.
+        folding: (M, 84, 20) ΔΔG_fold in kcal/mol per member; 0 at the wild-type letter.
+        binding: (M, 84, 20) ΔΔG_bind in kcal/mol per member.
+        wild_type_folding: (M,) folding free energy of the wild type in kcal/mol.
+        unit: "kcal/mol".
+        cost: seconds per design.
+        differentiable: True.
+
+    Raises:
+        ValueError: `kappa` is negative or `bound` is not positive.
+    """
+
+    name: str
+    kind: Kind
+    kappa: float = 0.0
+    bound: float = 3.0
+    folding: Tensor = field(repr=False)
+    binding: Tensor = field(repr=False)
+    wild_type_folding: Tensor = field(repr=False)
+    unit: str = "kcal/mol"
+    cost: float = 1e-5
+    differentiable: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse parameters without a meaning."""
+        if self.kappa < 0:
+            raise ValueError(
+                f"Reward {self.name!r}: kappa is {self.kappa}; give 0 (the ensemble mean) or a "
+                f"positive number of standard deviations to subtract."
+            )
+        if self.bound <= 0:
+            raise ValueError(
+                f"Reward {self.name!r}: bound is {self.bound} kcal/mol; give a positive gain at "
+                f"which the reward saturates, such as 3.0."
+            )
+
+    def __call__(self, designs: Designs) -> Tensor:
+        """Score designs (B, K) in kcal/mol, float64; the wild type scores 0.
+
+        Raises:
+            TypeError: the designs have no letters.
+            ValueError: another alphabet, another length than 84, or a position still masked.
+        """
+        return self._reduce(self._members(designs))
+
+    def uncertainty(self, designs: Designs) -> Tensor:
+        """Return the ensemble's standard deviation (B, K) in kcal/mol; 0 for the wild type.
+
+        Raises:
+            TypeError: the designs have no letters.
+            ValueError: another alphabet, another length than 84, or a position still masked.
+        """
+        return self._members(designs).std(dim=-1, correction=0)
+
+    def relaxed(self, x: Tensor) -> Tensor:
+        """Score letter probabilities (B, K, 84, 20) as (B, K) in kcal/mol, differentiably.
+
+        The tables are averaged over the letters before the read-out, so a one-hot x scores what
+        `__call__` scores.
+
+        Raises:
+            ValueError: x has another shape.
+        """
+        if x.ndim != 4 or x.shape[-2:] != (LENGTH, LETTERS):
+            raise ValueError(
+                f"Reward {self.name!r} needs letter probabilities of shape (B, K, {LENGTH}, "
+                f"{LETTERS}), got {tuple(x.shape)}. Design the whole construct and leave out the "
+                f"column of the mask."
+            )
+        table = self._table(x.device)
+        return self._reduce(self._read(x.flatten(-2).to(table.dtype) @ table))
+
+    def _table(self, device: torch.device) -> Tensor:
+        """Return the tables as one (84 · 20, 2M) matrix, folding first."""
+        stack = torch.cat([self.folding, self.binding]).flatten(1).T
+        return stack.to(device=device, dtype=torch.float64)
+
+    def _members(self, designs: Designs) -> Tensor:
+        """Score designs with each member, (B, K, M)."""
+        tokens = self._tokens(designs)
+        table = self._table(tokens.device)
+        rows = tokens + LETTERS * torch.arange(LENGTH, device=tokens.device)
+        # A sum of table rows per design: independent of the batch, bit by bit.
+        sums = functional.embedding_bag(rows.flatten(0, 1), table, mode="sum")
+        return self._read(sums.unflatten(0, tokens.shape[:2]))
+
+    def _tokens(self, designs: Designs) -> Tensor:
+        if designs.alphabet is None:
+            raise TypeError(
+                f"Reward {self.name!r} scores protein sequences, and these designs are continuous. "
+                f"Use it with a process over protein letters."
+            )
+        if designs.alphabet.letters != PROTEIN.letters:
+            raise ValueError(
+                f"Reward {self.name!r} scores designs over {PROTEIN.letters!r}, got the alphabet "
+                f"{designs.alphabet.letters!r}. Use a protein model."
+            )
+        mask = designs.event_mask
+        lengths = [designs.x.shape[-1]] if mask is None else sorted(set(mask.sum(-1).tolist()))
+        if designs.x.shape[-1] != LENGTH or lengths != [LENGTH]:
+            raise ValueError(
+                f"Reward {self.name!r} scores whole PDZ3 constructs of {LENGTH} residues, got "
+                f"designs of length {', '.join(map(str, lengths))}. Start from {WILD_TYPE}."
+            )
+        outside = (designs.x < 0) | (designs.x >= LETTERS)
+        if bool(outside.any()):
+            b, k, i = (int(n) for n in outside.nonzero()[0])
+            raise ValueError(
+                f"Reward {self.name!r}: island {b}, particle {k}, position {i} holds token "
+                f"{int(designs.x[b, k, i])}, which is no letter of {PROTEIN.letters!r} "
+                f"({LETTERS} is the mask). Score finished designs only."
+            )
+        return designs.x
+
+    def _read(self, sums: Tensor) -> Tensor:
+        """Turn summed tables (B, K, 2M) into a capped reward per member, (B, K, M)."""
+        fold, bind = sums.chunk(2, dim=-1)
+        if self.kind == "stability":
+            gain = -fold
+        else:
+            base = self.wild_type_folding.to(sums)
+            unfolded = functional.softplus((base + fold) / RT) - functional.softplus(base / RT)
+            gain = -(bind + RT * unfolded)
+        # tanh leaves 0 with slope 1 and no curvature, so the two pieces join smoothly.
+        return torch.where(gain > 0, self.bound * torch.tanh(gain / self.bound), gain)
+
+    def _reduce(self, members: Tensor) -> Tensor:
+        """Return the mean minus kappa standard deviations over the members, (B, K)."""
+        mean = members.mean(dim=-1)
+        if self.kappa == 0:
+            return mean
+        # The offset keeps the gradient of the square root finite at the wild type, where all agree.
+        variance = members.var(dim=-1, correction=0)
+        return mean - self.kappa * (torch.sqrt(variance + 1e-8) - 1e-4)
+
+
+@lru_cache(maxsize=8)
+def _weights(file: str) -> dict[str, Tensor]:
+    path = Path(__file__).with_name(file)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The weights {file} are not in {path.parent}. Reinstall seqalign, or train them with "
+            f"`python -m seqalign.rewards.train_pdz3 --data DATA --out rewards/`."
+        )
+    with safe_open(path, framework="pt") as stored:
+        return {key: stored.get_tensor(key) for key in stored.keys()}
+
+
+def _load(name: str, kind: Kind, kappa: float, bound: float) -> Landscape:
+    weights = _weights(f"{name}.safetensors")
+    folding = weights["folding"]
+    return Landscape(
+        name=name,
+        kind=kind,
+        kappa=kappa,
+        bound=bound,
+        folding=folding,
+        # The stability files leave out what stability does not read.
+        binding=weights.get("binding", torch.zeros_like(folding)),
+        wild_type_folding=weights["wild_type_folding"],
+    )
+
+
+def stability(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
+    """Return the stability of PDZ3, −ΔΔG_fold in kcal/mol, trained on half A of the substitutions.
+
+    Args:
+        kappa: ensemble standard deviations to subtract.
+        bound: kcal/mol at which a gain saturates.
+    """
+    return _load("pdz3-stability", "stability", kappa, bound)
+
+
+def affinity(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
+    """Return the CRIPT affinity of PDZ3, −apparent ΔΔG_bind in kcal/mol, trained on half A.
+
+    Args:
+        kappa: ensemble standard deviations to subtract.
+        bound: kcal/mol at which a gain saturates.
+    """
+    return _load("pdz3-affinity", "affinity", kappa, bound)
+
+
+def stability_holdout(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
+    """Return the hold-out twin of `stability`, trained on half B without structure and family.
+
+    Args:
+        kappa: ensemble standard deviations to subtract.
+        bound: kcal/mol at which a gain saturates.
+    """
+    return _load("pdz3-stability-holdout", "stability", kappa, bound)
+
+
+def affinity_holdout(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
+    """Return the hold-out twin of `affinity`, trained on half B without structure and family.
+
+    Args:
+        kappa: ensemble standard deviations to subtract.
+        bound: kcal/mol at which a gain saturates.
+    """
+    return _load("pdz3-affinity-holdout", "affinity", kappa, bound)

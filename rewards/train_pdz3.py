@@ -1,0 +1,811 @@
+"""Train and evaluate the PDZ3 rewards: a thermodynamic model with a Gaussian-process prior.
+
+    python -m seqalign.rewards.train_pdz3 --data DATA --out rewards/  # train, write the weights
+    python -m seqalign.rewards.train_pdz3 --data DATA --evaluate      # every figure of the cards
+
+The unknowns are ΔΔG_fold and ΔΔG_bind of all 84 · 19 substitutions. Both scans share the folding
+energies. Each set of energies has a Gaussian prior whose covariance is a sum of products of a
+similarity of positions and a similarity of amino acids; the weight of each term is a variance
+component learned from the training rows alone, so an unseen substitution is predicted from its
+position, from similar letters and from similar positions, and shrunk as far as the data say. The
+posterior is found by Gauss-Newton steps, and the ensemble is drawn from its Laplace approximation.
+Every step is deterministic.
+
+Splits, all rules in `seqalign.models.splits`: random rows (by variant, in both scans at once);
+unseen substitutions (a row is a test row if a substitution other than the eight backgrounds is held
+out; the backgrounds stay in training); singles → doubles (no randomness: one value for all seeds).
+The rewards themselves learn half A of the substitutions and their hold-out twins half B; a row
+that carries only backgrounds belongs to the half of its own hash. The twins have a poorer prior on
+purpose, without backbone and natural family: a mistake of those cannot fool guide and twin alike.
+
+References:
+    Mapping the energetic and allosteric landscapes of protein binding domains
+    (Faure et al., 2022), https://doi.org/10.1038/s41586-022-04586-4.
+    Gaussian Processes for Machine Learning (Rasmussen and Williams, 2006), chapters 2.7 and 3.4.
+    Bayesian interpolation (MacKay, 1992): the fixed point of the variance components.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.sparse
+import torch
+from safetensors.torch import save_file
+from scipy.special import expit
+from scipy.stats import spearmanr
+
+from seqalign.models.splits import substitution_half, substitution_held_out, variant_held_out
+from seqalign.process import Designs
+from seqalign.rewards import pdz3
+from seqalign.rewards.pdz3 import BACKGROUNDS, RT, WILD_TYPE, Landscape
+from seqalign.sequence import PROTEIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+Prior = Literal["full", "scan"]
+Variant = tuple[str, ...]
+
+LETTERS: Final = PROTEIN.letters
+LENGTH: Final = len(WILD_TYPE)
+SUBSTITUTIONS: Final = [(i, a) for i, wild in enumerate(WILD_TYPE) for a in LETTERS if a != wild]
+INDEX: Final = {f"{WILD_TYPE[i]}{i}{a}": n for n, (i, a) in enumerate(SUBSTITUTIONS)}
+SIZE: Final = len(SUBSTITUTIONS)
+POSITION: Final = np.array([i for i, _ in SUBSTITUTIONS])
+LETTER: Final = np.array([LETTERS.index(a) for _, a in SUBSTITUTIONS])
+WILD: Final = np.array([LETTERS.index(a) for a in WILD_TYPE])
+
+SCANS: Final = ("abundance", "binding")
+SPLITS: Final = ("random rows", "unseen substitutions", "singles → doubles")
+CHAIN: Final = "6qji_p_trunc_2022_A"
+
+# Globals: folding and binding free energy of the wild type (kcal/mol), then floor and span of each
+# scan. The free energies are pinned at Faure et al.'s scale: the scans identify them poorly, and a
+# free fit drifts to a straight line. The priors of the floors are the scores of dead variants.
+GLOBALS: Final = np.array([-1.0, -1.0, -1.25, 1.5, -1.25, 1.6])
+GLOBALS_SD: Final = np.array([0.02, 0.02, 0.04, 0.04, 0.04, 0.04])
+# The wild type is 0 by definition of the scores; it counts as this many rows.
+WILD_TYPE_ROWS: Final = 20
+# Least noise variance of a score: singles alone cannot tell noise from individual effects.
+NOISE_FLOOR: Final = 0.003
+# Where the variance components of folding begin, kcal²/mol²; the training rows move them.
+START: Final = {
+    "position": 0.05,
+    "letter at the position": 0.05,
+    "letter": 0.05,
+    "wild letter and letter": 0.03,
+    "individual": 0.03,
+    "change at the position": 0.1,
+    "position in space": 0.1,
+    "letter in the environment": 0.03,
+    "natural frequency": 0.3,
+}
+
+
+# Kyte-Doolittle hydropathy; residue volume (Å3, Zamyatnin 1972); helix propensity (kcal/mol, Pace
+# and Scholtz 1998, proline cut at 1.2); strand propensity (kcal/mol, Minor and Kim 1994, cut at
+# -1.4).
+def _scale(letters: str, values: str) -> dict[str, float]:
+    return dict(zip(letters, map(float, values.split()), strict=True))
+
+
+HYDROPATHY: Final = _scale(
+    "ARNDCQEGHILKMFPSTWYV",
+    "1.8 -4.5 -3.5 -3.5 2.5 -3.5 -3.5 -0.4 -3.2 4.5 3.8 -3.9 1.9 2.8 -1.6 -0.8 -0.7 -0.9 -1.3 4.2",
+)
+VOLUME: Final = _scale(
+    "ARNDCQEGHILKMFPSTWYV",
+    "88.6 173.4 114.1 111.1 108.5 143.8 138.4 60.1 153.2 166.7 "
+    "166.7 168.6 162.9 189.9 112.7 89.0 116.1 227.8 193.6 140.0",
+)
+HELIX: Final = _scale(
+    "ALRMKQEIWSYFHVNTCDGP",
+    "0 0.21 0.21 0.24 0.26 0.39 0.40 0.41 0.49 0.50 0.53 0.54 0.61 0.61 0.65 0.66 0.68 0.69 1 1.2",
+)
+STRAND: Final = _scale(
+    "TIYFVMSWCLRQKENHADGP",
+    "1.1 1 0.96 0.86 0.82 0.72 0.7 0.54 0.52 0.51 "
+    "0.45 0.23 0.27 0.01 -0.08 -0.02 0 -0.94 -1.2 -1.4",
+)
+CHARGE: Final = {"D": -1.0, "E": -1.0, "K": 1.0, "R": 1.0, "H": 0.2}
+BACKGROUND_FREQUENCY: Final = np.array(
+    [
+        *(0.0825, 0.0137, 0.0545, 0.0675, 0.0386, 0.0707, 0.0227, 0.0596, 0.0584, 0.0966),
+        *(0.0242, 0.0406, 0.0470, 0.0393, 0.0553, 0.0656, 0.0534, 0.0687, 0.0108, 0.0292),
+    ]
+)
+"""Letter frequencies of UniProtKB/Swiss-Prot."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Measured variants and their log scores; the wild type is 0.
+
+    Attributes:
+        variants: n tuples of substitutions such as ("P0A", "V4R").
+        scores: (n,).
+    """
+
+    variants: list[Variant]
+    scores: Array
+
+    def take(self, keep: NDArray[np.bool_]) -> Scan:
+        """Return the rows where `keep` (n,) is true."""
+        return Scan([v for v, k in zip(self.variants, keep, strict=True) if k], self.scores[keep])
+
+
+def read_scan(path: Path) -> Scan:
+    """Read a scan (columns variant, num_mutations, score; gzipped, tab-separated).
+
+    Raises:
+        ValueError: a variant does not fit the wild type.
+    """
+    variants: list[Variant] = []
+    scores: list[float] = []
+    with gzip.open(path, "rt") as file:
+        next(file)
+        for number, line in enumerate(file, start=2):
+            name, _, score = line.split("\t")
+            variant = tuple(name.split(","))
+            for substitution in variant:
+                if substitution not in INDEX:
+                    raise ValueError(
+                        f"{path}, line {number}: {substitution!r} is no substitution of the "
+                        f"construct; write wild-type letter, 0-based position, new letter (P0A)."
+                    )
+            variants.append(variant)
+            scores.append(float(score))
+    return Scan(variants, np.array(scores))
+
+
+def _standard(values: Sequence[float] | Array) -> Array:
+    v = np.asarray(values, dtype=np.float64)
+    return (v - v.mean()) / v.std()
+
+
+def _rbf(x: Array, length: float) -> Array:
+    square = ((x[:, None] - x[None]) ** 2).sum(-1)
+    return np.asarray(np.exp(-square / (2 * length**2)))
+
+
+def letter_similarity() -> Array:
+    """Return the similarity of amino acids, (20, 20), 1 on the diagonal."""
+    descriptors = np.stack(
+        [
+            1.2 * _standard([HYDROPATHY[a] for a in LETTERS]),
+            1.2 * _standard([VOLUME[a] for a in LETTERS]),
+            _standard([CHARGE.get(a, 0.0) for a in LETTERS]),
+            0.7 * _standard([HELIX[a] for a in LETTERS]),
+            0.7 * _standard([STRAND[a] for a in LETTERS]),
+            3.0 * np.array([a == "P" for a in LETTERS]),
+            1.5 * np.array([a == "G" for a in LETTERS]),
+            1.5 * np.array([a in "FWYH" for a in LETTERS]),
+            1.2 * np.array([a in "VIT" for a in LETTERS]),
+        ],
+        axis=1,
+    )
+    return _rbf(descriptors, 2.0)
+
+
+def read_backbone(path: Path) -> tuple[Array, Array]:
+    """Read the PDZ3 backbone: distances (84, 84) between C-beta atoms in Å, and burial (84, 2).
+
+    Burial is a soft count of neighbors within 9 Å and the count of C-beta atoms within 12 Å in the
+    half sphere of the side chain.
+
+    Raises:
+        ValueError: the file does not hold the chain.
+    """
+    with gzip.open(path, "rt") as file:
+        found = next((line for line in file if CHAIN in line), None)
+    if found is None:
+        raise ValueError(f"{path} has no chain {CHAIN!r}; the backbone of the construct is needed.")
+    atoms = {k: np.array(v, dtype=np.float64) for k, v in json.loads(found)["coords"].items()}
+    to_alpha, to_carbonyl = atoms["CA"] - atoms["N"], atoms["C"] - atoms["CA"]
+    # Ideal C-beta from the backbone.
+    side = (
+        -0.58273431 * np.cross(to_alpha, to_carbonyl)
+        + 0.56802827 * to_alpha
+        - 0.54067466 * to_carbonyl
+    )
+    beta = side + atoms["CA"]
+    distance = np.linalg.norm(beta[:, None] - beta[None], axis=-1)
+    neighbors = expit(9.0 - distance).sum(1)
+    reach = beta[None] - atoms["CA"][:, None]
+    span = np.linalg.norm(reach, axis=-1)
+    ahead = np.einsum("ijk,ik->ij", reach, side) > 0
+    half_sphere = (ahead & (span < 12.0)).sum(1)
+    return distance, np.stack([neighbors, half_sphere], axis=1).astype(np.float64)
+
+
+def read_family(path: Path) -> tuple[Array, Array]:
+    """Read the PDZ family: log-frequencies (84, 20) near PSD-95, and per position (84, 2) features.
+
+    Sequences are weighted by 1 / (number of sequences 80 % identical), and, for the
+    log-frequencies, by their closeness to PSD-95. The features are entropy (nats) and mean
+    hydropathy in the whole family. Positions without a column have the background frequencies.
+    """
+    with gzip.open(path, "rt") as file:
+        lines = {line.strip() for line in file if not line.startswith(">")}
+    rows = sorted(line for line in lines if line.count("-") < 20)
+    codes = {a: n for n, a in enumerate(LETTERS)}
+    tokens = np.array([[codes.get(a, 20) for a in row] for row in rows])
+    # PSD-95 itself is in the family: its row says which column holds which position.
+    own = max((r for r in rows if _fits(r)), key=lambda r: len(r.replace("-", "")))
+    start = WILD_TYPE.index(own.replace("-", "")[:20])
+    column: dict[int, int] = {}
+    position = start
+    for c, letter in enumerate(own):
+        if letter != "-":
+            while WILD_TYPE[position] != letter:  # a position deleted from the alignment
+                position += 1
+            column[position] = c
+            position += 1
+    hot = np.eye(21, dtype=np.float32)[tokens].reshape(len(rows), -1)
+    copies = np.concatenate(
+        [
+            ((hot[s : s + 500] @ hot.T) / tokens.shape[1] > 0.8).sum(1)
+            for s in range(0, len(rows), 500)
+        ]
+    )
+    weight = 1.0 / copies
+    target = tokens[rows.index(own)]
+    identity = ((tokens == target) & (target < 20)).sum(1) / (target < 20).sum()
+    near = weight * np.exp(8.0 * (np.minimum(identity, 0.8) - 0.8)) * (identity > 0.25) * 20.0
+
+    def frequencies(w: Array, pseudo: float) -> Array:
+        out = np.tile(BACKGROUND_FREQUENCY, (LENGTH, 1))
+        for i, c in column.items():
+            count = np.bincount(tokens[:, c], weights=w, minlength=21)[:20]
+            out[i] = (count + pseudo * BACKGROUND_FREQUENCY) / (count.sum() + pseudo)
+        return out
+
+    whole, close = frequencies(weight, 20.0), np.log(frequencies(near, 5.0))
+    close[[i for i in range(LENGTH) if i not in column]] = 0.0
+    entropy = -(whole * np.log(whole)).sum(1)
+    hydropathy = whole @ _standard([HYDROPATHY[a] for a in LETTERS])
+    outside = [i for i in range(LENGTH) if i not in column]
+    hydropathy[outside] = hydropathy.mean()
+    return close, np.stack([entropy, hydropathy], axis=1)
+
+
+def _fits(row: str) -> bool:
+    """Whether a row of the alignment is the construct, some positions left out."""
+    rest = iter(WILD_TYPE)
+    return all(letter in rest for letter in row.replace("-", ""))
+
+
+def covariances(data: Path | None, prior: Prior = "full") -> dict[str, Array]:
+    """Return the terms of the prior covariance, each (1596, 1596) with mean diagonal 1.
+
+    Args:
+        data: folder with structures/ and msas/; only the "full" prior reads it.
+        prior: "scan" knows the sequence only; "full" adds the backbone and the natural family.
+
+    Raises:
+        ValueError: a "full" prior without `data`.
+    """
+    k_letter = letter_similarity()
+    same = (POSITION[:, None] == POSITION[None]).astype(np.float64)
+    letters = k_letter[np.ix_(LETTER, LETTER)]
+    wild = k_letter[np.ix_(WILD[POSITION], WILD[POSITION])]
+    # Similarity of the changes (wild → a) and (wild → b) at one position.
+    cross = k_letter[np.ix_(LETTER, WILD[POSITION])]
+    terms = {
+        "position": same,
+        "letter at the position": same * letters,
+        "letter": letters,
+        "wild letter and letter": wild * letters,
+        "individual": np.eye(SIZE),
+    }
+    if prior == "scan":
+        terms["change at the position"] = same * (letters - cross - cross.T + wild)
+    else:
+        if data is None:
+            raise ValueError(
+                "The full prior reads the backbone and the natural family: give `data`, the folder "
+                "with structures/ and msas/, or use prior='scan'."
+            )
+        distance, burial = read_backbone(data / "structures/chains_extra.jsonl.gz")
+        log_frequency, family = read_family(data / "msas/pf00595_pdz.fasta.gz")
+        features = np.concatenate([burial, family], axis=1)
+        features = (features - features.mean(0)) / features.std(0)
+        environment = _rbf(features, 1.2)[np.ix_(POSITION, POSITION)]
+        near = np.exp(-((distance / 7.0) ** 2) / 2)
+        loss = log_frequency[POSITION, WILD[POSITION]] - log_frequency[POSITION, LETTER]
+        terms["position in space"] = near[np.ix_(POSITION, POSITION)]
+        terms["letter in the environment"] = environment * letters
+        terms["natural frequency"] = np.outer(loss, loss)
+    return {name: term * (SIZE / np.trace(term)) for name, term in terms.items()}
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The fitted model: a Gaussian over energies and globals around the most probable ones.
+
+    Attributes:
+        mean: (2 · 1596 + 6,): ΔΔG_fold, ΔΔG_bind in kcal/mol, then the globals.
+        scale: the prior's Cholesky factors of folding, binding and globals.
+        precision: lower Cholesky factor of the posterior precision in whitened coordinates.
+        components: variance (kcal²/mol²) of each prior term, for folding and binding.
+        noise: (2, 2) noise variance of dead and of wild-type-like variants, per scan.
+    """
+
+    mean: Array
+    scale: tuple[Array, Array, Array]
+    precision: Array
+    components: tuple[dict[str, float], dict[str, float]]
+    noise: Array
+
+    def predict(self, scan: str, variants: Sequence[Variant]) -> Array:
+        """Return the expected log scores (n,) of variants in a scan."""
+        design = _design(variants)
+        return _scores(self.mean, design, design)[SCANS.index(scan)][0]
+
+    def draw(self, pairs: int, seed: int) -> Array:
+        """Draw members (2 · pairs, size) from the posterior, antithetic around the mean."""
+        noise = np.random.default_rng(seed).standard_normal((len(self.mean), pairs))
+        white = scipy.linalg.solve_triangular(self.precision, noise, lower=True, trans="T")
+        parts = [s @ white[b] for s, b in zip(self.scale, _blocks(), strict=True)]
+        step = np.concatenate(parts).T
+        return np.concatenate([self.mean + step, self.mean - step])
+
+
+def _blocks() -> tuple[slice, slice, slice]:
+    return slice(0, SIZE), slice(SIZE, 2 * SIZE), slice(2 * SIZE, 2 * SIZE + len(GLOBALS))
+
+
+def _design(variants: Sequence[Variant]) -> scipy.sparse.csr_matrix:
+    rows = [n for n, variant in enumerate(variants) for _ in variant]
+    columns = [INDEX[s] for variant in variants for s in variant]
+    return scipy.sparse.csr_matrix(
+        (np.ones(len(rows)), (rows, columns)), shape=(len(variants), SIZE)
+    )
+
+
+def _scores(
+    theta: Array, abundance: scipy.sparse.csr_matrix, binding: scipy.sparse.csr_matrix
+) -> tuple[tuple[Array, scipy.sparse.csr_matrix, Array], ...]:
+    """Return expected scores, Jacobian and occupied fraction over the wild type's, per scan."""
+    fold, bind = theta[:SIZE], theta[SIZE : 2 * SIZE]
+    g_fold, g_bind, *affine = theta[2 * SIZE :]
+
+    def column(v: Array) -> scipy.sparse.csr_matrix:
+        return scipy.sparse.csr_matrix(v[:, None])
+
+    def none(n: int, m: int) -> scipy.sparse.csr_matrix:
+        return scipy.sparse.csr_matrix((n, m))
+
+    u = (g_fold + abundance @ fold) / RT
+    p = expit(-u)
+    slope = -affine[1] * p * (1 - p) / RT
+    n = len(p)
+    jacobian_a = scipy.sparse.hstack(
+        [
+            *(scipy.sparse.diags(slope) @ abundance, none(n, SIZE)),
+            *(column(slope), none(n, 1), column(np.ones(n)), column(p), none(n, 2)),
+        ]
+    ).tocsr()
+    u = (g_fold + binding @ fold) / RT
+    q = expit(-(g_bind + binding @ bind) / RT - np.logaddexp(0.0, u))
+    slope = -affine[3] * q * (1 - q) / RT
+    n = len(q)
+    via_fold = slope * expit(u)
+    jacobian_b = scipy.sparse.hstack(
+        [
+            *(scipy.sparse.diags(via_fold) @ binding, scipy.sparse.diags(slope) @ binding),
+            *(column(via_fold), column(slope), none(n, 2), column(np.ones(n)), column(q)),
+        ]
+    ).tocsr()
+    p_wild = expit(-g_fold / RT)
+    q_wild = expit(-g_bind / RT - np.logaddexp(0.0, g_fold / RT))
+    return (
+        (affine[0] + affine[1] * p, jacobian_a, np.minimum(p / p_wild, 1.0)),
+        (affine[2] + affine[3] * q, jacobian_b, np.minimum(q / q_wild, 1.0)),
+    )
+
+
+def fit(
+    scans: Mapping[str, Scan],
+    terms: Mapping[str, Array],
+    *,
+    iterations: int = 7,
+    report: Callable[[str], None] | None = None,
+) -> Posterior:
+    """Fit the thermodynamic model to training rows of both scans by Gauss-Newton steps.
+
+    Between steps the variance components move to MacKay's fixed point, c ← c · αᵀKα / tr(PK), and
+    the noise, a function of the occupied fraction, to the residuals.
+
+    Args:
+        scans: "abundance" and "binding".
+        terms: prior covariance terms of `covariances`, shared by folding and binding.
+        iterations: steps; the last two keep the variances.
+        report: called with one line per step.
+    """
+    wild = [()] * WILD_TYPE_ROWS
+    designs = tuple(_design([*scans[s].variants, *wild]) for s in SCANS)
+    target = np.concatenate([np.r_[scans[s].scores, np.zeros(WILD_TYPE_ROWS)] for s in SCANS])
+    cut = len(scans["abundance"].variants) + WILD_TYPE_ROWS
+    rows = (slice(0, cut), slice(cut, None))
+    blocks = _blocks()
+    size = 2 * SIZE + len(GLOBALS)
+    offset = np.concatenate([np.zeros(2 * SIZE), GLOBALS])
+    theta = offset.copy()
+    components = tuple({name: START[name] * v for name in terms} for v in (1.0, 0.4))
+    noise = np.array([[0.04, 0.01], [0.04, 0.01]])
+
+    def step(at: Array) -> tuple[Array, scipy.sparse.csr_matrix, list[Array]]:
+        (m_a, j_a, f_a), (m_b, j_b, f_b) = _scores(at, *designs)
+        return np.r_[m_a, m_b], scipy.sparse.vstack([j_a, j_b]).tocsr(), [f_a, f_b]
+
+    model, jacobian, fraction = step(theta)
+    for iteration in range(iterations):
+        spread = np.concatenate(
+            [noise[s, 0] * (1 - f) + noise[s, 1] * f for s, f in enumerate(fraction)]
+        )
+        hessian = (jacobian.T @ scipy.sparse.diags(1 / spread) @ jacobian).toarray()
+        pull = jacobian.T @ ((target - model + jacobian @ (theta - offset)) / spread)
+        factors = tuple(
+            scipy.linalg.cholesky(
+                sum(c[name] * term for name, term in terms.items()) + 1e-6 * np.eye(SIZE),
+                lower=True,
+            )
+            for c in components
+        )
+        scale = (*factors, np.diag(GLOBALS_SD))
+        product = np.empty_like(hessian)
+        for block, factor in zip(blocks, scale, strict=True):
+            product[:, block] = hessian[:, block] @ factor
+        whitened = np.empty_like(hessian)
+        for block, factor in zip(blocks, scale, strict=True):
+            whitened[block] = factor.T @ product[block]
+        whitened[np.diag_indices(size)] += 1.0
+        precision = scipy.linalg.cholesky(whitened, lower=True)
+        white = np.concatenate([f.T @ pull[b] for b, f in zip(blocks, scale, strict=True)])
+        white = scipy.linalg.cho_solve((precision, True), white)
+        new = np.concatenate([f @ white[b] for b, f in zip(blocks, scale, strict=True)]) + offset
+
+        def loss(at: Array, scale: tuple[Array, ...] = scale, spread: Array = spread) -> float:
+            free = at - offset
+            parts = [
+                scipy.linalg.solve_triangular(f, free[b], lower=True)
+                for b, f in zip(blocks, scale, strict=True)
+            ]
+            (m_a, *_), (m_b, *_) = _scores(at, *designs)
+            misfit = ((target - np.r_[m_a, m_b]) ** 2 / spread).sum()
+            return 0.5 * float(misfit + sum((part**2).sum() for part in parts))
+
+        before, length = loss(theta), 1.0
+        while length > 0.02 and not loss(theta + length * (new - theta)) <= before:
+            length /= 2
+        theta = theta + length * (new - theta)
+        model, jacobian, fraction = step(theta)
+        if report:
+            report(
+                f"step {iteration}: length {length:g}, loss {before:.1f}, noise "
+                f"{np.sqrt(noise).round(3).tolist()}, globals {theta[2 * SIZE :].round(3).tolist()}"
+            )
+        if iteration >= iterations - 2:
+            continue
+        lower, _ = scipy.linalg.lapack.dpotri(precision, lower=1)
+        covariance = np.tril(lower) + np.tril(lower, -1).T
+        for block, factor, parts in zip(blocks, factors, components, strict=False):
+            alpha = scipy.linalg.cho_solve((factor, True), theta[block])
+            inverse, _ = scipy.linalg.lapack.dtrtri(factor, lower=1)
+            inner = inverse.T @ (np.eye(SIZE) - covariance[block, block]) @ inverse
+            for name, term in terms.items():
+                ratio = float(alpha @ term @ alpha) / max(float(np.vdot(inner, term)), 1e-12)
+                parts[name] = max(parts[name] * float(np.clip(ratio, 0.05, 20.0)), 1e-6)
+        # What the fit explains of each row: its leverage makes residuals too small. Single
+        # precision is enough for a mean of squares.
+        single = covariance.astype(np.float32)
+        for block, factor in zip(blocks, scale, strict=True):
+            single[block] = factor.astype(np.float32) @ single[block]
+        for block, factor in zip(blocks, scale, strict=True):
+            single[:, block] = single[:, block] @ factor.astype(np.float32).T
+        leverage = np.asarray(jacobian.multiply(jacobian @ single).sum(1)).ravel() / spread
+        square = (target - model) ** 2 / np.maximum(1 - leverage, 0.2)
+        for s, part in enumerate(rows):
+            weight = (1 / spread[part])[:-WILD_TYPE_ROWS]
+            share = np.stack([1 - fraction[s], fraction[s]], axis=1)[:-WILD_TYPE_ROWS]
+            found, _ = scipy.optimize.nnls(
+                share * weight[:, None], square[part][:-WILD_TYPE_ROWS] * weight
+            )
+            noise[s] = np.maximum(found, NOISE_FLOOR)
+    return Posterior(theta, scale, precision, (components[0], components[1]), noise)
+
+
+def held_out(variant: Variant, split: str, seed: int) -> bool:
+    """Return whether a variant is a test row of a split; the rule is the same in both scans.
+
+    Raises:
+        ValueError: there is no such split.
+    """
+    if split == "random rows":
+        return variant_held_out(",".join(variant), f"pdz3-rows-{seed}")
+    if split == "unseen substitutions":
+        salt = f"pdz3-substitutions-{seed}"
+        own = [s for s in variant if s not in BACKGROUNDS]
+        return any(substitution_held_out(int(s[1:-1]), s[-1], salt) for s in own)
+    if split == "singles → doubles":
+        return len(variant) > 1
+    raise ValueError(f"There is no split {split!r}; use one of {', '.join(map(repr, SPLITS))}.")
+
+
+def half(variant: Variant) -> str:
+    """Return "A", "B" or, where substitutions of both halves meet, "mixed"."""
+    own = {substitution_half(int(s[1:-1]), s[-1]) for s in variant if s not in BACKGROUNDS}
+    if not own:
+        return "A" if variant_held_out(",".join(variant), "halves", 2) else "B"
+    return own.pop() if len(own) == 1 else "mixed"
+
+
+def choose(scans: Mapping[str, Scan], keep: Callable[[Variant], bool]) -> dict[str, Scan]:
+    """Return the rows of both scans whose variant `keep` accepts."""
+    return {
+        name: scan.take(np.array([keep(v) for v in scan.variants], dtype=bool))
+        for name, scan in scans.items()
+    }
+
+
+def ridge(train: Scan, test: Scan) -> tuple[float, float]:
+    """Return the Spearman correlation of an additive one-hot ridge, and its penalty.
+
+    The penalty is the best of ten on the TEST rows, so the comparison favors the ridge.
+    """
+    x, y = (
+        scipy.sparse.hstack([_design(s.variants), np.ones((len(s.variants), 1))]).tocsr()
+        for s in (train, test)
+    )
+    gram, moment = (x.T @ x).toarray(), x.T @ train.scores
+    found = []
+    for penalty in (0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0):
+        shrink = np.full(SIZE + 1, penalty)
+        shrink[-1] = 1e-6
+        weights = np.linalg.solve(gram + np.diag(shrink), moment)
+        found.append((float(spearmanr(y @ weights, test.scores).statistic), penalty))
+    return max(found)
+
+
+def tables(members: Array) -> tuple[Array, Array, Array]:
+    """Return folding and binding tables (M, 84, 20) and wild-type folding energies (M,)."""
+    out = np.zeros((2, len(members), LENGTH, len(LETTERS)))
+    out[0][:, POSITION, LETTER] = members[:, :SIZE]
+    out[1][:, POSITION, LETTER] = members[:, SIZE : 2 * SIZE]
+    return out[0], out[1], members[:, 2 * SIZE]
+
+
+def landscape(
+    posterior: Posterior, kind: Literal["stability", "affinity"], pairs: int
+) -> Landscape:
+    """Return a reward of 2 · pairs ensemble members drawn from a posterior."""
+    fold, bind, wild = (torch.from_numpy(a) for a in tables(posterior.draw(pairs, seed=0)))
+    return Landscape(
+        name=f"pdz3-{kind}", kind=kind, folding=fold, binding=bind, wild_type_folding=wild
+    )
+
+
+def train(data: Path, out: Path, *, pairs: int = 8) -> None:
+    """Train the two rewards (half A, full prior) and their twins (half B, scan prior)."""
+    scans = {s: read_scan(data / f"landscapes/dlg4-2022-{s}.tsv.gz") for s in SCANS}
+    priors: tuple[tuple[str, str, Prior], ...] = (("A", "", "full"), ("B", "-holdout", "scan"))
+    for part, suffix, prior in priors:
+        rows = choose(scans, lambda v, part=part: half(v) == part)  # type: ignore[misc]
+        posterior = fit(rows, covariances(data, prior), report=print)
+        fold, bind, wild = (
+            torch.from_numpy(a.astype(np.float32)) for a in tables(posterior.draw(pairs, seed=0))
+        )
+        both = {"folding": fold, "wild_type_folding": wild}
+        meta = {"wild_type": WILD_TYPE, "half": part, "prior": prior, "letters": LETTERS}
+        save_file(both, out / f"pdz3-stability{suffix}.safetensors", meta)
+        save_file(both | {"binding": bind}, out / f"pdz3-affinity{suffix}.safetensors", meta)
+
+
+def _spearman(x: Array, y: Array) -> float:
+    return float(spearmanr(x, y).statistic)
+
+
+def evaluate_splits(data: Path, seeds: Sequence[int]) -> list[dict[str, object]]:
+    """Print and return the split table: Spearman on test rows, model against ridge."""
+    scans = {s: read_scan(data / f"landscapes/dlg4-2022-{s}.tsv.gz") for s in SCANS}
+    terms = covariances(data, "full")
+    found: list[dict[str, object]] = []
+    for split in SPLITS:
+        cells: dict[str, list[tuple[float, float]]] = {s: [] for s in SCANS}
+        # Singles → doubles has no randomness.
+        used = list(seeds) if split != "singles → doubles" else [0]
+        for seed in used:
+            train_rows = choose(scans, lambda v, a=split, b=seed: not held_out(v, a, b))  # type: ignore[misc]
+            test_rows = choose(scans, lambda v, a=split, b=seed: held_out(v, a, b))  # type: ignore[misc]
+            posterior = fit(train_rows, terms)
+            for s in SCANS:
+                test = test_rows[s]
+                model = _spearman(posterior.predict(s, test.variants), test.scores)
+                line, penalty = ridge(train_rows[s], test)
+                cells[s].append((model, line))
+                print(
+                    f"{split:22s} seed {seed} {s:10s} {len(test.scores):5d} test rows: model "
+                    f"{model:.3f}, ridge {line:.3f} (penalty {penalty:g}), {model - line:+.3f}",
+                    flush=True,
+                )
+        for s in SCANS:
+            model_mean, ridge_mean = (float(m) for m in np.mean(cells[s], axis=0))
+            gains = [m - r for m, r in cells[s]]
+            found.append(
+                {
+                    "what": f"Spearman of the model, {s} score, against an additive one-hot ridge "
+                    f"trained on the same rows ({ridge_mean:.3f})",
+                    "scan": s,
+                    "split": split,
+                    "seeds": list(seeds),
+                    "value": round(model_mean, 3),
+                    "gain": round(model_mean - ridge_mean, 3),
+                    "range": [round(min(gains), 3), round(max(gains), 3)],
+                }
+            )
+    _table(found)
+    return found
+
+
+def _table(figures: Sequence[Mapping[str, object]]) -> None:
+    print(f"\n{'split':22s} {'scan':10s} {'Spearman':>8s} {'gain over ridge':>16s} (least, most)")
+    for f in figures:
+        print(f"{f['split']:22s} {f['scan']:10s} {f['value']:8.3f} {f['gain']:+16.3f} {f['range']}")
+
+
+def evaluate_twins(data: Path, seeds: Sequence[int]) -> None:
+    """Print how much the guides and their twins share, on rows that neither was trained on.
+
+    Per seed a fifth of the substitutions is held out of both; the guide learns half A of the rest
+    with the full prior, the twin half B with the scan prior.
+    """
+    scans = {s: read_scan(data / f"landscapes/dlg4-2022-{s}.tsv.gz") for s in SCANS}
+    priors = {"A": covariances(data, "full"), "B": covariances(data, "scan")}
+    split = "unseen substitutions"
+    rows: dict[str, list[list[float]]] = {s: [] for s in SCANS}
+    for seed in seeds:
+        test_rows = choose(scans, lambda v, b=seed: held_out(v, split, b))  # type: ignore[misc]
+        posteriors = []
+        for part in ("A", "B"):
+
+            def keep(v: Variant, part: str = part, seed: int = seed) -> bool:
+                return half(v) == part and not held_out(v, split, seed)
+
+            posteriors.append(fit(choose(scans, keep), priors[part]))
+        for s in SCANS:
+            test = test_rows[s]
+            guide, twin = (p.predict(s, test.variants) for p in posteriors)
+            values = [
+                _spearman(guide, test.scores),
+                _spearman(twin, test.scores),
+                float(np.corrcoef(guide, twin)[0, 1]),
+                float(np.corrcoef(guide - test.scores, twin - test.scores)[0, 1]),
+            ]
+            rows[s].append(values)
+            print(
+                f"twins seed {seed} {s:10s}: Spearman of guide {values[0]:.3f}, of twin "
+                f"{values[1]:.3f}; correlation of predictions {values[2]:.3f}, of errors "
+                f"{values[3]:.3f}",
+                flush=True,
+            )
+    for s in SCANS:
+        mean = np.mean(rows[s], axis=0)
+        print(
+            f"twins mean   {s:10s}: Spearman of guide {mean[0]:.3f}, of twin {mean[1]:.3f}; "
+            f"correlation of predictions {mean[2]:.3f}, of errors {mean[3]:.3f}"
+        )
+
+
+def evaluate_weights(data: Path) -> None:
+    """Print how the shipped weights rank the half of the rows they were not trained on."""
+    scans = {s: read_scan(data / f"landscapes/dlg4-2022-{s}.tsv.gz") for s in SCANS}
+    kinds = {"abundance": "stability", "binding": "affinity"}
+    for suffix, other in (("", "B"), ("_holdout", "A")):
+        rows = choose(scans, lambda v, other=other: half(v) == other)  # type: ignore[misc]
+        for s in SCANS:
+            reward = getattr(pdz3, f"{kinds[s]}{suffix}")()
+            score = reward(Designs.of([_mutate(v) for v in rows[s].variants], PROTEIN))[0].numpy()
+            print(
+                f"shipped {reward.name:22s}: Spearman {_spearman(score, rows[s].scores):.3f} on "
+                f"{len(score)} {s} rows of half {other}"
+            )
+
+
+def evaluate_designs(seed: int = 0, mutations: int = 8, chains: int = 200) -> None:
+    """Print what the twins say of designs climbed under the guides, at a budget of mutations.
+
+    Designs are drawn by Metropolis from uniform letters times exp((stability + affinity) / alpha)
+    with exactly `mutations` substitutions; the baseline is the best of as many designs drawn
+    uniformly as the chain scored, the published comparison at equal calls.
+    """
+    rng = np.random.default_rng(seed)
+    guides = (pdz3.stability(), pdz3.affinity())
+    twins = (pdz3.stability_holdout(), pdz3.affinity_holdout())
+    wild = PROTEIN.encode([WILD_TYPE])[0].numpy()
+
+    def total(x: NDArray[np.int64], rewards: Sequence[Landscape]) -> Array:
+        designs = Designs(torch.from_numpy(x)[None], PROTEIN)
+        return np.asarray(sum(r(designs)[0] for r in rewards))
+
+    def fresh(n: int) -> NDArray[np.int64]:
+        x = np.tile(wild, (n, 1))
+        for row in x:
+            for i in rng.choice(LENGTH, mutations, replace=False):
+                row[i] = (row[i] + rng.integers(1, len(LETTERS))) % len(LETTERS)
+        return x
+
+    steps, alpha = 100, 0.3
+    x = fresh(chains)
+    value = total(x, guides)
+    for _ in range(steps):
+        new = x.copy()
+        for row in new:
+            gone = rng.choice(np.flatnonzero(row != wild))
+            row[gone] = wild[gone]
+            put = rng.choice(np.flatnonzero(row == wild))
+            row[put] = (wild[put] + rng.integers(1, len(LETTERS))) % len(LETTERS)
+        score = total(new, guides)
+        accept = np.log(rng.random(chains)) < (score - value) / alpha
+        x[accept], value[accept] = new[accept], score[accept]
+    pool = fresh(chains * (steps + 1))
+    base = total(pool, guides)
+    top, best = np.argsort(-value)[:10], np.argsort(-base)[:10]
+    climbed, chosen = total(x[top], twins), total(pool[best], twins)
+    draws = rng.integers(0, 10, (2, 10_000, 10))
+    gap = climbed[draws[0]].mean(1) - chosen[draws[1]].mean(1)
+    low, high = np.quantile(gap, [0.025, 0.975])
+    print(
+        f"designs with {mutations} mutations, stability + affinity, top 10, kcal/mol: guide "
+        f"{value[top].mean():.2f} aligned, {base[best].mean():.2f} best of {len(pool)}; twin "
+        f"{climbed.mean():.2f} aligned, {chosen.mean():.2f} best of {len(pool)}; twin gain "
+        f"{climbed.mean() - chosen.mean():.2f} (95 % interval {low:.2f} to {high:.2f})"
+    )
+
+
+def _mutate(variant: Variant) -> str:
+    letters = list(WILD_TYPE)
+    for s in variant:
+        letters[int(s[1:-1])] = s[-1]
+    return "".join(letters)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: `--out` trains, `--evaluate` prints the figures of the cards."""
+    parser = argparse.ArgumentParser(description="Train or evaluate the PDZ3 rewards.")
+    parser.add_argument("--data", type=Path, required=True, help="folder with landscapes/, msas/")
+    parser.add_argument("--out", type=Path, help="train, and write the weights here")
+    parser.add_argument("--evaluate", nargs="?", const="all", choices=(*EVALUATIONS, "all"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    given = parser.parse_args(arguments)
+    if given.out is None and given.evaluate is None:
+        parser.error("nothing to do: give --out FOLDER to train or --evaluate to print the figures")
+    torch.set_num_threads(1)
+    if given.out is not None:
+        train(given.data, given.out)
+    if given.evaluate in ("splits", "all"):
+        evaluate_splits(given.data, given.seeds)
+    if given.evaluate in ("twins", "all"):
+        evaluate_twins(given.data, given.seeds)
+    if given.evaluate in ("weights", "all"):
+        evaluate_weights(given.data)
+        evaluate_designs()
+
+
+EVALUATIONS: Final = ("splits", "twins", "weights")
+
+if __name__ == "__main__":
+    main()
