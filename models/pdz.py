@@ -27,14 +27,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from seqalign.design_space import DesignSpace
 from seqalign.discrete import MaskedProcess
 from seqalign.models.splits import GAP
 from seqalign.sequence import PROTEIN
@@ -220,24 +219,8 @@ def shipped() -> PDZNetwork:
     return load_weights(files("seqalign.models").joinpath("pdz-mini.safetensors").read_bytes())
 
 
-def design_space(*, design: str | None = None, fix: str = FIX, **rules: Any) -> DesignSpace:
-    """Return the allowed sequences of the construct, 1-based positions, wild type outside `design`.
-
-    Args:
-        design: positions that may change, as in "10-30, 45"; all of them by default.
-        fix: positions that keep the wild type; give "" to sample those without a column too, from
-            the family's letter frequencies.
-        rules: further arguments of `DesignSpace.build`: omit, allow, omit_at, max_mutations.
-    """
-    return DesignSpace.build(
-        PROTEIN, len(WILD_TYPE), wild_type=WILD_TYPE, design=design, fix=fix, **rules
-    )
-
-
 def pdz_mini(
     *,
-    design: str | None = None,
-    fix: str = FIX,
     steps: int | None = None,
     order: Order = "random",
     temperature: float = 1.0,
@@ -245,29 +228,26 @@ def pdz_mini(
 ) -> MaskedProcess:
     """Return the masked diffusion of the PSD-95 PDZ3 construct, 84 positions of 20 letters.
 
-    The process itself is unrestricted: run it with `design_space(design=..., fix=...)`, which
-    reveals the fixed letters at the start.
+    The process itself is unrestricted. `seqalign.load_model("pdz-mini")` adds a design space,
+    which keeps the positions of `FIX` at the wild type, and takes one step per free position.
 
     Args:
-        design: positions to be designed; here it only counts the steps.
-        fix: positions that keep the wild type; here it only counts the steps.
-        steps: number of steps; by default one for each position that is not fixed. Without a
-            design space all 84 positions are open, and the order "random" needs 84 steps.
+        steps: number of steps; by default 84, one per position.
         order: "random" reveals one uniformly random position a step, as the model was trained and
             judged; "parallel" reveals several.
         temperature: divides the logits.
         chunk: particles per network call.
     """
-    if steps is None:
-        steps = max(1, design_space(design=design, fix=fix).free)
     return MaskedProcess(
         network=OnConstruct(shipped()),
         alphabet=PROTEIN,
         length=len(WILD_TYPE),
-        steps=steps,
+        steps=len(WILD_TYPE) if steps is None else steps,
         order=order,
         temperature=temperature,
         differentiable=True,
         chunk=chunk,
+        wild_type=WILD_TYPE,
+        keep=FIX,
         name="pdz-mini",
     )

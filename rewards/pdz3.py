@@ -167,7 +167,7 @@ class Landscape(Reward):
         rows = tokens + LETTERS * torch.arange(LENGTH, device=tokens.device)
         # A sum of table rows per design: independent of the batch, bit by bit.
         sums = functional.embedding_bag(rows.flatten(0, 1), table, mode="sum")
-        return self._read(sums.unflatten(0, tokens.shape[:2]))
+        return self._read(sums.reshape(*tokens.shape[:2], -1))
 
     def _tokens(self, designs: Designs) -> Tensor:
         if designs.alphabet is None:

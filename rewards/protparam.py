@@ -256,7 +256,7 @@ def _flexibility_weights(length: int) -> tuple[float, ...]:
     step = ProtParamData.Flex[high] - ProtParamData.Flex[low]
 
     def mean(sequence: str) -> float:
-        windows = ProteinAnalysis(sequence).flexibility()
+        windows = ProteinAnalysis(sequence).flexibility()  # type: ignore[no-untyped-call]
         return float(sum(windows) / len(windows))
 
     base = mean(low * length)
@@ -324,7 +324,8 @@ def aromaticity() -> Composition:
 def molecular_weight() -> Composition:
     """Return the molecular weight, in Da."""
     # One residue more adds its weight less one water.
-    water = 2 * protein_weights["G"] - float(bio_molecular_weight("GG", seq_type="protein"))
+    pair = bio_molecular_weight("GG", seq_type="protein")  # type: ignore[no-untyped-call]
+    water = 2 * protein_weights["G"] - float(pair)
     values = {a: protein_weights[a] - water for a in LETTERS}
     return Composition("molecular-weight", "Da", _per_letter(values), constant=water, mean=False)
 

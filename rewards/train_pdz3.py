@@ -173,7 +173,7 @@ def read_scan(path: Path) -> Scan:
 
 def _standard(values: Sequence[float] | Array) -> Array:
     v = np.asarray(values, dtype=np.float64)
-    return (v - v.mean()) / v.std()
+    return np.asarray((v - v.mean()) / v.std())
 
 
 def _rbf(x: Array, length: float) -> Array:
@@ -748,7 +748,7 @@ def evaluate_designs(seed: int = 0, mutations: int = 8, chains: int = 200) -> No
                 row[i] = (row[i] + rng.integers(1, len(LETTERS))) % len(LETTERS)
         return x
 
-    steps, alpha = 100, 0.3
+    steps, alpha = 300, 0.1
     x = fresh(chains)
     value = total(x, guides)
     for _ in range(steps):

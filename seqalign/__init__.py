@@ -8,19 +8,19 @@ Example:
     >>> result.best(10).to_fasta("designs.fasta")
 """
 
-# two threads that spin while they wait cost up to 100x on a busy machine; must be set before torch is imported
+# two threads that spin while they wait cost up to 100x on a busy machine; set before torch loads
 import os as _os
 
 _os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from importlib.metadata import PackageNotFoundError as _NotFound  # noqa: E402
-from importlib.metadata import version as _version  # noqa: E402
+from importlib.metadata import PackageNotFoundError as _NotFound
+from importlib.metadata import version as _version
 
-from seqalign.design_space import DesignSpace  # noqa: E402
-from seqalign.discrete import MaskedProcess, UniformProcess  # noqa: E402
-from seqalign.executor import Picks, Result, RewardMaker, sample  # noqa: E402
-from seqalign.gaussian import GaussianProcess  # noqa: E402
-from seqalign.objective import (  # noqa: E402
+from seqalign.design_space import DesignSpace
+from seqalign.discrete import MaskedProcess, UniformProcess
+from seqalign.executor import Picks, Result, RewardMaker, sample
+from seqalign.gaussian import GaussianProcess
+from seqalign.objective import (
     Cached,
     Chunked,
     Counted,
@@ -30,9 +30,9 @@ from seqalign.objective import (  # noqa: E402
     evaluate,
     function,
 )
-from seqalign.particles import Particles, Samples, Step  # noqa: E402
-from seqalign.process import Designs  # noqa: E402
-from seqalign.registry import (  # noqa: E402
+from seqalign.particles import Particles, Samples, Step
+from seqalign.process import Designs
+from seqalign.registry import (
     Method,
     Model,
     SpecError,
@@ -40,9 +40,9 @@ from seqalign.registry import (  # noqa: E402
     load_model,
     load_reward,
 )
-from seqalign.sequence import DNA, PROTEIN, RNA, Alphabet  # noqa: E402
-from seqalign.smc import SMC  # noqa: E402
-from seqalign.streams import Streams  # noqa: E402
+from seqalign.sequence import DNA, PROTEIN, RNA, Alphabet
+from seqalign.smc import SMC
+from seqalign.streams import Streams
 
 try:
     __version__ = _version("seqalign")

@@ -1,6 +1,7 @@
-"""The command line: `seqalign demo`, `check`, `run`, `report`, `rewards`, `models`, `methods`, `cite`, `doctor`.
+"""The command line: demo, check, run, report, rewards, models, methods, cite, doctor.
 
-Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, 5 interrupted and resumable.
+Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, 5 interrupted and
+resumable.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from seqalign import campaign as campaigns
 from seqalign import registry, report
-from seqalign.campaign import PRIOR_ORDERS, CampaignError, Plan, Source
+from seqalign.campaign import CampaignError, Source, read
+from seqalign.executor import REFERENCES, open_zscores
+from seqalign.outcome import run as execute
 from seqalign.particles import Step
+from seqalign.plan import PRIOR_ORDERS, Plan, estimate, prepare
 from seqalign.store import RunFolder
 
 __all__ = ["app", "main"]
@@ -40,8 +43,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Reward-guided design of biological sequences by exact inference-time alignment of diffusion models.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, 5 interrupted (run again to continue).",
+    help="Reward-guided design of biological sequences from pretrained diffusion models.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, "
+    "5 interrupted (the same command continues).",
 )
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,7 +73,7 @@ def _ours(error: BaseException) -> bool:
 
 
 def _guarded(command: Callable[P, R]) -> Callable[P, R]:
-    """Turn errors of the user into one message and an exit code; anything else keeps its traceback."""
+    """Turn errors of the user into a message and an exit code; others keep their traceback."""
 
     @functools.wraps(command)
     def inner(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -77,9 +81,15 @@ def _guarded(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            raise _fail(f"{error.filename or ''}: {error.strerror or error}. Check the path and its rights.", 2) from None
+            raise _fail(
+                f"{error.filename or ''}: {error.strerror or error}. Check the path and its "
+                "rights.",
+                2,
+            ) from None
         except KeyboardInterrupt:
-            raise _fail(f"interrupted; finished islands are kept. Continue with: {again}", 5) from None
+            raise _fail(
+                f"interrupted; finished islands are kept. Continue with: {again}", 5
+            ) from None
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise _no_memory(error, again) from None
         except (ValueError, TypeError) as error:
@@ -96,8 +106,10 @@ def _guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 def _no_memory(error: BaseException, again: str) -> typer.Exit:
     return _fail(
-        f"out of memory ({str(error).splitlines()[0] if str(error) else 'no detail'}); finished islands are kept. Lower "
-        f"sampler.particles (and raise islands) and start with --fresh, or continue on a larger machine with: {again}",
+        f"out of memory ({str(error).splitlines()[0] if str(error) else 'no detail'}); finished "
+        "islands are kept. Lower "
+        "sampler.particles (and raise islands) and start with --fresh, or continue on a larger "
+        f"machine with: {again}",
         4,
     )
 
@@ -118,7 +130,7 @@ def _root(
     """Reward-guided design of biological sequences."""
 
 
-# progress ----------------------------------------------------------------------------------------------------------
+# progress -----------------------------------------------------------------------------------------
 
 
 class _Watch:
@@ -129,6 +141,8 @@ class _Watch:
         space = plan.model.space
         designs = sum(a.particles for a in plan.arms) * plan.islands + 1
         self.total = plan.network_calls + designs * PRIOR_ORDERS * space.free
+        if open_zscores(plan.objective):
+            self.total += REFERENCES * space.free
         self.done, self.tenth = 0, 0
         self.best = -float("inf")
         self.begin = time.perf_counter()
@@ -157,8 +171,8 @@ class _Watch:
 
     def step(self, arm: str, island: int, step: Step) -> None:
         """Take one step of one island."""
-        value = float(step.value_max.max()) * self.arms[arm].method.alpha
         if arm == "aligned":
+            value = float(step.value_max.max()) * self.arms[arm].method.alpha
             self.best = max(self.best, value)
         where = f"{arm}, island {island + 1}/{self.plan.islands}" if self.plan.islands > 1 else arm
         self._advance(step.network_calls, where)
@@ -171,13 +185,16 @@ class _Watch:
         self.done += calls
         best = f"best reward {self.best:.3f}" if self.best > -float("inf") else ""
         if self.bar is not None:
-            self.bar.update(self.task, completed=min(self.done, self.total), description=what, best=best)
+            self.bar.update(
+                self.task, completed=min(self.done, self.total), description=what, best=best
+            )
         elif not self.quiet and 10 * self.done // self.total > self.tenth:
             self.tenth = 10 * self.done // self.total
             spent = time.perf_counter() - self.begin
             left = spent * max(self.total - self.done, 0) / max(self.done, 1)
             typer.echo(
-                f"{min(10 * self.tenth, 100):3d} %  {self.done:,}/{self.total:,} network calls  {what}  {best}  "
+                f"{min(10 * self.tenth, 100):3d} %  {self.done:,}/{self.total:,} network calls  "
+                f"{what}  {best}  "
                 f"{spent:.0f} s spent, about {left:.0f} s left",
                 err=True,
             )
@@ -201,33 +218,38 @@ def _terminable() -> Any:
         signal.signal(signal.SIGTERM, before)
 
 
-# campaigns ---------------------------------------------------------------------------------------------------------
+# campaigns ----------------------------------------------------------------------------------------
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a value: --set sampler.alpha=0.2 (repeatable).")
+    list[str] | None,
+    typer.Option("--set", help="Change a value: --set sampler.alpha=0.2 (repeatable)."),
 ]
-_Out = Annotated[Path | None, typer.Option("--out", help="Run folder; by default output.dir/name beside the file.")]
-_Fresh = Annotated[bool, typer.Option("--fresh", help="Start over: delete what the run folder holds.")]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Run folder; by default output.dir/name beside the file."),
+]
+_Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start over: delete what the run folder holds.")
+]
 
 
 def _execute(plan: Plan, folder: RunFolder, fresh: bool, as_json: bool) -> None:
     finished = folder.done and not fresh
     with _terminable(), _Watch(plan, quiet=as_json) as watch:
-        summary = campaigns.run(
-            plan, folder, fresh=fresh, progress=watch.step, evaluating=watch.evaluate
-        )
+        summary = execute(plan, folder, fresh=fresh, progress=watch.step, evaluating=watch.evaluate)
     if as_json:
         typer.echo(json.dumps({**summary, "folder": str(folder.path)}, ensure_ascii=False))
     else:
         console = _out()
         if finished:
-            console.print(f"This run was already complete; --fresh starts over.\n", highlight=False)
+            console.print("This run was already complete; --fresh starts over.\n", highlight=False)
         console.print(_comparison(summary))
         _notes(console, summary, folder)
     if not summary["designs"]:
         raise _fail(
-            f"nothing passed: all {summary['rejected']} designs were rejected. {folder.path / 'rejected.csv'} and the report say why.",
+            f"nothing passed: all {summary['rejected']} designs were rejected. "
+            f"{folder.path / 'rejected.csv'} and the report say why.",
             3,
         )
 
@@ -237,7 +259,10 @@ def _number(value: Any, digits: int = 2) -> str:
 
 
 def _comparison(summary: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{summary['name']}, seed {summary['seed']}: means over the designs of each row", title_justify="left")
+    table = Table(
+        title=f"{summary['name']}, seed {summary['seed']}: means over the designs of each row",
+        title_justify="left",
+    )
     table.add_column("")
     table.add_column("designs")
     labels = [*summary["guides"], *summary["finals"], *summary["holdouts"]]
@@ -252,7 +277,10 @@ def _comparison(summary: Mapping[str, Any]) -> Table:
         cells = [_number(row.get(label)) for label in labels]
         if any("n_mut" in r for r in summary["rows"]):
             cells.append(_number(row.get("n_mut"), 1))
-        cells += [_number(row.get("prior_per_residue"), 3), _number(row.get("diversity"), 1) if row["n"] > 1 else "–"]
+        cells += [
+            _number(row.get("prior_per_residue"), 3),
+            _number(row.get("diversity"), 1) if row["n"] > 1 else "–",
+        ]
         style = "bold" if row["row"] == "aligned" else None
         table.add_row(row["row"], row["which"], *cells, style=style)
     return table
@@ -262,8 +290,10 @@ def _notes(console: Console, summary: Mapping[str, Any], folder: RunFolder) -> N
     calls = summary["network_calls"]
     parts = [f"{name} {count:,}" for name, count in calls.items()]
     lines = [
-        f"top: by the sum of the guiding rewards ({', '.join(summary['guides'])}), higher is better; hold-outs were never optimized.",
-        f"Network calls: {', '.join(parts)}. Reward calls: {', '.join(f'{k} {v:,}' for k, v in summary['reward_calls'].items())}.",
+        f"top: by the sum of the guiding rewards ({', '.join(summary['guides'])}), higher is "
+        "better; hold-outs were never optimized.",
+        f"Network calls: {', '.join(parts)}. Reward calls: "
+        f"{', '.join(f'{k} {v:,}' for k, v in summary['reward_calls'].items())}.",
         f"{summary['designs']} designs kept, {summary['rejected']} rejected.",
         f"Designs: {folder.path / 'designs.csv'}",
         f"Report:  {folder.path / 'report.html'}",
@@ -281,18 +311,18 @@ def demo(
     fresh: _Fresh = False,
     as_json: _Json = False,
 ) -> None:
-    """Design PSD-95 PDZ3 variants that are more stable and bind tighter: everything is in the package."""
+    """Design PSD-95 PDZ3 variants that are more stable and bind tighter; nothing to download."""
     overrides = ["sampler.particles=12"] if quick else []
     if seed is not None:
         overrides.append(f"seed={seed}")
     with as_file(files("seqalign").joinpath("data", "demo.yaml")) as path:
-        plan = campaigns.prepare(*campaigns.read(path, overrides, label="demo.yaml"))
+        plan = prepare(*read(path, overrides, label="demo.yaml"))
     _execute(plan, RunFolder(out), fresh, as_json)
 
 
 def _plan(path: Path, overrides: list[str] | None) -> tuple[Plan, Source]:
-    campaign, source = campaigns.read(path, overrides or [])
-    return campaigns.prepare(campaign, source), source
+    campaign, source = read(path, overrides or [])
+    return prepare(campaign, source), source
 
 
 @app.command()
@@ -319,7 +349,7 @@ def check(
 ) -> None:
     """Validate everything before anything runs: design map, calls, time, memory."""
     plan, _ = _plan(path, overrides)
-    cost = campaigns.estimate(plan)
+    cost = estimate(plan)
     space = plan.model.space
     if as_json:
         data = {
@@ -328,7 +358,11 @@ def check(
             "length": space.length,
             "free": space.free,
             "fixed": space.length - space.free,
-            "allowed": {str(i + 1): a for i, a in enumerate(space.allowed) if space.fixed[i] == space.alphabet.mask_symbol},
+            "allowed": {
+                str(i + 1): a
+                for i, a in enumerate(space.allowed)
+                if space.fixed[i] == space.alphabet.mask_symbol
+            },
             "max_mutations": space.max_mutations,
             "islands": plan.islands,
             "network_calls": dict(cost.network),
@@ -341,30 +375,50 @@ def check(
     console = _out()
     say = functools.partial(console.print, highlight=False, soft_wrap=True)
     say(f"{plan.source.file}: fine.", style="bold green")
-    say(f"\nDesign map ({space.length} positions, {space.free} free, {space.length - space.free} fixed"
-        + (f", at most {space.max_mutations} mutations" if space.max_mutations is not None else "") + ")")
+    say(
+        f"\nDesign map ({space.length} positions, {space.free} free, {space.length - space.free} "
+        "fixed"
+        + (f", at most {space.max_mutations} mutations" if space.max_mutations is not None else "")
+        + ")"
+    )
     for line in _map(plan):
         say(line)
     say("\nRewards")
     for t in plan.terms:
-        c = registry.describe("reward", t.spec.oracle) if t.spec.oracle else (t.spec.python or t.spec.command or "")
+        c = (
+            registry.describe("reward", t.spec.oracle)
+            if t.spec.oracle
+            else (t.spec.python or t.spec.command or "")
+        )
         weight = f"weight {t.spec.weight:g}" if t.spec.role == "guide" else t.spec.role
-        unit = f" [{t.raw.inner.unit}]" if getattr(t.raw, "inner", None) is not None and t.raw.inner.unit else ""  # type: ignore[attr-defined]
+        unit = f" [{t.raw.unit}]" if t.raw.unit else ""
         gradient = "with gradient" if t.raw.differentiable else "no gradient"
         say(f"  {t.label}{unit}: {weight}, {gradient}. {c}")
     say("\nSamplers")
     for arm in plan.arms:
         rule = registry.to_mapping(arm.method)
-        say(f"  {arm.name}: {rule.pop('name')}, {plan.islands} × {arm.particles} particles, {_flow(rule)}")
+        say(
+            f"  {arm.name}: {rule.pop('name')}, {plan.islands} × {arm.particles} particles, "
+            f"{_flow(rule)}"
+        )
     say("\nEstimate")
-    say(f"  network calls: {sum(cost.network.values()):,} ({', '.join(f'{k} {v:,}' for k, v in cost.network.items())})")
+    say(
+        f"  network calls: {sum(cost.network.values()):,} "
+        f"({', '.join(f'{k} {v:,}' for k, v in cost.network.items())})"
+    )
     say(f"  oracle calls, at most: {', '.join(f'{k} {v:,}' for k, v in cost.oracle.items())}")
-    say(f"  time: about {_duration(cost.seconds)} on this machine ({torch.get_num_threads()} threads); memory: about {cost.gigabytes:.1f} GB")
+    say(
+        f"  time: about {_duration(cost.seconds)} on this machine ({torch.get_num_threads()} "
+        f"threads); memory: about {cost.gigabytes:.1f} GB"
+    )
 
 
 def _flow(rule: Any) -> str:
     if isinstance(rule, Mapping):
-        return ", ".join(f"{k}: {{{_flow(v)}}}" if isinstance(v, Mapping) else f"{k}: {v}" for k, v in rule.items())
+        return ", ".join(
+            f"{k}: {{{_flow(v)}}}" if isinstance(v, Mapping) else f"{k}: {v}"
+            for k, v in rule.items()
+        )
     return str(rule)
 
 
@@ -386,10 +440,12 @@ def _map(plan: Plan) -> list[str]:
     )
     lines = []
     for start in range(0, space.length, 60):
-        ruler = "".join(
-            f"{i + 1:<10d}" for i in range(start, min(start + 60, space.length), 10)
-        )
-        lines += [f"  {ruler.rstrip()}", f"  {top[start : start + 60]}", f"  {marks[start : start + 60]}"]
+        ruler = "".join(f"{i + 1:<10d}" for i in range(start, min(start + 60, space.length), 10))
+        lines += [
+            f"  {ruler.rstrip()}",
+            f"  {top[start : start + 60]}",
+            f"  {marks[start : start + 60]}",
+        ]
     lines.append("  . fixed   * free   + free, fewer letters")
     groups: dict[str, list[int]] = {}
     for i, some in enumerate(space.allowed):
@@ -424,7 +480,7 @@ def report_(
     typer.echo(run_folder.path / "report.html")
 
 
-# what there is -----------------------------------------------------------------------------------------------------
+# what there is ------------------------------------------------------------------------------------
 
 
 def _catalog(kind: registry.Kind, name: str | None, as_json: bool) -> None:
@@ -438,11 +494,21 @@ def _catalog(kind: registry.Kind, name: str | None, as_json: bool) -> None:
         for key, value in data.items():
             if key == "name" or value in (None, "", []):
                 continue
-            text = value if isinstance(value, str) else yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+            text = (
+                value
+                if isinstance(value, str)
+                else yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+            )
             text = text.strip().removesuffix("\n...")
             inline = "\n" not in text and len(text) < 100
-            body = f" {text}" if inline else "\n" + "\n".join(f"  {line}" for line in text.splitlines())
-            console.print(Text.assemble((f"{str(key).replace('_', ' ')}:", "bold"), body), soft_wrap=True)
+            body = (
+                f" {text}"
+                if inline
+                else "\n" + "\n".join(f"  {line}" for line in text.splitlines())
+            )
+            console.print(
+                Text.assemble((f"{str(key).replace('_', ' ')}:", "bold"), body), soft_wrap=True
+            )
         return
     found = {n: registry.describe(kind, n) for n in registry.names(kind)}
     if as_json:
@@ -454,13 +520,15 @@ def _catalog(kind: registry.Kind, name: str | None, as_json: bool) -> None:
     console.print(f"\nseqalign {kind}s NAME shows the card.", highlight=False)
 
 
-_Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this card.", show_default=False)]
+_Name = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Show this card.", show_default=False)
+]
 
 
 @app.command()
 @_guarded
 def rewards(name: _Name = None, as_json: _Json = False) -> None:
-    """List rewards, or show the card of one: what it predicts, unit, direction, needs, licence, paper."""
+    """List rewards, or show the card of one: what it predicts, unit, direction, needs, paper."""
     _catalog("reward", name, as_json)
 
 
@@ -485,8 +553,10 @@ def cite(
     overrides: _Set = None,
 ) -> None:
     """Print BibTeX of exactly what a campaign uses."""
-    campaign, source = campaigns.read(path, overrides or [])
-    library = yaml.safe_load(files("seqalign").joinpath("data", "references.yaml").read_text("utf-8"))
+    campaign, source = read(path, overrides or [])
+    library = yaml.safe_load(
+        files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
+    )
     found: list[str] = [*library["always"], *library["parts"]["masked"], *library["parts"]["prior"]]
     used = [campaign.sampler.name, *campaign.baselines]
     for name in used:
@@ -501,7 +571,9 @@ def cite(
     if rule.get("tempering", {}).get("name") == "adaptive":
         found += library["parts"]["adaptive"]
     loose = []
-    cards: list[tuple[registry.Kind, str, tuple[str, ...]]] = [("model", campaign.model.name, ("model", "name"))]
+    cards: list[tuple[registry.Kind, str, tuple[str, ...]]] = [
+        ("model", campaign.model.name, ("model", "name"))
+    ]
     for label, spec in campaign.rewards.items():
         if spec.oracle is not None:
             cards.append(("reward", spec.oracle, ("rewards", label, "oracle")))
@@ -514,7 +586,9 @@ def cite(
         found += [entries] if isinstance(entries, str) else list(entries)
         paper = data.get("paper") or data.get("citation") or data.get("references")
         if not entries and paper:
-            loose += [f"% {kind} {name}: {p}" for p in ([paper] if isinstance(paper, str) else paper)]
+            loose += [
+                f"% {kind} {name}: {p}" for p in ([paper] if isinstance(paper, str) else paper)
+            ]
     typer.echo("\n\n".join(text.strip() for text in dict.fromkeys(found)))
     if loose:
         typer.echo("\n" + "\n".join(" ".join(line.split()) for line in dict.fromkeys(loose)))
@@ -525,7 +599,20 @@ def cite(
 def doctor(as_json: _Json = False) -> None:
     """Show versions, devices, threads, extras, and what does not work."""
     packages = {}
-    for name in ("seqalign", "torch", "numpy", "scipy", "pydantic", "typer", "rich", "matplotlib", "jinja2", "biopython", "fair-esm", "safetensors"):
+    for name in (
+        "seqalign",
+        "torch",
+        "numpy",
+        "scipy",
+        "pydantic",
+        "typer",
+        "rich",
+        "matplotlib",
+        "jinja2",
+        "biopython",
+        "fair-esm",
+        "safetensors",
+    ):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
@@ -534,20 +621,23 @@ def doctor(as_json: _Json = False) -> None:
     owners = sorted(set(packages_distributions().get("esm", [])))
     if len(owners) > 1:
         problems.append(
-            f"{' and '.join(owners)} both install the import name 'esm', and one hides the other. Keep one per environment: "
+            f"{' and '.join(owners)} both install the import name 'esm', and one hides the other. "
+            "Keep one per environment: "
             f"pip uninstall esm (EvolutionaryScale) if you use ESM-2 or ESM-IF through fair-esm."
         )
     broken = {}
     for kind in ("reward", "model", "method"):
-        for name in registry.names(kind):  # type: ignore[arg-type]
+        for name in registry.names(kind):
             try:
-                registry.entry(kind, name).load()  # type: ignore[arg-type]
+                registry.entry(kind, name).load()
             except Exception as error:
                 broken[f"{kind} {name}"] = f"{type(error).__name__}: {error}"
     problems += [f"{what} cannot be loaded ({why})" for what, why in broken.items()]
     devices = ["cpu"]
     if torch.cuda.is_available():
-        devices += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+        devices += [
+            f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
+        ]
     if torch.backends.mps.is_available():
         devices.append("mps")
     data = {
@@ -555,10 +645,12 @@ def doctor(as_json: _Json = False) -> None:
         "packages": packages,
         "devices": devices,
         "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
         "esm": owners or ["nothing"],
-        "found": {f"{k}s": len(registry.names(k)) for k in ("reward", "model", "method")},  # type: ignore[arg-type]
+        "found": {f"{k}s": len(registry.names(k)) for k in ("reward", "model", "method")},
         "problems": problems,
     }
     if as_json:
@@ -568,7 +660,11 @@ def doctor(as_json: _Json = False) -> None:
         for key, value in data.items():
             if key == "problems":
                 continue
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            text = (
+                ", ".join(f"{k} {v}" for k, v in value.items())
+                if isinstance(value, dict)
+                else value
+            )
             text = ", ".join(map(str, text)) if isinstance(text, list) else text
             console.print(Text.assemble((f"{key}: ", "bold"), str(text)), soft_wrap=True)
         for line in problems:

@@ -262,25 +262,26 @@ class DesignSpace:
         `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the posterior is returned as is.
         """
         log_pi = posterior.log_probs
-        known_ok = torch.where(unknown, True, self._known_allowed(x)).all(-1)
-        legal = torch.where(self._allowed, log_pi, -torch.inf)
+        legal = log_pi.masked_fill(~self._allowed, -torch.inf)
         if self.max_mutations is None:
-            mass = torch.logsumexp(legal, -1)
+            mass = torch.logsumexp(legal, -1).double()
             log_h = torch.where(unknown, mass, 0.0).sum(-1)
-            given = torch.where(unknown[..., None], legal - mass[..., None], log_pi)
+            given = legal - mass[..., None].to(legal.dtype)
         else:
-            split = _Split.of(legal, self._hot, unknown)
+            split = _Split.of(legal, self._wild, unknown)
             used = ((x != self._wild) & ~unknown).sum(-1)
             log_h, keep, change = _budget(split, self.max_mutations - used)
-            shift = torch.where(
-                self._hot, (keep - split.keep)[..., None], (change - split.change)[..., None]
-            )
-            given = torch.where(
-                unknown[..., None], legal + shift.nan_to_num(nan=-torch.inf, neginf=-torch.inf), log_pi
-            )
+            # what cannot happen has log-probability -inf before and after: their difference is no shift
+            keep = (keep - split.keep).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+            change = (change - split.change).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+            wild = self._wild.expand(x.shape)[..., None]
+            kept = legal.gather(-1, wild) + keep[..., None].to(legal.dtype)
+            given = (legal + change[..., None].to(legal.dtype)).scatter(-1, wild, kept)
+        known_ok = (unknown | self._known_allowed(x)).all(-1)
         log_h = torch.where(known_ok, log_h, -torch.inf)
-        alive = torch.isfinite(log_h)[..., None, None]
-        return log_h, CategoricalPosterior(torch.where(alive, given, log_pi))
+        # known positions stay as they are, and so does a state that cannot end in A
+        open_ = unknown & torch.isfinite(log_h)[..., None]
+        return log_h, CategoricalPosterior(torch.where(open_[..., None], given, log_pi))
 
     def _known_allowed(self, x: Tensor) -> Tensor:
         v = len(self.alphabet)
@@ -308,9 +309,10 @@ class _Split:
     change: Tensor
 
     @classmethod
-    def of(cls, legal: Tensor, hot: Tensor, unknown: Tensor) -> _Split:
-        keep = torch.where(hot, legal, -torch.inf).amax(-1)
-        change = torch.logsumexp(torch.where(hot, -torch.inf, legal), -1)
+    def of(cls, legal: Tensor, wild: Tensor, unknown: Tensor) -> _Split:
+        index = wild.expand(unknown.shape)[..., None]
+        keep = legal.gather(-1, index)[..., 0].double()
+        change = torch.logsumexp(legal.scatter(-1, index, -torch.inf), -1).double()
         return cls(torch.where(unknown, keep, 0.0), torch.where(unknown, change, -torch.inf))
 
 
@@ -339,41 +341,50 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     odds = torch.where(has, odds, 0.0) - scale[..., None]
     logs = torch.stack((torch.where(has, 0.0, -torch.inf), odds), -1)
     norm = logs.logsumexp(-1)
-    with torch.enable_grad():
-        logs = (logs - norm[..., None]).detach().requires_grad_()
-        poly = logs.exp()
-        while poly.shape[-2] > 1:
-            if poly.shape[-2] % 2:
-                one = torch.zeros_like(poly[..., :1, :])
-                one[..., 0] = 1.0
-                poly = torch.cat((poly, one), -2)
-            even, odd = poly[..., 0::2, :], poly[..., 1::2, :]
-            poly = _multiply(even, odd, degree)
-        coefficients = poly[..., 0, :]
-        order = torch.arange(coefficients.shape[-1], device=left.device)
-        some = (coefficients > 0) & (order <= left[..., None])
-        # the inner where keeps log(0) out of the gradient
-        lifted = torch.where(some, coefficients, 1.0).log() + order * scale[..., None]
-        within = torch.where(some, lifted, -torch.inf)
-        log_p = torch.logsumexp(within, -1)
-        alive = torch.isfinite(log_p)
-        (marginal,) = torch.autograd.grad(torch.where(alive, log_p, 0.0).sum(), logs)
-    log_h = log_p.detach() + (base + norm).sum(-1)
-    log_h = torch.where(torch.isnan(log_h), -torch.inf, log_h)
-    keep, change = torch.log(marginal.clamp(min=0.0)).unbind(-1)
-    return log_h, keep, change
+    factors = (logs - norm[..., None]).exp()
+    tree = [factors]
+    while tree[-1].shape[-2] > 1:
+        if tree[-1].shape[-2] % 2:
+            tree[-1] = torch.cat((tree[-1], _one_like(tree[-1])), -2)
+        tree.append(_multiply(tree[-1][..., 0::2, :], tree[-1][..., 1::2, :], degree))
+    coefficients = tree[-1][..., 0, :]
+    order = torch.arange(coefficients.shape[-1], device=left.device)
+    counts = (coefficients > 0) & (order <= left[..., None])
+    lifted = torch.where(counts, coefficients.log() + order * scale[..., None], -torch.inf)
+    log_p = torch.logsumexp(lifted, -1)
+    # down again: what each coefficient adds to P, relative to P
+    slope = torch.where(counts, torch.exp(order * scale[..., None] - log_p[..., None]), 0.0)
+    slope = slope[..., None, :]
+    for children in reversed(tree[:-1]):
+        even, odd = children[..., 0::2, :], children[..., 1::2, :]
+        slope = slope[..., : even.shape[-2], :]
+        pair = (_correlate(slope, odd), _correlate(slope, even))
+        slope = torch.stack(pair, -2).flatten(-3, -2)
+    marginal = (slope[..., : factors.shape[-2], :] * factors).clamp(min=0.0)
+    keep, change = torch.log(marginal).unbind(-1)
+    return log_p + (base + norm).sum(-1), keep, change
+
+
+def _one_like(poly: Tensor) -> Tensor:
+    """Return the polynomial 1 as one more factor of (..., L, n)."""
+    one = torch.zeros_like(poly[..., :1, :])
+    one[..., 0] = 1.0
+    return one
 
 
 def _multiply(a: Tensor, b: Tensor, degree: int) -> Tensor:
-    """Multiply polynomials (..., n) and (..., m), cut at `degree`."""
-    width = min(a.shape[-1] + b.shape[-1] - 1, degree + 1)
-    rows = [
-        torch.nn.functional.pad(
-            a[..., j : j + 1] * b[..., : width - j], (j, max(width - j - b.shape[-1], 0))
-        )
-        for j in range(min(a.shape[-1], width))
-    ]
-    return torch.stack(rows).sum(0)
+    """Multiply polynomials (..., n) of equal size, cut at `degree`: Σ_m a[k − m] b[m]."""
+    n = a.shape[-1]
+    width = min(2 * n - 1, degree + 1)
+    windows = torch.nn.functional.pad(a, (n - 1, width - n)).unfold(-1, n, 1)
+    return (windows * b.flip(-1)[..., None, :]).sum(-1)
+
+
+def _correlate(slope: Tensor, b: Tensor) -> Tensor:
+    """Return the slope of one factor (..., n) from that of the product and the other factor: Σ_m slope[j + m] b[m]."""
+    n = b.shape[-1]
+    windows = torch.nn.functional.pad(slope, (0, 2 * n - 1 - slope.shape[-1])).unfold(-1, n, 1)
+    return (windows * b[..., None, :]).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -427,7 +438,7 @@ class RestrictedReveal:
         log_q = log_q.sum(-1)
         source = torch.where(chosen[..., None], letters, self.guide.log_probs)
         legal = torch.where(space._allowed, source, -torch.inf)
-        split = _Split.of(legal, space._hot, self.unknown)
+        split = _Split.of(legal, space._wild, self.unknown)
         assert space.max_mutations is not None
         left = space.max_mutations - ((self.x_t != space._wild) & ~self.unknown).sum(-1)
         after = self._after(split, chosen, int(left.max().clamp(min=0)))

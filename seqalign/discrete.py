@@ -42,7 +42,8 @@ class CategoricalPosterior:
     """Independent letters given x_t.
 
     Attributes:
-        log_probs: (B, K, L, V) normalized, float64; a known position is a point mass.
+        log_probs: (B, K, L, V) in the network's precision; a known position is a point mass. Transitions normalize what
+            they draw from in float64.
         relaxed: (B, K, L, V) the same as probabilities, kept only where a gradient flows through the network.
     """
 
@@ -99,7 +100,7 @@ class OneReveal:
     Attributes:
         x_t: (B, K, L) tokens, V = mask.
         log_position: (B, K, L) normalized over the masked positions.
-        log_letter: (B, K, L, V) normalized over letters at the masked positions.
+        log_letter: (B, K, L, V) letters at the masked positions; the row that is drawn from is normalized in float64.
     """
 
     x_t: Tensor
@@ -111,15 +112,19 @@ class OneReveal:
         """Masked positions, (B, K, L) bool."""
         return self.x_t == self.log_letter.shape[-1]
 
+    def _row(self, i: Tensor) -> Tensor:
+        """Return the normalized letters (B, K, V) of one position per particle, i (B, K, 1)."""
+        row = self.log_letter.gather(2, i[..., None].expand(*i.shape, self.log_letter.shape[-1]))
+        return torch.log_softmax(row[:, :, 0].double(), -1)
+
     def sample(self, rng: Streams) -> Tensor:
         """Draw x_s, (B, K, L)."""
         return self.draw(rng)[0]
 
     def draw(self, rng: Streams) -> tuple[Tensor, Tensor]:
         """Draw x_s (B, K, L) with its log-probability (B, K)."""
-        v = self.log_letter.shape[-1]
         i = rng.at("position").categorical(self.log_position)[..., None]
-        rows = self.log_letter.gather(2, i[..., None].expand(*i.shape, v))[:, :, 0]
+        rows = self._row(i)
         a = rng.at("letter").categorical(rows)[..., None]
         open_ = self.masked.any(-1, keepdim=True)
         x_s = self.x_t.scatter(-1, i, torch.where(open_, a, self.x_t.gather(-1, i)))
@@ -133,7 +138,7 @@ class OneReveal:
         i = changed.int().argmax(-1, keepdim=True)
         a = x_s.gather(-1, i)
         log_q = self.log_position.gather(-1, i)[..., 0]
-        rows = self.log_letter.gather(2, i[..., None].expand(*i.shape, v))[:, :, 0]
+        rows = self._row(i)
         log_q = log_q + rows.gather(-1, a.clamp(max=v - 1))[..., 0]
         legal = (changed.sum(-1) == 1) & (changed & masked).any(-1) & (a[..., 0] < v)
         stay = ~masked.any(-1) & ~changed.any(-1)
@@ -153,10 +158,9 @@ class OneReveal:
 
 def _known(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
     """Replace known positions by point masses at x."""
-    v = log_pi.shape[-1]
-    hot = F.one_hot(x.clamp(max=v - 1), v).bool()
-    point = torch.where(hot, 0.0, -torch.inf).to(log_pi.dtype)
-    return torch.where(known[..., None], point, log_pi)
+    letter = x.clamp(max=log_pi.shape[-1] - 1)[..., None]
+    point = torch.where(known[..., None], 0.0, log_pi.gather(-1, letter))
+    return log_pi.masked_fill(known[..., None], -torch.inf).scatter(-1, letter, point)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +238,7 @@ class MaskedProcess:
 
     def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
         """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V + 1)."""
-        log_pi = torch.log_softmax(self.network(x, t).double() / self.temperature, -1)
+        log_pi = torch.log_softmax(self.network(x, t) / self.temperature, -1)
         if not x.is_floating_point():
             return CategoricalPosterior(_known(log_pi, x, x != self.alphabet.mask))
         known = x.detach()[..., -1] < 0.5
@@ -253,6 +257,7 @@ class MaskedProcess:
             count = masked.sum(-1, keepdim=True).clamp(min=1).double()
             return OneReveal(x_t, torch.where(masked, -torch.log(count), -torch.inf), log_pi)
         stay = math.log(s / t) if s > 0 else -math.inf
+        log_pi = torch.log_softmax(log_pi.double(), -1)
         log_probs = F.pad(log_pi + math.log1p(-s / t), (0, 1), value=stay)
         return Categorical(_known(log_probs, x_t, ~masked))
 
@@ -353,7 +358,7 @@ class UniformProcess:
         v = len(self.alphabet)
         keep_t, keep_s = 1.0 - t, 1.0 - s
         hot = F.one_hot(x_t, v).double()
-        ratio = posterior.mean / (keep_t * hot + (1 - keep_t) / v)
+        ratio = posterior.mean.double() / (keep_t * hot + (1 - keep_t) / v)
         step = keep_t / keep_s
         back = step * hot + (1 - step) / v
         probs = back * (keep_s * ratio + (1 - keep_s) / v * ratio.sum(-1, keepdim=True))

@@ -1,7 +1,7 @@
-"""Run islands: one island is the unit of work, and its result never depends on what else runs or ran.
+"""Run islands: one island is the unit of work, and nothing else changes its result.
 
-Random streams are keyed by the global island id and every island is sent through the network alone, so a run that was
-interrupted and continued gives the bits of an undisturbed one.
+Random streams are keyed by the global island id and every island is sent through the network
+alone, so a run that was interrupted and continued gives the bits of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RewardMaker:
         unit: str = "",
         on_failure: OnFailure = "raise",
     ) -> Function:
-        """Wrap a function of a list of sequences that returns one number per sequence, higher is better."""
+        """Wrap a function from n sequences to n numbers; higher is better."""
         return function(fn, name, unit=unit, on_failure=on_failure)
 
     def command(
@@ -91,7 +91,7 @@ class Arm:
         name: unique within the run.
         method: what draws.
         particles: designs per island.
-        streams: purpose of its random numbers; () for the aligned arm, so that `sample` gives the same designs.
+        streams: purpose of its random numbers; () for the aligned arm, as in `sample`.
     """
 
     name: str
@@ -184,7 +184,8 @@ def run_arm(
 def check_designs(samples: Samples, space: DesignSpace) -> None:
     """Check every emitted design once more, letter by letter.
 
-    A design with weight zero (its reward was rejected, or its island died) carries no claim and is left out.
+    A design with weight zero (its reward was rejected, or its island died) carries no claim and
+    is left out.
 
     Raises:
         RuntimeError: a design breaks a constraint.
@@ -194,12 +195,13 @@ def check_designs(samples: Samples, space: DesignSpace) -> None:
             broken = space.violations(sequence)
             if broken and float(samples.log_w[b, k]) > -torch.inf:
                 raise RuntimeError(
-                    f"Design {k} of island {b} breaks a constraint ({'; '.join(broken[:3])}): {sequence}. "
+                    f"Design {k} of island {b} breaks a constraint ({'; '.join(broken[:3])}): "
+                    f"{sequence}. "
                     f"This is a bug in seqalign; please report it with the campaign and the seed."
                 )
 
 
-# calibration -------------------------------------------------------------------------------------------------------
+# calibration --------------------------------------------------------------------------------------
 
 
 def open_zscores(reward: Reward) -> bool:
@@ -213,17 +215,19 @@ def open_zscores(reward: Reward) -> bool:
     return False
 
 
-def settle(model: Model, reward: Reward, seed: int) -> tuple[Reward, int]:
-    """Fix open zscores from unguided designs of the same space; return the reward and the network calls it took."""
+def settle(
+    model: Model, reward: Reward, seed: int, progress: Progress | None = None
+) -> tuple[Reward, int]:
+    """Fix open zscores from unguided designs of the space; return the reward and network calls."""
     if not open_zscores(reward):
         return reward, 0
     arm = Arm("calibration", load_method("best_of_n"), REFERENCES, ("calibrate",))
     nothing = Function(lambda items: [0.0] * len(items), "nothing")
-    samples, _ = run_arm(arm, model, nothing, seed=seed, islands=[0])
+    samples, _ = run_arm(arm, model, nothing, seed=seed, islands=[0], progress=progress)
     return calibrate(reward, samples.designs), samples.network_calls
 
 
-# rehearsal ---------------------------------------------------------------------------------------------------------
+# rehearsal ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -255,7 +259,7 @@ class _Blank(Reward):
 
 
 def rehearse(method: Method, model: Model, reward: Reward) -> Rehearsal:
-    """Run a method with the network and the reward taken out: exact counts, and every error of set-up, at no cost.
+    """Run a method with the network and the reward taken out: exact counts at no cost.
 
     Raises:
         TypeError: the method needs a gradient that the reward or model lacks.
@@ -286,7 +290,7 @@ def _named(blank: _Blank, name: str) -> _Blank:
 
 
 def reference_designs(model: Model, n: int = 3) -> Designs:
-    """Return n allowed sequences near the wild type, (1, n): enough to try a reward on, with no network call."""
+    """Return n allowed sequences near the wild type, (1, n), to try a reward on."""
     space = model.space
     letters = [space._options(i) for i in range(space.length)]
     base = [
@@ -304,7 +308,7 @@ def reference_designs(model: Model, n: int = 3) -> Designs:
     return Designs.of([found[i % len(found)] for i in range(n)], space.alphabet)
 
 
-# the Python door ---------------------------------------------------------------------------------------------------
+# the Python door ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -340,9 +344,13 @@ class Picks:
                 "reward": r,
                 "log_w": w,
             }
-            for n, (s, r, w) in enumerate(zip(self.sequences, self.rewards, self.log_w, strict=True), 1)
+            for n, (s, r, w) in enumerate(
+                zip(self.sequences, self.rewards, self.log_w, strict=True), 1
+            )
         ]
-        write_atomic(Path(path), to_csv(rows, ("sample", "sequence", "mutations", "reward", "log_w")))
+        write_atomic(
+            Path(path), to_csv(rows, ("sample", "sequence", "mutations", "reward", "log_w"))
+        )
 
 
 @dataclass(frozen=True)
@@ -409,7 +417,7 @@ def sample(
     progress: Progress | None = None,
     **params: Any,
 ) -> Result:
-    """Sample islands × particles designs from p_pre(x) · exp(reward(x) / alpha) within the model's design space.
+    """Sample islands × particles designs from p_pre(x) · exp(reward(x) / alpha).
 
     `params` are the method's: `sample(model, reward, "das", alpha=0.3, tempering="adaptive")`.
 
@@ -424,13 +432,12 @@ def sample(
         method = build_method(method, given)
     elif params or alpha is not None:
         raise SpecError(
-            f"The method is already built ({method!r}); set {', '.join([*params, *(['alpha'] if alpha is not None else [])])} "
+            f"The method is already built ({method!r}); set "
+            f"{', '.join([*params, *(['alpha'] if alpha is not None else [])])} "
             f"there, or give the method's name."
         )
     rehearse(method, model, reward)
     fixed, calls = settle(model, reward, seed)
     arm = Arm("aligned", method, particles)
-    samples, _ = run_arm(
-        arm, model, fixed, seed=seed, islands=range(islands), progress=progress
-    )
+    samples, _ = run_arm(arm, model, fixed, seed=seed, islands=range(islands), progress=progress)
     return Result(samples, model, fixed, method, seed, calls)

@@ -1,4 +1,4 @@
-"""Numbers that describe finished designs: mutations, recovery, diversity, and log-likelihood under the prior."""
+"""Numbers that describe finished designs: mutations, diversity, log-likelihood under the prior."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def mutations(sequence: str, wild_type: str) -> list[str]:
     """
     if len(sequence) != len(wild_type):
         raise ValueError(
-            f"A design of {len(sequence)} letters cannot be compared with a wild type of {len(wild_type)}."
+            f"A design of {len(sequence)} letters cannot be compared with a wild type of "
+            f"{len(wild_type)}."
         )
     return [
         f"{w}{i}{a}" for i, (a, w) in enumerate(zip(sequence, wild_type, strict=True), 1) if a != w
@@ -38,7 +39,7 @@ def mutations(sequence: str, wild_type: str) -> list[str]:
 
 
 def recovery(sequence: str, wild_type: str, free: Sequence[int] | None = None) -> float:
-    """Return the fraction of positions (0-based `free` ones, or all) that keep the wild type's letter."""
+    """Return the fraction of positions (0-based `free` ones, or all) that keep the wild type."""
     chosen = range(len(wild_type)) if free is None else free
     same = [sequence[i] == wild_type[i] for i in chosen]
     return sum(same) / len(same) if same else 1.0
@@ -54,7 +55,7 @@ def diversity(sequences: Sequence[str]) -> float:
     for column in letters.T:
         counts = np.unique(column, return_counts=True)[1]
         same += float((counts * (counts - 1)).sum())
-    return letters.shape[1] - same / (n * (n - 1))
+    return float(letters.shape[1] - same / (n * (n - 1)))
 
 
 def composition(sequences: Sequence[str], letters: str) -> list[float]:
@@ -64,7 +65,7 @@ def composition(sequences: Sequence[str], letters: str) -> list[float]:
 
 
 def pareto_rank(values: np.ndarray) -> list[int]:
-    """Return the front of each row of (n, m) values, 0 for those no other row beats in everything (higher is better)."""
+    """Return the front of each row of (n, m) values, 0 for the best; higher is better."""
     left = set(range(len(values)))
     ranks = [0] * len(values)
     front = 0
@@ -72,7 +73,8 @@ def pareto_rank(values: np.ndarray) -> list[int]:
         rows = sorted(left)
         some = values[rows]
         beats = (some[:, None] >= some[None]).all(-1) & (some[:, None] > some[None]).any(-1)
-        first = [r for r, dominated in zip(rows, beats.any(0), strict=True) if not dominated]
+        dominated = np.asarray(beats.any(axis=0))
+        first = [r for r, out in zip(rows, dominated, strict=True) if not out]
         for r in first:
             ranks[r] = front
         left -= set(first)
@@ -81,13 +83,13 @@ def pareto_rank(values: np.ndarray) -> list[int]:
 
 
 def survivors(ancestors: Sequence[Tensor | None], particles: int) -> list[int]:
-    """Return, after each step, how many of the first particles still have descendants; ancestors (K,) per step."""
+    """Return how many first particles have descendants after each step; ancestors (K,) per step."""
     roots = torch.arange(particles)
     counts = []
     for parents in ancestors:
         if parents is not None:
             roots = roots[parents]
-        counts.append(int(roots.unique().numel()))
+        counts.append(len(set(roots.tolist())))
     return counts
 
 
@@ -101,14 +103,15 @@ def prior_log_likelihood(
     chunk: int = 128,
     observe: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Return the log-likelihood in nats, (n,), of designs (n, L) at the free positions (0-based) given the others.
+    """Return the log-likelihood in nats, (n,), of designs (n, L) at free positions (0-based).
 
-    The mean over `orders` random orders of the log-probability of revealing the letters one by one: any-order
-    autoregression. All designs share the orders, which depend on the seed alone, so that differences are fair. Network calls:
-    n · orders · len(free), reported to `observe` as they happen.
+    Given all other positions: the mean over `orders` random orders of the log-probability of
+    revealing the letters one by one (any-order autoregression). All designs share the orders, which
+    depend on the seed alone, so that differences are fair. Network calls: n · orders · len(free),
+    reported to `observe` as they happen.
 
     References:
-        Hoogeboom et al., "Autoregressive diffusion models", ICLR 2022, arXiv 2110.02037, equation 4.
+        Hoogeboom et al., "Autoregressive diffusion models", ICLR 2022, arXiv 2110.02037, eq. 4.
     """
     index = torch.tensor(list(free), dtype=torch.int64)
     rng = Streams(seed, (0,)).at("prior_log_likelihood")

@@ -1,8 +1,9 @@
 """Find rewards, models and methods by name, and build them from plain mappings.
 
-Everything is found through entry points (groups `seqalign.rewards`, `seqalign.models`, `seqalign.methods`) and imported
-only when it is used, so third parties plug in through the same door as the package's own. What a name means is written
-in its card, `cards/<name>.yaml` beside the module, which is read without importing the module.
+Everything is found through entry points (groups `seqalign.rewards`, `seqalign.models` and
+`seqalign.methods`) and imported only when it is used, so third parties plug in through the same
+door as the package's own. What a name means is written in its card, `cards/<name>.yaml` beside the
+module, which is read without importing the module.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _GROUPS: dict[str, str] = {kind: f"seqalign.{kind}s" for kind in get_args(Kind)}
 
 
 class SpecError(ValueError):
-    """A name, key or value in a specification is wrong; `path` says where, below what was being built."""
+    """A name, key or value is wrong; `path` says where, below what was being built."""
 
     def __init__(self, message: str, path: Sequence[str | int] = ()) -> None:
         """Keep the place beside the message."""
@@ -115,7 +116,7 @@ class Model:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a sentence that names the nearest known word and lists all; fit for the end of an error."""
+    """Return the end of an error: the nearest known word, and all known ones."""
     known = sorted(known)
     close = difflib.get_close_matches(str(word).lower(), [k.lower() for k in known], 1, 0.5)
     hint = f"Did you mean {next(k for k in known if k.lower() == close[0])!r}? " if close else ""
@@ -158,7 +159,8 @@ def _load(kind: Kind, name: str) -> Callable[..., Any]:
     except ImportError as error:
         missing = getattr(error, "name", None) or point.module
         raise SpecError(
-            f"The {kind} {name!r} ({point.value}) cannot be imported: {error}. Install what provides {missing!r}, or "
+            f"The {kind} {name!r} ({point.value}) cannot be imported: {error}. Install what "
+            f"provides {missing!r}, or "
             f"choose another {kind}: {', '.join(n for n in names(kind) if n != name)}."
         ) from error
     except AttributeError as error:
@@ -166,7 +168,7 @@ def _load(kind: Kind, name: str) -> Callable[..., Any]:
 
 
 def card(kind: Kind, name: str) -> dict[str, Any]:
-    """Return the card of a reward, model or method; for one without a card, what its entry point tells."""
+    """Return the card of a reward, model or method; without one, what its entry point tells."""
     point = entry(kind, name)
     if kind == "method":
         return _method_card(name)
@@ -210,7 +212,7 @@ def describe(kind: Kind, name: str) -> str:
     return str(data.get("entry_point", ""))
 
 
-# building from mappings --------------------------------------------------------------------------------------------
+# building from mappings ---------------------------------------------------------------------------
 
 _CHOICES: dict[str, dict[str, type]] = {
     "value": {
@@ -234,7 +236,10 @@ _CHOICES: dict[str, dict[str, type]] = {
     "proposal": {"base": Base, "tilted": Tilted},
 }
 # fields whose class is known, so that a mapping needs no name; a bare word sets the first field
-_FIXED: dict[str, tuple[type, str]] = {"resample": (Resample, "scheme"), "tilt": (Tilted, "through")}
+_FIXED: dict[str, tuple[type, str]] = {
+    "resample": (Resample, "scheme"),
+    "tilt": (Tilted, "through"),
+}
 
 
 def _settable(cls: Any) -> dict[str, Any]:
@@ -264,7 +269,11 @@ def _scalar(hint: Any, given: Any, path: tuple[str, ...]) -> Any:
             if isinstance(given, (int, float)) and not isinstance(given, bool):
                 return float(given)
         elif isinstance(option, type):
-            names_.append({int: "a whole number", str: "text", bool: "true or false"}.get(option, option.__name__))
+            names_.append(
+                {int: "a whole number", str: "text", bool: "true or false"}.get(
+                    option, option.__name__
+                )
+            )
             if isinstance(given, option) and (option is bool or not isinstance(given, bool)):
                 return given
     raise SpecError(f"{given!r} does not fit: give {' or '.join(names_)}.", path)
@@ -351,7 +360,9 @@ def to_mapping(method: Method) -> dict[str, Any]:
             if isinstance(getattr(method, "proposal", None), Tilted):
                 mapping["proposal"] = {"name": "tilted", **mapping["proposal"]}
             return {"name": name, **mapping}
-    raise SpecError(f"{type(method).__name__} is not a registered method. {nearest('', names('method'))}")
+    raise SpecError(
+        f"{type(method).__name__} is not a registered method. {nearest('', names('method'))}"
+    )
 
 
 def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[str, Any]) -> Any:
@@ -364,16 +375,22 @@ def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[st
                     f"The {kind} {name!r} has no parameter {key!r}. {nearest(key, known)}", (key,)
                 )
     for key, p in known.items():
-        if p.default is p.empty and key not in params and p.kind in (
-            p.POSITIONAL_OR_KEYWORD,
-            p.KEYWORD_ONLY,
+        if (
+            p.default is p.empty
+            and key not in params
+            and p.kind
+            in (
+                p.POSITIONAL_OR_KEYWORD,
+                p.KEYWORD_ONLY,
+            )
         ):
             raise SpecError(f"The {kind} {name!r} needs the parameter {key!r}.", (key,))
     try:
         return factory(**params)
     except FileNotFoundError as error:
         raise SpecError(
-            f"The {kind} {name!r} misses a file: {error}. Install the package again, or give its path."
+            f"The {kind} {name!r} misses a file: {error}. Install the package again, or give its "
+            "path."
         ) from error
     except (TypeError, ValueError) as error:
         raise SpecError(f"The {kind} {name!r} refused its parameters: {error}") from error
@@ -406,17 +423,18 @@ def load_model(
 ) -> Model:
     """Return a model by name, with its design space; positions are 1-based: "1-5, 12, not 3".
 
-    Positions the model knows nothing about keep the wild type unless `design` names them. Order "random" gets one step
-    per free position unless `steps` is given; `params` go to the model.
+    Positions the model knows nothing about keep the wild type unless `design` names them. Order
+    "random" gets one step per free position unless `steps` is given; `params` go to the model.
 
     Raises:
         SpecError: the name or a parameter is unknown.
-        ValueError: the constraints cannot be met, or leave nothing to design; nothing has been run by then.
+        ValueError: the constraints cannot be met, or leave nothing to design.
     """
     process = _call("model", name, _load("model", name), params)
     if not isinstance(process, MaskedProcess):
         raise SpecError(
-            f"The model {name!r} is a {type(process).__name__}; sequence design needs a MaskedProcess."
+            f"The model {name!r} is a {type(process).__name__}; sequence design needs a "
+            "MaskedProcess."
         )
     wild_type = wild_type or process.wild_type
     length = process.length
@@ -437,14 +455,16 @@ def load_model(
     )
     if not space.free:
         raise ValueError(
-            f"Nothing is left to design: all {length} positions are fixed. Free some with design, or fix fewer."
+            f"Nothing is left to design: all {length} positions are fixed. Free some with design, "
+            "or fix fewer."
         )
     if steps is None and process.order == "random":
         steps = space.free
     if steps is not None:
         if process.order == "random" and steps < space.free:
             raise SpecError(
-                f"steps = {steps} is too few: order 'random' reveals one position per step and {space.free} are free. "
+                f"steps = {steps} is too few: order 'random' reveals one position per step and "
+                f"{space.free} are free. "
                 f"Leave steps out, or set steps >= {space.free}.",
                 ("steps",),
             )

@@ -1,8 +1,9 @@
 """The report: one offline HTML file of a finished run, readable on a phone, light and dark.
 
-Figures are inline SVG whose colors are CSS variables, so that they follow the reader's theme. Everything is read from the
-run folder; nothing is sampled or scored again.
+Figures are inline SVG whose colors are CSS variables, so that they follow the reader's theme.
+Everything is read from the run folder; nothing is sampled or scored again.
 """
+# ruff: noqa: E501 (markup reads better whole)
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ _VARIABLES = {
     _BEST: "best",
     _WILD: "wild",
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -88,16 +89,39 @@ _COLOR = {letter: color for letters, color in _CHEMISTRY.values() for letter in 
 _NATURAL = dict(
     zip(
         "ACDEFGHIKLMNPQRSTVWY",
-        (8.25, 1.38, 5.46, 6.71, 3.86, 7.07, 2.27, 5.91, 5.80, 9.65, 2.41, 4.06, 4.74, 3.93, 5.53, 6.65, 5.36, 6.86, 1.10, 2.92),
+        (
+            8.25,
+            1.38,
+            5.46,
+            6.71,
+            3.86,
+            7.07,
+            2.27,
+            5.91,
+            5.80,
+            9.65,
+            2.41,
+            4.06,
+            4.74,
+            3.93,
+            5.53,
+            6.65,
+            5.36,
+            6.86,
+            1.10,
+            2.92,
+        ),
         strict=True,
     )
 )
 _LETTERS = "GPAVLIMCFWYSTNQKRHDE"
 
 
-def _svg(draw: Callable[[Any], None], width: float = 3.7, height: float = 2.75, name: str = "figure") -> Markup:
+def _svg(
+    draw: Callable[[Any], None], width: float = 3.7, height: float = 2.75, name: str = "figure"
+) -> Markup:
     """Draw on one axes and return inline SVG that follows the page's theme."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
         text = io.StringIO()
@@ -120,13 +144,21 @@ def _svg(draw: Callable[[Any], None], width: float = 3.7, height: float = 2.75, 
 @cache
 def _glyph(letter: str) -> str:
     """Return the outline of a letter as SVG path data in the unit square, baseline at the bottom."""
-    shape = TextPath((0, 0), letter, size=100, prop=FontProperties(family="DejaVu Sans", weight="bold"))
+    shape = TextPath(
+        (0, 0), letter, size=100, prop=FontProperties(family="DejaVu Sans", weight="bold")
+    )
     box = shape.get_extents()
     scale = np.array([1 / max(box.width, 22), 1 / box.height])
     # an I stays thin: it is centered instead of stretched
     shift = np.array([(max(box.width, 22) - box.width) / 2, 0.0])
     parts = []
-    names = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outline.CURVE4: "C", Outline.CLOSEPOLY: "Z"}
+    names = {
+        Outline.MOVETO: "M",
+        Outline.LINETO: "L",
+        Outline.CURVE3: "Q",
+        Outline.CURVE4: "C",
+        Outline.CLOSEPOLY: "Z",
+    }
     for points, code in shape.iter_segments():
         if code == Outline.CLOSEPOLY:
             parts.append("Z")
@@ -155,7 +187,9 @@ def logo(sequences: Sequence[str], wild_type: str | None, per_line: int = 42) ->
         x, base = 4 + column * cell, top + line * (high + gap) + high
         counts = Counter(s[i] for s in sequences)
         at = base
-        for letter, count in sorted(counts.items(), key=lambda pair: (pair[1], pair[0]), reverse=True):
+        for letter, count in sorted(
+            counts.items(), key=lambda pair: (pair[1], pair[0]), reverse=True
+        ):
             size = high * count / len(sequences)
             at -= size
             if size < 1.5:
@@ -173,12 +207,16 @@ def logo(sequences: Sequence[str], wild_type: str | None, per_line: int = 42) ->
                 f'<text x="{x + cell / 2:.1f}" y="{base + 13:.1f}" class="letter"{weight}>{wild_type[i]}</text>'
             )
         if (i + 1) % 5 == 0 or i == 0:
-            parts.append(f'<text x="{x + cell / 2:.1f}" y="{base + 26:.1f}" class="number">{i + 1}</text>')
+            parts.append(
+                f'<text x="{x + cell / 2:.1f}" y="{base + 26:.1f}" class="number">{i + 1}</text>'
+            )
     parts.append("</svg>")
     return Markup("".join(parts))
 
 
-def heat_map(sequences: Sequence[str], wild_type: str | None, free: Sequence[bool], per_line: int = 84) -> Markup:
+def heat_map(
+    sequences: Sequence[str], wild_type: str | None, free: Sequence[bool], per_line: int = 84
+) -> Markup:
     """Draw how often each letter appears at each position, numbered from 1; the wild type is a dot, fixed columns hatched."""
     length = len(sequences[0])
     lines = math.ceil(length / per_line)
@@ -217,7 +255,8 @@ def heat_map(sequences: Sequence[str], wild_type: str | None, free: Sequence[boo
             parts.append(
                 f'<rect x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell_x - 1}" height="{cell_y - 1}" rx="1.5" '
                 f'fill="var(--aligned)" fill-opacity="{0.12 + 0.88 * math.sqrt(share):.3f}">'
-                f"<title>{wild_type[i] if wild_type else ''}{i + 1}{letter}: {100 * share:.0f} % of designs</title></rect>"
+                f"<title>{wild_type[i] if wild_type else ''}{i + 1}{letter}: {100 * share:.0f} % "
+                "of designs</title></rect>"
             )
         if wild_type is not None and wild_type[i] in _LETTERS:
             y = y0 + (_LETTERS.index(wild_type[i]) + 0.5) * cell_y
@@ -230,7 +269,7 @@ def heat_map(sequences: Sequence[str], wild_type: str | None, free: Sequence[boo
     return Markup("".join(parts))
 
 
-# reading -----------------------------------------------------------------------------------------------------------
+# reading ------------------------------------------------------------------------------------------
 
 
 def _float(text: Any) -> float:
@@ -274,69 +313,158 @@ def _verdicts(
         for key in (guide, held):
             a, b = _column(aligned, key), _column(plain, key)
             a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-            gains.append(float((a.mean() - b.mean()) / b.std(ddof=1)) if len(b) > 2 and len(a) and b.std(ddof=1) > 0 else math.nan)
+            gains.append(
+                float((a.mean() - b.mean()) / b.std(ddof=1))
+                if len(b) > 2 and len(a) and b.std(ddof=1) > 0
+                else math.nan
+            )
         ratio = gains[1] / gains[0] if gains[0] > 0 else math.nan
-        found.append({"guide": guide, "held": held, "gain": gains[0], "kept": gains[1], "ratio": ratio, "flag": ratio < 0.5, "none": not gains[0] > 0})
+        found.append(
+            {
+                "guide": guide,
+                "held": held,
+                "gain": gains[0],
+                "kept": gains[1],
+                "ratio": ratio,
+                "flag": ratio < 0.5,
+                "none": not gains[0] > 0,
+            }
+        )
     return found
 
 
-# figures -----------------------------------------------------------------------------------------------------------
+# figures ------------------------------------------------------------------------------------------
 
 
 def _scatter(
-    rows: Mapping[str, list[dict[str, Any]]], x: str, y: str, labels: tuple[str, str], title: str, name: str, plain: str
+    rows: Mapping[str, list[dict[str, Any]]],
+    x: str,
+    y: str,
+    labels: tuple[str, str],
+    title: str,
+    name: str,
+    plain: str,
 ) -> Markup:
     def draw(ax: Any) -> None:
-        groups = ((rows["plain"], _PLAIN, plain, 13, 0.75), (rows["aligned"], _ALIGNED, "aligned", 17, 0.85))
+        groups = (
+            (rows["plain"], _PLAIN, plain, 13, 0.75),
+            (rows["aligned"], _ALIGNED, "aligned", 17, 0.85),
+        )
         for some, color, label, size, alpha in groups:
             if some:
-                ax.scatter(_column(some, x), _column(some, y), s=size, color=color, alpha=alpha, linewidths=0, label=label)
+                ax.scatter(
+                    _column(some, x),
+                    _column(some, y),
+                    s=size,
+                    color=color,
+                    alpha=alpha,
+                    linewidths=0,
+                    label=label,
+                )
         if rows["wild"]:
             ax.scatter(
-                _column(rows["wild"], x), _column(rows["wild"], y), marker="D", s=34, color=_WILD, label="wild type", zorder=3
+                _column(rows["wild"], x),
+                _column(rows["wild"], y),
+                marker="D",
+                s=34,
+                color=_WILD,
+                label="wild type",
+                zorder=3,
             )
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
         ax.set_title(title, pad=22)
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=3, fontsize=8, handletextpad=0.2, columnspacing=0.9, borderpad=0.1)
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 0.99),
+            ncols=3,
+            fontsize=8,
+            handletextpad=0.2,
+            columnspacing=0.9,
+            borderpad=0.1,
+        )
         ax.margins(0.07)
 
     return _svg(draw, name=name)
 
 
-def _histogram(groups: Sequence[tuple[str, str, np.ndarray]], label: str, title: str, name: str, whole: bool = False) -> Markup:
+def _histogram(
+    groups: Sequence[tuple[str, str, np.ndarray]],
+    label: str,
+    title: str,
+    name: str,
+    whole: bool = False,
+) -> Markup:
     def draw(ax: Any) -> None:
         everything = np.concatenate([v[np.isfinite(v)] for _, _, v in groups])
         if not len(everything):
             return
         lo, hi = everything.min(), everything.max()
-        bins: Any = np.arange(lo - 0.5, hi + 1.5) if whole and hi - lo < 60 else np.linspace(lo, hi if hi > lo else lo + 1, 22)
+        bins: Any = (
+            np.arange(lo - 0.5, hi + 1.5)
+            if whole and hi - lo < 60
+            else np.linspace(lo, hi if hi > lo else lo + 1, 22)
+        )
         for text, color, values in groups:
             values = values[np.isfinite(values)]
             if len(values):
-                ax.hist(values, bins, weights=np.full(len(values), 100 / len(values)), color=color, alpha=0.55, label=text)
+                ax.hist(
+                    values,
+                    bins,
+                    weights=np.full(len(values), 100 / len(values)),
+                    color=color,
+                    alpha=0.55,
+                    label=text,
+                )
         ax.set_xlabel(label)
         ax.set_ylabel("percent")
         if whole:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="x", visible=False)
         ax.set_title(title, pad=22)
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=3, fontsize=8, handlelength=1, columnspacing=0.9, borderpad=0.1)
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 0.99),
+            ncols=3,
+            fontsize=8,
+            handlelength=1,
+            columnspacing=0.9,
+            borderpad=0.1,
+        )
 
     return _svg(draw, name=name)
 
 
-def _lines(trace: Sequence[Mapping[str, Any]], key: str, title: str, label: str, name: str, lo: float | None = None, hi: float | None = None) -> Markup:
+def _lines(
+    trace: Sequence[Mapping[str, Any]],
+    key: str,
+    title: str,
+    label: str,
+    name: str,
+    lo: float | None = None,
+    hi: float | None = None,
+) -> Markup:
     def draw(ax: Any) -> None:
         islands = sorted({row["island"] for row in trace})[:16]
         for island in islands:
             rows = [r for r in trace if r["island"] == island and r[key] is not None]
             ax.plot(
-                [r["step"] for r in rows], [r[key] for r in rows], color=_ALIGNED, linewidth=1.5, alpha=max(0.35, 1 / len(islands))
+                [r["step"] for r in rows],
+                [r[key] for r in rows],
+                color=_ALIGNED,
+                linewidth=1.5,
+                alpha=max(0.35, 1 / len(islands)),
             )
             if key == "ess":
                 hits = [r for r in rows if r["resampled"]]
-                ax.scatter([r["step"] for r in hits], [r[key] for r in hits], s=14, color=_BEST, zorder=3, linewidths=0)
+                ax.scatter(
+                    [r["step"] for r in hits],
+                    [r[key] for r in hits],
+                    s=14,
+                    color=_BEST,
+                    zorder=3,
+                    linewidths=0,
+                )
         ax.set_title(title)
         ax.set_xlabel("step")
         ax.set_ylabel(label)
@@ -350,17 +478,56 @@ def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None)
     def draw(ax: Any) -> None:
         order = _LETTERS
         x = np.arange(len(order))
-        ax.bar(x, [100 * v for v in composition(designs, order)], width=0.62, color=_ALIGNED, alpha=0.85, label="designs")
+        ax.bar(
+            x,
+            [100 * v for v in composition(designs, order)],
+            width=0.62,
+            color=_ALIGNED,
+            alpha=0.85,
+            label="designs",
+        )
         if plain:
-            ax.plot(x, [100 * v for v in composition(plain, order)], "_", markersize=11, markeredgewidth=2, color=_PLAIN, label="unguided")
+            ax.plot(
+                x,
+                [100 * v for v in composition(plain, order)],
+                "_",
+                markersize=11,
+                markeredgewidth=2,
+                color=_PLAIN,
+                label="unguided",
+            )
         if wild:
-            ax.plot(x, [100 * v for v in composition([wild], order)], "D", markersize=4, color=_WILD, label="wild type", linestyle="none")
-        ax.plot(x, [_NATURAL[a] for a in order], "o", markersize=5, markerfacecolor="none", markeredgecolor=_BEST, label="Swiss-Prot", linestyle="none")
+            ax.plot(
+                x,
+                [100 * v for v in composition([wild], order)],
+                "D",
+                markersize=4,
+                color=_WILD,
+                label="wild type",
+                linestyle="none",
+            )
+        ax.plot(
+            x,
+            [_NATURAL[a] for a in order],
+            "o",
+            markersize=5,
+            markerfacecolor="none",
+            markeredgecolor=_BEST,
+            label="Swiss-Prot",
+            linestyle="none",
+        )
         ax.set_xticks(x, list(order))
         ax.tick_params(axis="x", labelsize=9, labelcolor=_INK)
         ax.grid(axis="x", visible=False)
         ax.set_ylabel("percent of residues")
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, fontsize=8.5, handletextpad=0.4, columnspacing=1.2)
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.01, 1.0),
+            ncols=4,
+            fontsize=8.5,
+            handletextpad=0.4,
+            columnspacing=1.2,
+        )
 
     return _svg(draw, width=10.2, height=3.0, name="composition")
 
@@ -369,18 +536,46 @@ def _gain_bars(verdicts: Sequence[Mapping[str, Any]]) -> Markup:
     def draw(ax: Any) -> None:
         names = [v["guide"] for v in verdicts]
         y = np.arange(len(names))[::-1].astype(float)
-        ax.barh(y + 0.19, [v["gain"] for v in verdicts], height=0.34, color=_ALIGNED, label="guide, optimized")
-        ax.barh(y - 0.19, [v["kept"] for v in verdicts], height=0.34, color=_BEST, label="hold-out, never seen")
+        ax.barh(
+            y + 0.19,
+            [v["gain"] for v in verdicts],
+            height=0.34,
+            color=_ALIGNED,
+            label="guide, optimized",
+        )
+        ax.barh(
+            y - 0.19,
+            [v["kept"] for v in verdicts],
+            height=0.34,
+            color=_BEST,
+            label="hold-out, never seen",
+        )
         for v, at in zip(verdicts, y, strict=True):
             if math.isfinite(v["ratio"]):
-                ax.annotate(f"{100 * v['ratio']:.0f} %", (max(v["kept"], 0), at - 0.19), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5, color=_INK)
+                ax.annotate(
+                    f"{100 * v['ratio']:.0f} %",
+                    (max(v["kept"], 0), at - 0.19),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=8.5,
+                    color=_INK,
+                )
         ax.set_yticks(y, names)
         ax.tick_params(axis="y", labelcolor=_INK)
         ax.set_xlabel("gain over unguided, in standard deviations")
         ax.grid(axis="y", visible=False)
         ax.axvline(0, color=_FAINT, linewidth=0.8)
         ax.set_title("Gain that a hold-out confirms", pad=22)
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=2, fontsize=8, handlelength=1, columnspacing=0.9, borderpad=0.1)
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 0.99),
+            ncols=2,
+            fontsize=8,
+            handlelength=1,
+            columnspacing=0.9,
+            borderpad=0.1,
+        )
 
     return _svg(draw, height=1.5 + 0.62 * len(verdicts), name="gains")
 
@@ -390,10 +585,10 @@ def _distances(sequences: Sequence[str]) -> np.ndarray:
     if len(letters) < 2:
         return np.zeros(0)
     i, j = np.triu_indices(len(letters), 1)
-    return (letters[i] != letters[j]).sum(-1).astype(float)
+    return np.asarray((letters[i] != letters[j]).sum(-1), dtype=float)
 
 
-# the page ----------------------------------------------------------------------------------------------------------
+# the page -----------------------------------------------------------------------------------------
 
 
 def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
@@ -427,14 +622,33 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     if aligned:
         if len(guides) >= 2:
             figures["pareto"] = _scatter(
-                rows, guides[0], guides[1], (named(guides[0]), named(guides[1])), "The two guides" if len(guides) == 2 else "Two of the guides", "pareto", plain_name
+                rows,
+                guides[0],
+                guides[1],
+                (named(guides[0]), named(guides[1])),
+                "The two guides" if len(guides) == 2 else "Two of the guides",
+                "pareto",
+                plain_name,
             )
         figures["prior"] = _scatter(
-            rows, "prior_per_residue", "total", ("log-likelihood, nats per residue", "sum of the guides"), "Reward against the prior", "prior", plain_name
+            rows,
+            "prior_per_residue",
+            "total",
+            ("log-likelihood, nats per residue", "sum of the guides"),
+            "Reward against the prior",
+            "prior",
+            plain_name,
         )
         if wild:
             figures["mutations"] = _histogram(
-                [("unguided", _PLAIN, _column(plain, "n_mut")), ("aligned", _ALIGNED, _column(aligned, "n_mut"))], "mutations from the wild type", "Mutations", "mutations", whole=True
+                [
+                    ("unguided", _PLAIN, _column(plain, "n_mut")),
+                    ("aligned", _ALIGNED, _column(aligned, "n_mut")),
+                ],
+                "mutations from the wild type",
+                "Mutations",
+                "mutations",
+                whole=True,
             )
         figures["distances"] = _histogram(
             [
@@ -454,22 +668,41 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     verdicts = _verdicts(pairs, rows) if plain else []
     sound = [v for v in verdicts if math.isfinite(v["gain"]) and math.isfinite(v["kept"])]
     twins = [
-        _scatter(rows, g, h, ("sum of the guides" if g == "total" else named(g), named(h)), f"{g} against {h}", f"twin-{i}", plain_name)
+        _scatter(
+            rows,
+            g,
+            h,
+            ("sum of the guides" if g == "total" else named(g), named(h)),
+            f"{g} against {h}",
+            f"twin-{i}",
+            plain_name,
+        )
         for i, (g, h) in enumerate(pairs)
     ]
     if sound:
         figures["gains"] = _gain_bars(sound)
     health = {
-        "ess": _lines(trace, "ess", "Effective sample size", "fraction of particles", "ess", 0, 1.05),
-        "lam": _lines(trace, "lam", "Tempering: how strongly the reward counts", "lam", "lam", -0.03, 1.05),
-        "survivors": _lines(trace, "survivors", "First particles with living descendants", "particles", "survivors", 0),
+        "ess": _lines(
+            trace, "ess", "Effective sample size", "fraction of particles", "ess", 0, 1.05
+        ),
+        "lam": _lines(trace, "lam", "Tempering, weight of the reward", "lam", "lam", -0.03, 1.05),
+        "survivors": _lines(
+            trace,
+            "survivors",
+            "First particles with living descendants",
+            "particles",
+            "survivors",
+            0,
+        ),
         "log_z": _lines(trace, "log_z", "Running log Ẑ", "nats", "log_z"),
     }
     log_z = [v for v in summary["log_z"] or [] if v is not None]
     total_calls = summary["network_calls"]
     reasons = Counter(re.sub(r"\s*\(is .*\)$| to [^ ]+$", "", r["reason"]) for r in rejected)
     text = files("seqalign").joinpath("templates", "report.html.j2").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["num"] = _shown
     environment.filters["big"] = lambda v: f"{v:,}".replace(",", " ")
     page = environment.from_string(text)
@@ -485,7 +718,9 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
         health=health,
         log_z=statistics.fmean(log_z) if log_z else None,
         ess=[v for v in summary["ess"] if v is not None],
-        survivors=[r["survivors"] for r in trace if r["step"] == max((t["step"] for t in trace), default=0)],
+        survivors=[
+            r["survivors"] for r in trace if r["step"] == max((t["step"] for t in trace), default=0)
+        ],
         particles=config["sampler"]["particles"],
         kept=kept[:200],
         kept_total=len(kept),
@@ -504,7 +739,12 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     return html
 
 
-def _free(aligned: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]], wild: str | None, config: Mapping[str, Any]) -> list[bool]:
+def _free(
+    aligned: Sequence[Mapping[str, Any]],
+    plain: Sequence[Mapping[str, Any]],
+    wild: str | None,
+    config: Mapping[str, Any],
+) -> list[bool]:
     given = config["resolved"].get("free")
     length = len(aligned[0]["sequence"])
     if isinstance(given, str) and len(given) == length:
@@ -520,7 +760,9 @@ def _shown(value: Any, digits: int = 2) -> str:
     return "−" + text[1:] if text.startswith("-") and float(text) != 0 else text.removeprefix("-")
 
 
-def _cards(summary: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+def _cards(
+    summary: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, str]]:
     """Return the headline numbers: for each guide the aligned top against best-of-N, or else the wild type."""
     found = []
     for label in summary["guides"]:
@@ -533,7 +775,14 @@ def _cards(summary: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]])
             if gains[key] is not None:
                 unit = summary["units"].get(label) or ""
                 sign = "+" if gains[key] >= 0 else ""
-                found.append({"label": label, "value": f"{sign}{_shown(gains[key])}", "unit": unit, "text": text})
+                found.append(
+                    {
+                        "label": label,
+                        "value": f"{sign}{_shown(gains[key])}",
+                        "unit": unit,
+                        "text": text,
+                    }
+                )
                 break
     found.append(
         {
@@ -575,6 +824,10 @@ def _asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     sampler = config["resolved"]["sampler"]
     rules.append(("Prior", config["model"]["name"]))
     rules.append(
-        ("Sampler", f"{sampler['name']}, {resolved['islands']} × {config['sampler']['particles']} particles, {resolved['steps']} steps, alpha {sampler['alpha']:g}")
+        (
+            "Sampler",
+            f"{sampler['name']}, {resolved['islands']} × {config['sampler']['particles']} "
+            f"particles, {resolved['steps']} steps, alpha {sampler['alpha']:g}",
+        )
     )
     return rules

@@ -334,13 +334,15 @@ class SMC:
         base = torch.where(dead, -torch.inf, state.log_w + shift + log_h - state.log_h)
         # a value that failed says nothing: the particle keeps its twist until the end
         sound = torch.isfinite(look.value)
+        value = torch.where(sound, look.value, 0.0)
+        silent = None if bool(sound.all()) else ~sound
 
         def twist(lam: Tensor) -> tuple[Tensor, Tensor]:
-            log_twist, memo = self.potential(
-                state.log_twist, state.memo, lam, torch.where(sound, look.value, 0.0)
-            )
-            return torch.where(sound, log_twist, state.log_twist), torch.where(
-                sound, memo, state.memo
+            log_twist, memo = self.potential(state.log_twist, state.memo, lam, value)
+            if silent is None:
+                return log_twist, memo
+            return torch.where(silent, state.log_twist, log_twist), torch.where(
+                silent, state.memo, memo
             )
 
         def ess_at(lam: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The run folder: every file is written whole (temporary name, then rename), so a kill at any moment leaves no half file.
+"""The run folder: every file is written whole (temporary name, then rename), never in part.
 
 `summary.json` is written last: it means done.
 """
@@ -82,20 +82,25 @@ def read_fasta(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text ({error.reason} at byte {error.start}); give a FASTA file.") from error
+        raise ValueError(
+            f"{path} is not text ({error.reason} at byte {error.start}); give a FASTA file."
+        ) from error
     for n, line in enumerate(lines, 1):
         line = line.strip()
         if line.startswith(">"):
             records.append((line[1:].strip(), []))
         elif line and not records:
             raise ValueError(
-                f"{path}:{n}: a FASTA file starts with '>' and a name, but this line is {line[:40]!r}."
+                f"{path}:{n}: a FASTA file starts with '>' and a name, but this line is "
+                f"{line[:40]!r}."
             )
         elif line:
             records[-1][1].append("".join(line.split()).upper())
     found = [(header, "".join(parts)) for header, parts in records]
     if not found:
-        raise ValueError(f"{path} is empty: give a FASTA file with one sequence, or the sequence itself.")
+        raise ValueError(
+            f"{path} is empty: give a FASTA file with one sequence, or the sequence itself."
+        )
     for header, sequence in found:
         if not sequence:
             raise ValueError(f"{path}: the record {header!r} has no sequence.")
@@ -136,9 +141,13 @@ class RunFolder:
         """
         stored = self.path / "config.yaml"
         if self.path.is_dir() and any(self.path.iterdir()) and not stored.is_file():
-            if any(p.name not in (*_OURS, "state") and not p.name.startswith(".") for p in self.path.iterdir()):
+            if any(
+                p.name not in (*_OURS, "state") and not p.name.startswith(".")
+                for p in self.path.iterdir()
+            ):
                 raise ValueError(
-                    f"{self.path} is not empty and is no run folder (it has no config.yaml). Choose another --out."
+                    f"{self.path} is not empty and is no run folder (it has no config.yaml). "
+                    "Choose another --out."
                 )
         if fresh:
             self.clear()
@@ -148,15 +157,20 @@ class RunFolder:
             if changes:
                 raise ValueError(
                     f"{self.path} holds a run with another configuration: {'; '.join(changes[:4])}"
-                    f"{'; ...' if len(changes) > 4 else ''}. Use --fresh to start over, or --out for another folder."
+                    f"{'; ...' if len(changes) > 4 else ''}. Use --fresh to start over, or --out "
+                    "for another folder."
                 )
         else:
-            text = yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True, width=100)
-            write_atomic(stored, "# What was run, with every default. Written by seqalign.\n" + text)
+            text = yaml.safe_dump(
+                json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True, width=100
+            )
+            write_atomic(
+                stored, "# What was run, with every default. Written by seqalign.\n" + text
+            )
         (self.path / "state").mkdir(exist_ok=True)
 
     def clear(self) -> None:
-        """Remove the run's own files and nothing else; the summary first, so that no moment looks done."""
+        """Remove the run's own files and nothing else; the summary first."""
         for name in ("summary.json", *_OURS):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / "state", ignore_errors=True)
@@ -179,11 +193,12 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise ValueError(
-                    f"Another process is running in {self.path}. Wait for it, or choose another --out."
+                    f"Another process is running in {self.path}. Wait for it, or choose another "
+                    "--out."
                 ) from error
             yield
 
-    # islands -----------------------------------------------------------------------------------------------------
+    # islands --------------------------------------------------------------------------------------
 
     def _island(self, arm: str, island: int) -> Path:
         return self.path / "state" / f"{arm}-{island:05d}.safetensors"
@@ -205,9 +220,13 @@ class RunFolder:
         }
         if samples.log_z is not None:
             tensors["log_z_end"] = samples.log_z
-        write_atomic(self._island(arm, island), save({k: v.contiguous() for k, v in tensors.items()}))
+        write_atomic(
+            self._island(arm, island), save({k: v.contiguous() for k, v in tensors.items()})
+        )
 
-    def load_island(self, arm: str, island: int, alphabet: Alphabet) -> tuple[Samples, float] | None:
+    def load_island(
+        self, arm: str, island: int, alphabet: Alphabet
+    ) -> tuple[Samples, float] | None:
         """Return a finished island and its seconds, or None if it has not been run."""
         path = self._island(arm, island)
         if not path.is_file():
@@ -227,11 +246,15 @@ class RunFolder:
             for i, row in enumerate(data["calls"])
         )
         samples = Samples(
-            Designs(data["x"], alphabet), data["rewards"], data["log_w"], data.get("log_z_end"), trace
+            Designs(data["x"], alphabet),
+            data["rewards"],
+            data["log_w"],
+            data.get("log_z_end"),
+            trace,
         )
         return samples, float(data["seconds"])
 
-    # files -------------------------------------------------------------------------------------------------------
+    # files ----------------------------------------------------------------------------------------
 
     def write(self, name: str, data: str) -> None:
         """Write one file of the run, whole."""
@@ -254,7 +277,8 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             raise ValueError(
-                f"{path} does not exist: {self.path} is not a finished run. Run its campaign first (seqalign run)."
+                f"{path} does not exist: {self.path} is not a finished run. Run its campaign first "
+                "(seqalign run)."
             )
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return data
@@ -262,7 +286,11 @@ class RunFolder:
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of a JSON-lines file."""
         path = self.path / name
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+        return (
+            [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            if path.is_file()
+            else []
+        )
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file; none if there is no file."""
@@ -288,6 +316,8 @@ class RunFolder:
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted({*before, *after}, key=str):
-            yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+            yield from _differences(
+                before.get(key), after.get(key), f"{path}.{key}" if path else str(key)
+            )
     elif before != after:
         yield f"{path} was {before!r} and is now {after!r}"

@@ -2,7 +2,7 @@
 
 Every number is a pure function of (seed, purpose, global island id, particle, position): island 7 of 16 draws what
 island 7 alone draws, a chunk of particles draws what it would have drawn in the whole, and a checkpoint is
-(seed, ids, step). There is no state to save and none to corrupt.
+(seed, ids, step). There is no state to save and none to corrupt. Bits are made on the CPU, so every device sees the same.
 
 References:
     Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox4x32-10).
@@ -14,36 +14,37 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 __all__ = ["Streams", "philox"]
 
 _WORD = 0xFFFFFFFF
+_LOW, _SHIFT, _HIGH, _REST = (np.uint64(n) for n in (_WORD, 32, 21, 11))
+Words = npt.NDArray[np.uint64]
 
 
-def philox(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]
-) -> tuple[Tensor, ...]:
-    """Return four tensors of 32-bit words (in int64) for broadcastable counters of 32-bit words.
+def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Words, ...]:
+    """Return four arrays of 32-bit words (as uint64) for broadcastable counters of 32-bit words.
 
     References:
         Salmon et al. 2011, section 3.3 (Philox4x32-10).
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        # int64 products wrap modulo 2^64, which keeps both 32-bit halves exact
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
-            p1 & _WORD,
-            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
-            p0 & _WORD,
-        )
-        k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
-    return c0, c1, c2, c3
+    words = np.broadcast_arrays(*(np.asarray(c, dtype=np.uint64) for c in counter))
+    # words 0 and 2 are multiplied, 1 and 3 only mixed in: two lanes share every operation
+    even, odd = np.stack((words[0], words[2])), np.stack((words[1], words[3]))
+    lane = (2, *[1] * words[0].ndim)
+    multiplier = np.array((0xD2511F53, 0xCD9E8D57), dtype=np.uint64).reshape(lane)
+    for r in range(10):
+        keys = ((key[0] + r * 0x9E3779B9) & _WORD, (key[1] + r * 0xBB67AE85) & _WORD)
+        product = even * multiplier
+        even = (product >> _SHIFT)[::-1] ^ odd ^ np.array(keys, dtype=np.uint64).reshape(lane)
+        odd = (product & _LOW)[::-1]
+    return even[0], odd[0], even[1], odd[1]
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,15 @@ class Streams:
         count = math.prod(shape[2:])
         digest = hashlib.blake2b(repr((self.seed, self.path)).encode(), digest_size=8).digest()
         key = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
-        block = torch.arange((count + 1) // 2, device=device)
-        particle = torch.arange(self.first, self.first + particles, device=device)[:, None]
-        island = torch.tensor(self.islands, dtype=torch.int64, device=device)[:, None, None]
-        words = philox((block, particle, island & _WORD, island >> 32), key)
-        a, b, c, d = (w.expand(len(self.islands), particles, block.shape[0]) for w in words)
-        # 53 bits and a half: the smallest value is 2^-54, the largest 1 - 2^-54 (rounded to 1 - 2^-53)
-        high, low = torch.stack((a, c), -1), torch.stack((b, d), -1)
-        bits = (high << 21) | (low >> 11)
-        u = ((bits.double() + 0.5) * 2.0**-53).clamp_(max=1 - 2.0**-53)
-        return u.flatten(2)[..., :count].reshape(tuple(shape))
+        block = np.arange((count + 1) // 2, dtype=np.uint64)
+        particle = np.arange(self.first, self.first + particles, dtype=np.uint64)[:, None]
+        island = np.array(self.islands, dtype=np.uint64)[:, None, None]
+        words = philox((block, particle, island & _LOW, island >> _SHIFT), key)
+        # 53 bits and a half: the smallest value is 2^-54, the largest 1 - 2^-54, rounded down
+        bits = np.stack([(words[i] << _HIGH) | (words[i + 1] >> _REST) for i in (0, 2)], -1)
+        u = np.minimum((bits.astype(np.float64) + 0.5) * 2.0**-53, 1 - 2.0**-53)
+        flat = u.reshape(len(self.islands), particles, -1)[..., :count]
+        return torch.from_numpy(np.ascontiguousarray(flat).reshape(tuple(shape))).to(device)
 
     def normal(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
         """Draw float64 standard normals, shape (B, K, ...)."""

@@ -89,7 +89,7 @@ class Adaptive:
 
     ess: float = 0.7
     pace: float = 0.5
-    iterations: int = 20
+    iterations: int = 10
     adaptive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -57,7 +57,8 @@ class PairReward(Reward):
     def relaxed(self, x: Tensor) -> Tensor:
         r = (x * self.additive).sum((-1, -2))
         for i, j in itertools.combinations(range(self.length), 2):
-            r = r + torch.einsum("...a,ab,...b->...", x[..., i, :], self.pair[i, j], x[..., j, :])
+            # elementwise, not a matrix product, whose last bit may depend on the size of the batch
+            r = r + (x[..., i, :, None] * self.pair[i, j] * x[..., j, None, :]).sum((-1, -2))
         return r
 
     def __call__(self, designs: Designs) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import seqalign.models
+from seqalign.design_space import positions
 from seqalign.models.pdz import (
     BACKGROUND,
     COLUMN_OF,
@@ -24,7 +25,6 @@ from seqalign.models.pdz import (
     WILD_TYPE,
     OnConstruct,
     PDZNetwork,
-    design_space,
     load_weights,
     pdz_mini,
     shipped,
@@ -46,6 +46,7 @@ from seqalign.models.train_pdz import (
     split_rows,
     train,
 )
+from seqalign.registry import load_model
 from seqalign.sequence import PROTEIN
 from seqalign.streams import Streams
 
@@ -115,12 +116,12 @@ def test_columns_and_positions_match_letter_by_letter():
 
 
 def test_fix_names_the_positions_without_a_column():
-    space = design_space()
+    space = load_model("pdz-mini").space
     assert [i for i, a in enumerate(space.fixed) if a != PROTEIN.mask_symbol] == list(NO_COLUMN)
-    assert space.free == pdz_mini().steps == 75
-    assert FIX == "1-3, 42, 80-84"
-    assert pdz_mini(fix="").steps == 84
-    assert pdz_mini(design="10-20").steps == 11
+    assert space.free == 75
+    assert positions(FIX, 84, "fix") == tuple(p + 1 for p in NO_COLUMN)
+    process = pdz_mini()
+    assert (process.length, process.steps, process.wild_type) == (84, 84, WILD_TYPE)
 
 
 def test_background_is_a_distribution():
@@ -220,7 +221,8 @@ def test_the_network_prefers_the_wild_type(network: PDZNetwork):
 
 
 def test_sampled_domains_look_like_the_family():
-    process, space, rng = pdz_mini(), design_space(), Streams(0, (0,))
+    model, rng = load_model("pdz-mini"), Streams(0, (0,))
+    process, space = model.process, model.space
     x = space.start(process.prior((1, 6), rng))
     for i in range(process.steps):
         t, s = process.times[i].item(), process.times[i + 1].item()

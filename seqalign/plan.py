@@ -1,0 +1,628 @@
+"""A plan: a campaign whose every part has been found, built and tried before anything runs.
+
+A name, a parameter, a constraint that cannot be met, a reward that breaks its contract: each stops
+here, with the place in the file, at the cost of a few reward calls and no sampling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from seqalign.campaign import Campaign, KeyPath, RewardSpec, Source
+from seqalign.executor import REFERENCES, Arm, Rehearsal, reference_designs, rehearse
+from seqalign.objective import (
+    Cached,
+    Command,
+    OnFailure,
+    Reward,
+    RewardError,
+    Sum,
+    evaluate,
+    function,
+)
+from seqalign.process import Designs
+from seqalign.registry import (
+    Model,
+    SpecError,
+    build_method,
+    card,
+    entry,
+    load_model,
+    load_reward,
+    names,
+    nearest,
+    to_mapping,
+)
+from seqalign.sequence import Alphabet
+from seqalign.store import read_fasta
+
+__all__ = ["FILTER", "PRIOR_ORDERS", "Estimate", "Plan", "Term", "estimate", "prepare"]
+
+PRIOR_ORDERS = 2
+"""Random reveal orders behind each reported log-likelihood."""
+
+
+class _Oracle(Reward):
+    """A reward under its campaign label; failures are turned into rejections if asked."""
+
+    def __init__(self, label: str, inner: Reward, on_failure: OnFailure, unit: str) -> None:
+        self.inner, self.name, self.on_failure = inner, label, on_failure
+        self.unit = unit or inner.unit
+        self.cost, self.differentiable = inner.cost, inner.differentiable
+
+    def __call__(self, designs: Designs) -> Tensor:
+        if self.on_failure == "raise":
+            return self.inner(designs)
+        try:
+            r = self.inner(designs)
+        except RewardError:
+            b, k = designs.shape
+            if b * k == 1:
+                return torch.full((1, 1), -torch.inf, dtype=torch.float64)
+            return torch.stack(
+                [
+                    torch.cat([self(designs[i : i + 1, j : j + 1])[0] for j in range(k)])
+                    for i in range(b)
+                ]
+            )
+        if tuple(r.shape) != designs.shape:
+            return r
+        return torch.where(torch.isnan(r) | (r == torch.inf), -torch.inf, r)
+
+    def relaxed(self, x: Tensor) -> Tensor:
+        return self.inner.relaxed(x)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reward of a campaign.
+
+    Attributes:
+        label: its name in tables.
+        raw: the oracle, cached.
+        scaled: after clip and zscore; what guides.
+    """
+
+    label: str
+    raw: Reward
+    scaled: Reward
+    spec: RewardSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A campaign whose every part has been found, built and tried.
+
+    Attributes:
+        arms: the aligned sampler first, then baselines.
+        unguided: whether the table has a row for unguided designs.
+        rehearsals: per arm, what one island asks for.
+        config: resolved configuration, with every default, hash and version.
+    """
+
+    campaign: Campaign
+    source: Source
+    model: Model
+    terms: tuple[Term, ...]
+    objective: Reward
+    arms: tuple[Arm, ...]
+    islands: int
+    unguided: bool
+    rehearsals: Mapping[str, Rehearsal]
+    config: Mapping[str, Any]
+
+    def guides(self) -> list[Term]:
+        """Return the rewards that guide."""
+        return [t for t in self.terms if t.spec.role == "guide"]
+
+    @property
+    def network_calls(self) -> int:
+        """Network calls of all arms."""
+        return (
+            sum(round(self.rehearsals[a.name].network * a.particles) for a in self.arms)
+            * self.islands
+        )
+
+    @property
+    def reward_calls(self) -> int:
+        """Calls of every guide reward in all arms."""
+        return (
+            sum(round(self.rehearsals[a.name].reward * a.particles) for a in self.arms)
+            * self.islands
+        )
+
+
+_RESERVED = (
+    "id",
+    "rank",
+    "sequence",
+    "mutations",
+    "n_mut",
+    "seq_recovery",
+    "total",
+    "log_w",
+    "copies",
+    "prior",
+    "prior_per_residue",
+    "method",
+    "seed",
+    "island",
+    "reason",
+)
+
+
+def _wild_type(
+    campaign: Campaign, source: Source, alphabet: Alphabet, length: int
+) -> tuple[str | None, str | None]:
+    """Return the given wild type (None for the model's own) and the hash of its file."""
+    given, path = campaign.input.wild_type, ("input", "wild_type")
+    if given == "model":
+        return None, None
+    digest = None
+    text = "".join(given.split())
+    if not text:
+        raise source.error(
+            path, "the wild type is empty. Give a sequence, a FASTA file, or 'model'."
+        )
+    if any(c in "./\\" for c in text):
+        file = source.folder / given
+        try:
+            records = read_fasta(file)
+        except FileNotFoundError as error:
+            raise source.error(
+                path, f"{given!r}: there is no file {file}. Paths start from the campaign's folder."
+            ) from error
+        except OSError as error:
+            raise source.error(path, f"{given!r} cannot be read: {error}.") from error
+        except ValueError as error:
+            raise source.error(path, str(error)) from error
+        if len(records) > 1:
+            raise source.error(
+                path,
+                f"{given!r} holds {len(records)} sequences; a campaign has one wild type. Keep one "
+                "record.",
+            )
+        text = records[0][1]
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for i, letter in enumerate(text):
+        if letter not in alphabet.letters:
+            raise source.error(
+                path,
+                f"position {i + 1} is {letter!r}, not one of {alphabet.letters!r}. Replace it.",
+            )
+    if len(text) != length:
+        raise source.error(
+            path,
+            f"the wild type has {len(text)} letters, but the model {campaign.model.name!r} designs "
+            f"exactly {length}. "
+            f"Give a sequence aligned to the model's construct, or 'model' for its own.",
+        )
+    return text, digest
+
+
+def _load_space(campaign: Campaign, source: Source) -> tuple[Model, str | None]:
+    spec = campaign.model
+    try:
+        bare = load_model(spec.name, steps=spec.steps, **(spec.model_extra or {}))
+    except SpecError as error:
+        at = ("model", *(error.path or ("name",)))
+        raise source.error(at, str(error)) from error
+    except ValueError as error:
+        raise source.error(("model",), str(error)) from error
+    alphabet, length = bare.process.alphabet, bare.process.length
+    wild, digest = _wild_type(campaign, source, alphabet, length)
+    fix = campaign.design.fix
+    if isinstance(fix, dict):
+        for key in fix:
+            if not re.fullmatch(r"[A-Za-z]?\d+", key):
+                raise source.error(
+                    ("design", "fix", key), f"{key!r} is not one position; write 12 or A12."
+                )
+        fix_: Any = {int(re.sub(r"\D", "", key)): a for key, a in fix.items()}
+    else:
+        fix_ = fix
+    residues = campaign.constraints.residues
+    try:
+        model = load_model(
+            spec.name,
+            wild_type=wild,
+            design=campaign.design.residues,
+            fix=fix_,
+            omit=campaign.constraints.omit,
+            allow={k: v.allow for k, v in residues.items() if v.allow is not None},
+            omit_at={k: v.omit for k, v in residues.items() if v.omit is not None},
+            max_mutations=campaign.constraints.max_mutations,
+            steps=spec.steps,
+            **(spec.model_extra or {}),
+        )
+    except SpecError as error:
+        raise source.error(("model", *error.path), str(error)) from error
+    except (ValueError, TypeError) as error:
+        raise source.error(_blame(str(error), campaign), str(error)) from error
+    return model, digest
+
+
+def _blame(message: str, campaign: Campaign) -> KeyPath:
+    """Guess the key an error of the design space is about."""
+    if "max_mutations" in message:
+        return ("constraints", "max_mutations")
+    start = message.partition(":")[0]
+    table: dict[str, KeyPath] = {"design": ("design", "residues"), "fix": ("design", "fix")}
+    if start in table:
+        return table[start]
+    if start in ("allow", "omit"):
+        for key in campaign.constraints.residues:
+            if any(f"{part.strip()!r}" in message for part in key.split(",")):
+                return ("constraints", "residues", key)
+        return ("constraints", "omit" if start == "omit" else "residues")
+    at = re.search(r"position (\d+)", message)
+    if at is not None:
+        if "fixed" in message and "is fixed to" in message:
+            return ("design", "fix")
+        for key in campaign.constraints.residues:
+            if re.search(rf"(?<!\d){at[1]}(?!\d)", key) or "-" in key:
+                return ("constraints", "residues", key)
+    return ("design",) if "design" in message else ("constraints",)
+
+
+def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
+    file, colon, name = text.rpartition(":")
+    target = source.folder / file
+    if not colon or not file or not name:
+        raise source.error(path, f"{text!r}: write FILE.py:FUNCTION.")
+    if not target.is_file():
+        raise source.error(
+            path, f"{text!r}: there is no file {target}. Paths start from the campaign's folder."
+        )
+    spec = importlib.util.spec_from_file_location(f"seqalign_user_{target.stem}", target)
+    if spec is None or spec.loader is None:
+        raise source.error(path, f"{text!r} is not a Python file; write FILE.py:FUNCTION.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise source.error(
+            path, f"{target} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise source.error(path, f"{target} has no function {name!r}. {nearest(name, known)}")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_term(label: str, spec: RewardSpec, source: Source) -> Term:
+    path: KeyPath = ("rewards", label)
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label) or label in _RESERVED:
+        raise source.error(
+            path,
+            f"{label!r} cannot name a column: use letters, digits, '_' and '-', beginning with a "
+            "letter, and none of "
+            f"{', '.join(_RESERVED)}.",
+        )
+    kinds = [k for k in ("oracle", "python", "command") if getattr(spec, k) is not None]
+    if len(kinds) != 1:
+        raise source.error(
+            path,
+            f"give exactly one of oracle, python and command, not {' and '.join(kinds) or 'none'}. "
+            f"Known oracles: {', '.join(names('reward'))}.",
+        )
+    if spec.oracle is not None:
+        try:
+            inner = load_reward(spec.oracle, **spec.params)
+        except SpecError as error:
+            at = (*path, "params", *error.path) if error.path else (*path, "oracle")
+            raise source.error(at, str(error)) from error
+    elif spec.params:
+        raise source.error((*path, "params"), "only an oracle takes params. Remove them.")
+    elif spec.python is not None:
+        inner = function(_python(spec.python, source, (*path, "python")), label)
+    else:
+        assert spec.command is not None
+        try:
+            inner = Command(spec.command, label)
+        except ValueError as error:
+            raise source.error((*path, "command"), str(error)) from error
+    if spec.role == "guide" and spec.weight == 0:
+        raise source.error(
+            (*path, "weight"),
+            "a guide of weight 0 guides nothing. Use role: final, or another weight.",
+        )
+    if spec.on_failure == "reject" and spec.weight < 0:
+        raise source.error(
+            (*path, "weight"),
+            "a negative weight would turn a rejected design into the best one. Use on_failure: "
+            "raise.",
+        )
+    raw = Cached(_Oracle(label, inner, spec.on_failure, spec.unit))
+    scaled: Reward = raw
+    if spec.clip is not None:
+        try:
+            scaled = scaled.clip(*spec.clip)
+        except ValueError as error:
+            raise source.error((*path, "clip"), str(error)) from error
+    if spec.scale == "zscore":
+        scaled = scaled.zscore()
+    return Term(label, raw, scaled, spec)
+
+
+def _probe(term: Term, model: Model, source: Source) -> None:
+    """Try a reward on three allowed designs, and its gradient if it says it has one."""
+    designs = reference_designs(model)
+    path = ("rewards", term.label)
+    try:
+        evaluate(term.raw, designs)
+        if term.raw.differentiable:
+            hot = torch.nn.functional.one_hot(designs.x, len(model.process.alphabet)).double()
+            got = term.raw.relaxed(hot)
+            if tuple(got.shape) != designs.shape or not bool(torch.isfinite(got).all()):
+                raise RewardError(
+                    f"Reward {term.label!r} gives shape {tuple(got.shape)} or values that are not "
+                    "finite on relaxed "
+                    f"designs; it must give (B, K) finite numbers."
+                )
+    except (ValueError, TypeError) as error:
+        raise source.error(
+            path, f"tried on {(model.wild_type and 'the wild type') or 'a first design'}: {error}"
+        ) from error
+
+
+def _card_id(kind: Literal["reward", "model"], name: str) -> dict[str, str]:
+    data = card(kind, name)
+    point = entry(kind, name)
+    dist = point.dist
+    text = yaml.safe_dump(data, sort_keys=True)
+    return {
+        "name": name,
+        "from": point.value,
+        "version": str(data.get("version", dist.version if dist is not None else "unknown")),
+        "card_sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+
+
+FILTER = re.compile(
+    r"^\s*([A-Za-z][\w-]*)\s*(<=|>=|==|!=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$"
+)
+
+
+def _columns(campaign: Campaign) -> list[str]:
+    labels = list(campaign.rewards)
+    numbers = ["n_mut", "seq_recovery", "total", "log_w", "copies", "prior", "prior_per_residue"]
+    return [*numbers, *labels, *(f"{x}_scaled" for x in labels)]
+
+
+def _check_select(campaign: Campaign, source: Source) -> None:
+    known = _columns(campaign)
+    for i, text in enumerate(campaign.select.filters):
+        match = FILTER.match(text)
+        if match is None:
+            raise source.error(
+                ("select", "filters", i),
+                f"cannot read {text!r}: write COLUMN < NUMBER, with one of < <= > >= == !=.",
+            )
+        if match[1] not in known:
+            raise source.error(
+                ("select", "filters", i),
+                f"there is no column {match[1]!r}. {nearest(match[1], known)}",
+            )
+    rank = campaign.select.rank_by
+    if rank != "pareto" and rank.removeprefix("-") not in known:
+        raise source.error(
+            ("select", "rank_by"),
+            f"there is no column {rank!r}. {nearest(rank, ['pareto', *known])}",
+        )
+
+
+def prepare(campaign: Campaign, source: Source) -> Plan:
+    """Find, build and try every part of a campaign; nothing expensive runs.
+
+    Raises:
+        CampaignError: something is wrong; the message names place, value and cure.
+    """
+    for label, spec in campaign.rewards.items():
+        if spec.oracle is not None:
+            try:
+                entry("reward", spec.oracle)
+            except SpecError as error:
+                raise source.error(("rewards", label, "oracle"), str(error)) from error
+    known = ["unguided", *names("method")]
+    for i, name in enumerate(campaign.baselines):
+        if name not in known:
+            raise source.error(
+                ("baselines", i), f"there is no baseline {name!r}. {nearest(name, known)}"
+            )
+        if name in campaign.baselines[:i]:
+            raise source.error(("baselines", i), f"{name!r} is given twice. Keep one.")
+    _check_select(campaign, source)
+    sampler = campaign.sampler
+    try:
+        method = build_method(sampler.name, sampler.model_extra or {})
+    except SpecError as error:
+        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
+    islands = sampler.islands
+    if campaign.budget.designs is not None:
+        needed = math.ceil(campaign.budget.designs / sampler.particles)
+        if islands is None:
+            islands = needed
+        elif islands * sampler.particles < campaign.budget.designs:
+            raise source.error(
+                ("budget", "designs"),
+                f"{campaign.budget.designs} designs need {needed} islands of {sampler.particles} "
+                "particles, but "
+                f"sampler.islands is {islands}. Raise islands, or leave it out.",
+            )
+    islands = islands or 1
+    model, digest = _load_space(campaign, source)
+    if model.wild_type is None:
+        used = [
+            t
+            for t in (*campaign.select.filters, campaign.select.rank_by)
+            if re.match(r"-?(n_mut|seq_recovery)", t)
+        ]
+        if used:
+            raise source.error(("select",), f"{used[0]!r} needs a wild type. Give input.wild_type.")
+    terms = tuple(_load_term(label, spec, source) for label, spec in campaign.rewards.items())
+    guides = [t for t in terms if t.spec.role == "guide"]
+    if not guides:
+        raise source.error(
+            ("rewards",),
+            "no reward has role: guide, so there is nothing to align to. Give one that role.",
+        )
+    objective = Sum(tuple((t.spec.weight, t.scaled) for t in guides))
+    for term in terms:
+        _probe(term, model, source)
+    try:
+        first = rehearse(method, model, objective)
+    except (TypeError, ValueError) as error:
+        raise source.error(("sampler",), str(error)) from error
+    arms = [Arm("aligned", method, sampler.particles)]
+    rehearsals = {"aligned": first}
+    wanted = list(dict.fromkeys("best_of_n" if n == "unguided" else n for n in campaign.baselines))
+    for i, name in enumerate(wanted):
+        if name == sampler.name and not sampler.model_extra:
+            continue
+        try:
+            other = build_method(name, {"alpha": method.alpha})
+            trial = rehearse(other, model, objective)
+        except (SpecError, TypeError, ValueError) as error:
+            raise source.error(("baselines", i), str(error)) from error
+        # the same number of network calls, at least
+        size = max(1, math.ceil(first.network * sampler.particles / trial.network))
+        arms.append(
+            Arm(name if name != "aligned" else "baseline-aligned", other, size, ("baseline", name))
+        )
+        rehearsals[name] = trial
+    config = {
+        "seqalign": version("seqalign"),
+        **campaign.model_dump(mode="json"),
+        "resolved": {
+            "wild_type": model.wild_type,
+            "input_sha256": digest,
+            "islands": islands,
+            "steps": model.process.steps,
+            "free": "".join(
+                "1" if a == model.space.alphabet.mask_symbol else "0" for a in model.space.fixed
+            ),
+            "sampler": to_mapping(method),
+            "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
+            "model": _card_id("model", campaign.model.name),
+            "rewards": {
+                t.label: _card_id("reward", t.spec.oracle)
+                if t.spec.oracle is not None
+                else {
+                    "python": t.spec.python,
+                    "sha256": _file_hash(source.folder / t.spec.python.rpartition(":")[0]),
+                }
+                if t.spec.python is not None
+                else {"command": t.spec.command}
+                for t in terms
+            },
+        },
+    }
+    plan = Plan(
+        campaign,
+        source,
+        model,
+        terms,
+        objective,
+        tuple(arms),
+        islands,
+        "unguided" in campaign.baselines,
+        rehearsals,
+        config,
+    )
+    for key, limit in campaign.budget.calls.items():
+        path = ("budget", "calls", key)
+        if key == "network":
+            need = plan.network_calls
+        elif key in campaign.rewards:
+            need = plan.reward_calls if campaign.rewards[key].role == "guide" else _designs(plan)
+        else:
+            raise source.error(
+                path,
+                f"there is no {key!r} to count. {nearest(key, ['network', *campaign.rewards])}",
+            )
+        if need > limit:
+            raise source.error(
+                path,
+                f"the run needs {need} calls of {key}, more than {limit}. Lower sampler.particles "
+                "or islands, "
+                f"drop baselines, or raise the limit.",
+            )
+    return plan
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _designs(plan: Plan) -> int:
+    return sum(a.particles for a in plan.arms) * plan.islands + 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost.
+
+    Attributes:
+        network: network calls per arm, calibration and evaluation included.
+        oracle: calls per reward, at most.
+        seconds: from one timed network call and one timed call of each reward.
+        gigabytes: a guess at the peak of memory.
+    """
+
+    network: Mapping[str, int]
+    oracle: Mapping[str, int]
+    seconds: float
+    gigabytes: float
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Time one small network call and one call of each reward, and multiply."""
+    process, n = plan.model.process, min(plan.arms[0].particles, 16)
+    network = {
+        a.name: round(plan.rehearsals[a.name].network * a.particles) * plan.islands
+        for a in plan.arms
+    }
+    if any(t.spec.scale == "zscore" for t in plan.guides()):
+        network["calibration"] = REFERENCES * plan.model.space.free
+    network["evaluation"] = _designs(plan) * PRIOR_ORDERS * plan.model.space.free
+    oracle = {
+        t.label: plan.reward_calls if t.spec.role == "guide" else _designs(plan) for t in plan.terms
+    }
+    x = torch.full((1, n, process.length), process.alphabet.mask)
+    x = plan.model.space.start(x)
+    laps = []
+    with torch.no_grad():
+        for _ in range(3):
+            begin = time.perf_counter()
+            law = process.posterior(x, 1.0)
+            plan.model.space.condition(law, x, process.unknown(x))
+            laps.append((time.perf_counter() - begin) / n)
+    seconds = min(laps[1:]) * sum(network.values())
+    hot = law.mean
+    for t in plan.terms:
+        begin = time.perf_counter()
+        if t.spec.role == "guide" and t.raw.differentiable:
+            with torch.no_grad():
+                t.raw.relaxed(hot)
+            each = 3 * (time.perf_counter() - begin) / n  # and its gradient
+        else:
+            each = t.raw.cost
+        seconds += each * oracle[t.label]
+    most = max(a.particles * getattr(a.method, "branch", 1) for a in plan.arms)
+    state = most * process.length * (len(process.alphabet) + 1) * 8
+    return Estimate(network, oracle, seconds, 0.6 + 40 * state / 1e9)

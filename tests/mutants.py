@@ -1,0 +1,494 @@
+"""Put each published bug back into the core and require that a law notices.
+
+`python tests/mutants.py [NAME ...]` copies the packages, applies one mutation per copy, runs the laws that must fail there, and
+exits with 1 if a mutant survives. A law must fail by an assertion: an error of import, syntax or type proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKERS = 2
+ASSERTIONS = {"AssertionError", "Failed"}
+
+# runs inside pytest: which exceptions the laws raised, and proof that the copy was tested
+PLUGIN = '''
+import json, os, pathlib
+import seqalign
+
+assert pathlib.Path(seqalign.__file__).is_relative_to(os.environ["MUTANT_SITE"]), seqalign.__file__
+seen = []
+
+
+def leaves(error):
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
+def pytest_exception_interact(node, call, report):
+    seen.append([report.nodeid, [type(e).__name__ for e in leaves(call.excinfo.value)]])
+
+
+def pytest_sessionfinish(session, exitstatus):
+    report = {"failed": seen, "ran": session.testscollected}
+    pathlib.Path(os.environ["MUTANT_REPORT"]).write_text(json.dumps(report))
+'''
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace a text that must occur exactly once in a file."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A published bug: what it was, how to put it back, and the laws that must fail."""
+
+    name: str
+    bug: str
+    edits: tuple[Edit, ...]
+    killers: tuple[str, ...]
+
+
+def edit(file: str, old: str, new: str) -> tuple[Edit, ...]:
+    return (Edit(f"seqalign/{file}.py", old, new),)
+
+
+RESET = "            log_w=torch.where(due[:, None], 0.0, moved.log_w),\n"
+EXACT = "test_laws_exactness.py::test_every_consistent_method_is_exact"
+FRESH = "test_particles.py::test_the_state_is_what_a_fresh_look_at_it_says"
+TELESCOPE = "test_laws_mutants.py::test_tilted_weights_telescope_too"
+
+MUTANTS = (
+    Mutant(
+        "stale-twist",
+        "after resampling, log_twist stays with the slot and not with the particle",
+        edit("selection", RESET, RESET + "            log_twist=particles.log_twist,\n"),
+        (FRESH, f"{EXACT}[masked-random-tds]"),
+    ),
+    Mutant(
+        "stale-guidance",
+        "after resampling, a particle is guided by the gradient of another one",
+        edit("selection", RESET, RESET + "            score=particles.score,\n"),
+        (FRESH,),
+    ),
+    Mutant(
+        "stale-posterior",
+        "after resampling, a particle is denoised with the x̂0 of another one",
+        edit(
+            "selection",
+            RESET,
+            RESET
+            + "            posterior=particles.posterior,\n            guide=particles.guide,\n",
+        ),
+        (FRESH, f"{EXACT}[masked-random-smc]"),
+    ),
+    Mutant(
+        "stale-field",
+        "gather forgets one field of the state",
+        edit(
+            "particles",
+            'if item.name in ("posterior", "guide"):',
+            'if item.name == "memo":\n                continue\n'
+            '            if item.name in ("posterior", "guide"):',
+        ),
+        ("test_particles.py::test_gather_moves_every_field_and_no_island",),
+    ),
+    Mutant(
+        "weights-dropped",
+        "resampling resets the weights without adding their mean to log Z",
+        edit(
+            "selection",
+            "            log_z=torch.where(due, particles.log_z + log_mean_exp(flat), particles.log_z),\n",
+            "            log_z=particles.log_z,\n",
+        ),
+        (
+            "test_laws_mutants.py::test_resampling_keeps_what_is_known_about_z",
+            f"{EXACT}[masked-random-smc]",
+        ),
+    ),
+    Mutant(
+        "weights-reset-everywhere",
+        "under adaptive resampling, islands that did not resample lose their weights too",
+        edit("selection", RESET, "            log_w=torch.zeros_like(moved.log_w),\n"),
+        (
+            "test_particles.py::test_resampling_moves_weight_to_log_z_only_where_it_happens",
+            "test_laws_mutants.py::test_resampling_keeps_what_is_known_about_z",
+        ),
+    ),
+    Mutant(
+        "flattened-log-z",
+        "log Z by logsumexp over the flattened batch: islands share one estimate",
+        edit(
+            "smc",
+            "log_z = particles.log_z + log_mean_exp(log_w) if weighted else None",
+            "log_z = particles.log_z + log_mean_exp(log_w.flatten()) if weighted else None",
+        ),
+        ("test_laws_mutants.py::test_each_island_has_the_log_z_it_has_alone",),
+    ),
+    Mutant(
+        "flattened-resampling",
+        "at resampling, the mean weight is taken over the flattened batch",
+        edit(
+            "selection",
+            "            log_z=torch.where(due, particles.log_z + log_mean_exp(flat), particles.log_z),\n",
+            "            log_z=torch.where(\n                due, particles.log_z + log_mean_exp(flat.flatten()), "
+            "particles.log_z\n            ),\n",
+        ),
+        ("test_laws_mutants.py::test_each_island_has_the_log_z_it_has_alone",),
+    ),
+    Mutant(
+        "mask-of-x-t",
+        "x_s is imputed with the mask of x_t: the letters just revealed are ignored",
+        edit(
+            "smc",
+            "look = self._look_changed(x_s, state, i, rng)",
+            "mask = getattr(self.process, 'alphabet').mask\n"
+            "            look = self._look_changed("
+            "torch.where(state.x == mask, state.x, x_s), state, i, rng)",
+        ),
+        (FRESH, f"{EXACT}[masked-random-smc]"),
+    ),
+    Mutant(
+        "argmax-returned",
+        "the argmax before the last selection is returned instead of the particle",
+        edit(
+            "smc",
+            "        designs = self.process.decode(particles.x)\n        return Samples(",
+            "        designs = self.process.decode(particles.posterior.mode)\n        return Samples(",
+        ),
+        (
+            "test_laws_mutants.py::test_designs_and_rewards_belong_together",
+            f"{EXACT}[masked-random-smc]",
+        ),
+    ),
+    Mutant(
+        "no-normalizer-categorical",
+        "the tilted categorical proposal is weighed without its normalizer",
+        edit(
+            "discrete",
+            "return Categorical(torch.log_softmax(self.log_probs + g, -1))",
+            "return Categorical(self.log_probs + g)",
+        ),
+        (
+            "test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-categorical]",
+            f"{EXACT}[masked-parallel-tds]",
+        ),
+    ),
+    Mutant(
+        "no-normalizer-one-reveal",
+        "the tilted choice of a position is weighed without its normalizer",
+        edit(
+            "discrete",
+            "        log_position = log_position - torch.logsumexp(log_position, -1, keepdim=True)\n",
+            "",
+        ),
+        (
+            "test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",
+            f"{EXACT}[masked-random-tds]",
+        ),
+    ),
+    Mutant(
+        "no-mask-gradient",
+        "the gradient of staying masked is left out of the one-reveal tilt",
+        edit(
+            "discrete",
+            "letters = self.log_letter + (g[..., :-1] - g[..., -1:])",
+            "letters = self.log_letter + g[..., :-1]",
+        ),
+        ("test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",),
+    ),
+    Mutant(
+        "revealed-counted",
+        "log-probabilities are counted over positions that were revealed already",
+        edit(
+            "discrete",
+            "point = torch.where(known[..., None], 0.0, log_pi.gather(-1, letter))",
+            "point = log_pi.gather(-1, letter)",
+        ),
+        (
+            "test_discrete.py::test_known_positions_are_point_masses_and_rows_are_normalized",
+            f"{EXACT}[masked-parallel-tds]",
+        ),
+    ),
+    Mutant(
+        "averaged-gradient",
+        "the gradient is averaged over the batch: guidance weakens as particles are added",
+        edit(
+            "smc",
+            "(score,) = torch.autograd.grad(value.sum(), leaf)",
+            "(score,) = torch.autograd.grad(value.mean(), leaf)",
+        ),
+        (FRESH,),
+    ),
+    Mutant(
+        "tempering-jumps",
+        "adaptive tempering starts where all values are equal: lam jumps to 1 at once",
+        edit(
+            "tempering",
+            "ceiling = torch.full_like(lam, (i / n) ** self.pace).clamp(min=lam)",
+            "ceiling = torch.ones_like(lam)",
+        ),
+        (
+            "test_tempering.py::test_adaptive_does_not_spend_everything_where_all_values_are_equal",
+            "test_laws_mutants.py::test_tempering_starts_at_zero_and_keeps_its_pace",
+        ),
+    ),
+    Mutant(
+        "tempering-starts-at-one",
+        "the schedule is applied at t = T, before anything is known",
+        edit("smc", "            lam=flat,\n", "            lam=torch.ones_like(flat),\n"),
+        ("test_laws_mutants.py::test_tempering_starts_at_zero_and_keeps_its_pace",),
+    ),
+    Mutant(
+        "last-step-by-float",
+        "the last step is detected by t == 0",
+        edit(
+            "smc",
+            "t, s, last = self._times[i - 1], self._times[i], i == n",
+            "t, s, last = self._times[i - 1], self._times[i], self._times[i] == 0.0",
+        ),
+        ("test_laws_mutants.py::test_the_last_step_is_counted_not_compared",),
+    ),
+    Mutant(
+        "nan-is-zero",
+        "a NaN reward is turned into 0",
+        edit(
+            "objective",
+            "    r = r.double()\n    bad = ",
+            "    r = torch.nan_to_num(r.double(), nan=0.0)\n    bad = ",
+        ),
+        ("test_objective.py::test_nan_is_never_a_score",),
+    ),
+    Mutant(
+        "residual-biased",
+        "residual resampling draws the rest from the weights instead of the remainders",
+        edit(
+            "resampling",
+            "drawn = _invert(rest / rest.sum(-1, keepdim=True), u)",
+            "drawn = _invert(_weights(log_w), u)",
+        ),
+        (
+            "test_resampling.py::test_offspring_are_unbiased[five-residual]",
+            "test_laws_exactness.py::test_every_resampling_scheme_is_exact[masked-random-residual]",
+        ),
+    ),
+    Mutant(
+        "gradient-steps",
+        "adaptive tempering takes gradient steps on the effective sample size instead of bisecting",
+        edit(
+            "tempering",
+            "            middle = 0.5 * (lo + hi)\n"
+            "            good = ess_at(middle) >= self.ess\n"
+            "            lo, hi = torch.where(good, middle, lo), torch.where(good, hi, middle)\n",
+            "            gap = ess_at(lo) - self.ess\n"
+            "            slope = (ess_at(lo + 1e-4) - ess_at(lo)) / 1e-4\n"
+            "            lo = torch.minimum((lo - gap / slope.clamp(max=-1e-6)).clamp(min=lam), hi)\n",
+        ),
+        (
+            "test_tempering.py::test_adaptive_keeps_its_target_and_its_pace",
+            "test_tempering.py::test_adaptive_bisection_finds_the_root_for_hard_shapes",
+        ),
+    ),
+    Mutant(
+        "forced-wild-type",
+        "the wild type is forced once the budget is spent, with no look-ahead before",
+        edit(
+            "design_space",
+            "            log_h, keep, change = _budget(split, self.max_mutations - used)\n",
+            "            left = (self.max_mutations - used)[..., None]\n"
+            "            keep = torch.where(left > 0, split.keep, 0.0)\n"
+            "            change = torch.where(left > 0, split.change, -torch.inf)\n"
+            "            log_h = torch.where(left[..., 0] >= 0, 0.0, -torch.inf).double()\n",
+        ),
+        (
+            "test_design_space.py::test_wild_type_is_never_forced_before_the_budget_is_spent",
+            "test_design_space.py::test_condition_equals_enumeration",
+        ),
+    ),
+    Mutant(
+        "single-precision-cumsum",
+        "systematic resampling sums its weights in float32 and lets a point fall behind the last one",
+        edit("resampling", "total = w.cumsum(-1)\n", "total = w.float().cumsum(-1).double()\n")
+        + edit(
+            "resampling",
+            "    index = torch.searchsorted(total, points * total[:, -1:], right=True)\n",
+            "    index = torch.searchsorted(total, points.contiguous(), right=True)\n",
+        )
+        + edit(
+            "resampling",
+            "return torch.minimum(index, last)",
+            "return index.clamp(max=w.shape[-1] - 1)",
+        ),
+        (
+            "test_resampling.py::test_a_cumulative_sum_below_one_revives_nobody",
+            "test_resampling.py::test_large_islands_are_unbiased_to_the_last_particle[systematic]",
+        ),
+    ),
+    Mutant(
+        "potential-counted-twice",
+        "the cumulative potential is added at every step and never divided out",
+        edit(
+            "smc",
+            "log_w=base + log_twist - state.log_twist,",
+            "log_w=base + log_twist,",
+        ),
+        (
+            "test_laws_mutants.py::test_potentials_telescope",
+            TELESCOPE,
+            f"{EXACT}[masked-random-smc]",
+        ),
+    ),
+    Mutant(
+        "max-potential-kept",
+        "max and sum potentials are still in the weight at the end: the reward counts on top",
+        edit(
+            "smc",
+            "log_twist, memo = look.value, state.memo",
+            "log_twist, memo = look.value + state.log_twist, state.memo",
+        ),
+        ("test_laws_mutants.py::test_potentials_telescope",),
+    ),
+    Mutant(
+        "guided-without-weights",
+        "the proposal is tilted and log p − log q is left out of the weight",
+        edit(
+            "smc",
+            "return x_s, p.log_prob(x_s) - log_q",
+            "return x_s, torch.zeros_like(log_q)",
+        ),
+        (TELESCOPE, f"{EXACT}[masked-random-tds]"),
+    ),
+    Mutant(
+        "children-summed",
+        "nested importance sampling keeps the sum of the children's weights, not their mean",
+        edit(
+            "selection",
+            "log_w=log_mean_exp(log_w) if self.weigh",
+            "log_w=torch.logsumexp(log_w, -1) if self.weigh",
+        ),
+        (
+            "test_particles.py::test_one_child_keeps_each_parent_and_the_mean_weight",
+            f"{EXACT}[masked-random-nested_is]",
+        ),
+    ),
+)
+
+
+def copy(folder: Path) -> Path:
+    """Lay the three packages and the tests out as they are installed; return the site folder."""
+    site = folder / "site"
+    ignore = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(ROOT / "seqalign", site / "seqalign", ignore=ignore)
+    for name in ("rewards", "models"):
+        shutil.copytree(ROOT / name, site / "seqalign" / name, ignore=ignore)
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (site / "mutant_plugin.py").write_text(PLUGIN)
+    return site
+
+
+def mutate(site: Path, mutant: Mutant) -> None:
+    """Apply the edits of a mutant.
+
+    Raises:
+        SystemExit: a text is gone or ambiguous.
+    """
+    for one in mutant.edits:
+        path = site / one.file
+        text = path.read_text()
+        if text.count(one.old) != 1:
+            raise SystemExit(
+                f"mutant is stale: {mutant.name}: {one.file} holds {text.count(one.old)} times:\n{one.old}"
+            )
+        path.write_text(text.replace(one.old, one.new))
+
+
+def laws(folder: Path, site: Path, killers: list[str], first: bool) -> tuple[dict, str]:
+    """Run laws in a copy; return {failed, ran} and the output."""
+    report = folder / "report.json"
+    env = os.environ | {
+        "PYTHONPATH": str(site),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "MUTANT_SITE": str(site.resolve()),
+        "MUTANT_REPORT": str(report),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
+    command = [sys.executable, "-m", "pytest", "-p", "mutant_plugin", "-p", "no:cacheprovider"]
+    command += ["--hypothesis-seed=0", "--tb=short", *(["-x"] if first else [])]
+    command += [f"tests/{k}" for k in killers]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    if not report.exists():
+        raise SystemExit(f"pytest did not run:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    return json.loads(report.read_text()), done.stdout
+
+
+def trial(mutant: Mutant) -> tuple[str, str, float]:
+    """Return the verdict on a mutant, the law that spoke, and the seconds."""
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        folder = Path(name)
+        site = copy(folder)
+        mutate(site, mutant)
+        report, _ = laws(folder, site, list(mutant.killers), first=True)
+    seconds = time.monotonic() - begin
+    if not report["failed"]:
+        return "SURVIVED", "", seconds
+    law, kinds = report["failed"][0]
+    law = law.removeprefix("tests/")
+    if not set(kinds) <= ASSERTIONS:
+        return f"BROKEN ({', '.join(kinds)})", law, seconds
+    return "killed", law, seconds
+
+
+def main(names: list[str]) -> int:
+    """Try the mutants; return the exit code."""
+    chosen = [m for m in MUTANTS if not names or m.name in names]
+    unknown = set(names) - {m.name for m in MUTANTS}
+    if unknown:
+        print(f"No mutant is called {sorted(unknown)}; there are {[m.name for m in MUTANTS]}.")
+        return 2
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        folder = Path(name)
+        site = copy(folder)
+        for mutant in chosen:
+            for one in mutant.edits:
+                if (site / one.file).read_text().count(one.old) != 1:
+                    print(f"mutant is stale: {mutant.name}: {one.file}: {one.old!r}")
+                    return 1
+        killers = sorted({k for m in chosen for k in m.killers})
+        print(f"{len(chosen)} mutants, {len(killers)} laws; first without any mutation ...", flush=True)
+        report, output = laws(folder, site, killers, first=False)
+        if report["failed"] or not report["ran"]:
+            print(output[-4000:])
+            print("These laws fail on the unmutated core; mend that first.")
+            return 1
+    width = max(len(m.name) for m in chosen)
+    failures = 0
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for mutant, (verdict, law, seconds) in zip(chosen, pool.map(trial, chosen), strict=True):
+            failures += verdict != "killed"
+            print(f"{verdict:9} {mutant.name:{width}} {seconds:5.1f} s  {mutant.bug}")
+            print(f"{'':9} {'':{width}}          {law}", flush=True)
+    print(f"{len(chosen) - failures} of {len(chosen)} mutants killed")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
