@@ -186,6 +186,10 @@ class OnConstruct(nn.Module):
         self.register_buffer("column_of", torch.tensor(COLUMN_OF))
         self.register_buffer("background", torch.tensor(BACKGROUND).log())
 
+    def __repr__(self) -> str:
+        """Return one line: a process is printed with its network."""
+        return f"OnConstruct({sum(p.numel() for p in self.network.parameters())} parameters)"
+
     def forward(self, x: Tensor, t: float = 0.0) -> Tensor:
         """Return logits (..., 84, 20) of tokens (..., 84) or relaxed states (..., 84, 21).
 

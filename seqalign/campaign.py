@@ -54,6 +54,18 @@ _Yaml12.add_implicit_resolver(
     list("-+0123456789."),
 )
 
+
+def _int(loader: _Yaml12, node: yaml.ScalarNode) -> int:
+    return int(node.value)  # 010 is ten, not eight
+
+
+def _float(loader: _Yaml12, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
+
+
+_Yaml12.add_constructor("tag:yaml.org,2002:int", _int)
+_Yaml12.add_constructor("tag:yaml.org,2002:float", _float)
+
 KeyPath = tuple[str | int, ...]
 
 
@@ -81,6 +93,9 @@ class Source:
         """Return "FILE:LINE: key.path: " of the nearest place that is written down."""
         path = tuple(path)
         key = ".".join(map(str, path))
+        deeper = next((text for at, text in self.given.items() if at[: len(path)] == path), None)
+        if deeper is not None and path not in self.lines:
+            return f"--set {deeper}: {key}: "
         for n in range(len(path), -1, -1):
             if path[:n] in self.given:
                 return f"--set {self.given[path[:n]]}: {key}: "
@@ -178,8 +193,8 @@ class InputSpec(_Strict):
 class DesignSpec(_Strict):
     """Which positions may change; 1-based."""
 
-    residues: str | list[int] | None = None
-    fix: str | list[int] | dict[str, str] = ""
+    residues: str | int | list[int] | None = None
+    fix: str | int | list[int] | dict[str, str] = ""
 
 
 class ResidueSpec(_Strict):
@@ -335,15 +350,28 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _sentence(error: Mapping[str, Any], source: Source) -> str:
-    path = tuple(
-        p
-        for p in error["loc"]
-        if not (isinstance(p, str) and p.startswith(("function-", "list[", "dict[")))
-    )
-    # a union adds the name of each member it tried
+def _path(loc: Sequence[str | int]) -> KeyPath:
+    """Return the key path of a validation error, without what pydantic adds for its own types."""
+    own = ("function-", "list[", "dict[")
+    path = tuple(p for p in loc if not (isinstance(p, str) and p.startswith(own)))
     while path and path[-1] in ("str", "int", "float", "bool"):
         path = path[:-1]
+    return path
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        if isinstance(data, Mapping) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
+def _sentence(error: Mapping[str, Any], source: Source) -> str:
+    path = _path(error["loc"])
     kind, value = error["type"], error.get("input")
     place = source.place(path)
     if kind == "extra_forbidden":
@@ -409,6 +437,16 @@ def read(
     try:
         campaign = Campaign.model_validate(data)
     except ValidationError as error:
-        problems = list(dict.fromkeys(_sentence(dict(e), source) for e in error.errors()))
+        found: dict[KeyPath, list[str]] = {}
+        for item_ in error.errors():
+            # a union complains once for each member
+            found.setdefault(_path(item_["loc"]), []).append(_sentence(dict(item_), source))
+        problems = [
+            some[0]
+            if len(some) == 1
+            else f"{source.place(at)}{_short(_at(data, at))} does not fit. Write text, such as "
+            f"'A1-5, 12', or a list of numbers."
+            for at, some in found.items()
+        ]
         raise CampaignError("\n".join(problems[:8])) from error
     return campaign, source

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -279,7 +280,7 @@ def _comparison(summary: Mapping[str, Any]) -> Table:
             cells.append(_number(row.get("n_mut"), 1))
         cells += [
             _number(row.get("prior_per_residue"), 3),
-            _number(row.get("diversity"), 1) if row["n"] > 1 else "–",
+            _number(row.get("diversity"), 1) if row["designs"] > 1 else "–",
         ]
         style = "bold" if row["row"] == "aligned" else None
         table.add_row(row["row"], row["which"], *cells, style=style)
@@ -582,16 +583,18 @@ def cite(
             data = registry.card(kind, name)
         except registry.SpecError as error:
             raise source.error(where, str(error)) from error
-        entries = data.get("bibtex") or []
-        found += [entries] if isinstance(entries, str) else list(entries)
-        paper = data.get("paper") or data.get("citation") or data.get("references")
-        if not entries and paper:
-            loose += [
-                f"% {kind} {name}: {p}" for p in ([paper] if isinstance(paper, str) else paper)
-            ]
-    typer.echo("\n\n".join(text.strip() for text in dict.fromkeys(found)))
+        for key in ("bibtex", "references", "paper", "citation"):
+            given = data.get(key) or []
+            for text in [given] if isinstance(given, str) else given:
+                if str(text).lstrip().startswith("@"):
+                    found.append(str(text))
+                else:
+                    loose.append(f"% {kind} {name}: {' '.join(str(text).split())}")
+    # a paper that several parts rest on is cited once, by its BibTeX key
+    unique = {re.sub(r"^@\w+\{([^,]+),.*", r"\1", text.strip(), flags=re.S): text for text in found}
+    typer.echo("\n\n".join(text.strip() for text in unique.values()))
     if loose:
-        typer.echo("\n" + "\n".join(" ".join(line.split()) for line in dict.fromkeys(loose)))
+        typer.echo("\n" + "\n".join(dict.fromkeys(loose)))
 
 
 @app.command()

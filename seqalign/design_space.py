@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -219,6 +219,10 @@ class DesignSpace:
         )
 
     @cached_property
+    def _all_allowed(self) -> bool:
+        return bool(self._allowed.all())
+
+    @cached_property
     def _wild(self) -> Tensor:
         return self.alphabet.encode([self.wild_type or self.alphabet.letters[0] * self.length])[0]
 
@@ -262,26 +266,28 @@ class DesignSpace:
         `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the posterior is returned as is.
         """
         log_pi = posterior.log_probs
-        legal = log_pi.masked_fill(~self._allowed, -torch.inf)
+        legal = log_pi if self._all_allowed else log_pi.masked_fill(~self._allowed, -torch.inf)
+        known_ok = (unknown | self._known_allowed(x)).all(-1)
         if self.max_mutations is None:
-            mass = torch.logsumexp(legal, -1).double()
-            log_h = torch.where(unknown, mass, 0.0).sum(-1)
+            mass = torch.where(unknown, torch.logsumexp(legal, -1).double(), 0.0)
+            log_h = torch.where(known_ok, mass.sum(-1), -torch.inf)
             given = legal - mass[..., None].to(legal.dtype)
         else:
             split = _Split.of(legal, self._wild, unknown)
             used = ((x != self._wild) & ~unknown).sum(-1)
             log_h, keep, change = _budget(split, self.max_mutations - used)
-            # what cannot happen has log-probability -inf before and after: their difference is no shift
-            keep = (keep - split.keep).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-            change = (change - split.change).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
+            log_h = torch.where(known_ok, log_h, -torch.inf)
+            # known positions stay; what cannot happen has log-probability -inf before and after, and no shift
+            keep = torch.where(unknown, keep - split.keep, 0.0).nan_to_num(-torch.inf, neginf=-torch.inf)
+            change = torch.where(unknown, change - split.change, 0.0)
+            change = change.nan_to_num(-torch.inf, neginf=-torch.inf)
             wild = self._wild.expand(x.shape)[..., None]
             kept = legal.gather(-1, wild) + keep[..., None].to(legal.dtype)
             given = (legal + change[..., None].to(legal.dtype)).scatter(-1, wild, kept)
-        known_ok = (unknown | self._known_allowed(x)).all(-1)
-        log_h = torch.where(known_ok, log_h, -torch.inf)
-        # known positions stay as they are, and so does a state that cannot end in A
-        open_ = unknown & torch.isfinite(log_h)[..., None]
-        return log_h, CategoricalPosterior(torch.where(open_[..., None], given, log_pi))
+        dead = torch.isneginf(log_h)
+        if bool(dead.any()):
+            given = torch.where(dead[..., None, None], log_pi, given)
+        return log_h, CategoricalPosterior(given)
 
     def _known_allowed(self, x: Tensor) -> Tensor:
         v = len(self.alphabet)
@@ -312,7 +318,10 @@ class _Split:
     def of(cls, legal: Tensor, wild: Tensor, unknown: Tensor) -> _Split:
         index = wild.expand(unknown.shape)[..., None]
         keep = legal.gather(-1, index)[..., 0].double()
-        change = torch.logsumexp(legal.scatter(-1, index, -torch.inf), -1).double()
+        change = legal.exp().scatter(-1, index, 0.0).sum(-1).double().log()
+        if bool(torch.isneginf(change).any()):
+            # either nothing else is allowed or it is too unlikely for exp: only the logarithms can tell
+            change = torch.logsumexp(legal.scatter(-1, index, -torch.inf), -1).double()
         return cls(torch.where(unknown, keep, 0.0), torch.where(unknown, change, -torch.inf))
 
 
@@ -341,50 +350,45 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     odds = torch.where(has, odds, 0.0) - scale[..., None]
     logs = torch.stack((torch.where(has, 0.0, -torch.inf), odds), -1)
     norm = logs.logsumexp(-1)
-    factors = (logs - norm[..., None]).exp()
+    # coefficients first, (n, N, L): every product of two halves is one multiplication and one small matrix product
+    rows, length = split.keep.shape[:-1], split.keep.shape[-1]
+    factors = (logs - norm[..., None]).exp().movedim(-1, 0).flatten(1, -2)
     tree = [factors]
-    while tree[-1].shape[-2] > 1:
-        if tree[-1].shape[-2] % 2:
-            tree[-1] = torch.cat((tree[-1], _one_like(tree[-1])), -2)
-        tree.append(_multiply(tree[-1][..., 0::2, :], tree[-1][..., 1::2, :], degree))
-    coefficients = tree[-1][..., 0, :]
+    while tree[-1].shape[-1] > 1:
+        if tree[-1].shape[-1] % 2:
+            one = torch.zeros_like(tree[-1][..., :1])
+            one[0] = 1.0
+            tree[-1] = torch.cat((tree[-1], one), -1)
+        a, b = tree[-1].chunk(2, -1)
+        n = a.shape[0]
+        terms = _convolution(n, n, min(2 * n - 1, degree + 1)).to(a)
+        tree.append((terms @ (a[:, None] * b).flatten(2).flatten(0, 1)).unflatten(-1, a.shape[1:]))
+    coefficients = tree[-1][..., 0].movedim(0, -1).unflatten(0, rows)
     order = torch.arange(coefficients.shape[-1], device=left.device)
     counts = (coefficients > 0) & (order <= left[..., None])
-    lifted = torch.where(counts, coefficients.log() + order * scale[..., None], -torch.inf)
+    lift = order * scale[..., None]
+    lifted = torch.where(counts, coefficients.log() + lift, -torch.inf)
     log_p = torch.logsumexp(lifted, -1)
     # down again: what each coefficient adds to P, relative to P
-    slope = torch.where(counts, torch.exp(order * scale[..., None] - log_p[..., None]), 0.0)
-    slope = slope[..., None, :]
+    slope = torch.where(counts, torch.exp(lift - log_p[..., None]), 0.0)
+    slope = slope.flatten(0, -2).movedim(-1, 0)[..., None]
     for children in reversed(tree[:-1]):
-        even, odd = children[..., 0::2, :], children[..., 1::2, :]
-        slope = slope[..., : even.shape[-2], :]
-        pair = (_correlate(slope, odd), _correlate(slope, even))
-        slope = torch.stack(pair, -2).flatten(-3, -2)
-    marginal = (slope[..., : factors.shape[-2], :] * factors).clamp(min=0.0)
-    keep, change = torch.log(marginal).unbind(-1)
+        half = children.shape[-1] // 2
+        other = torch.roll(children, half, -1)
+        pair = slope[..., :half].repeat(1, 1, 2)
+        n, m = children.shape[0], pair.shape[0]
+        terms = _convolution(n, n, m).reshape(m, n, n).transpose(0, 1).reshape(n, m * n).to(other)
+        slope = (terms @ (pair[:, None] * other).flatten(2).flatten(0, 1)).unflatten(-1, other.shape[1:])
+    marginal = (slope * tree[0])[..., :length].clamp(min=0.0)
+    keep, change = torch.log(marginal).unflatten(1, rows).unbind(0)
     return log_p + (base + norm).sum(-1), keep, change
 
 
-def _one_like(poly: Tensor) -> Tensor:
-    """Return the polynomial 1 as one more factor of (..., L, n)."""
-    one = torch.zeros_like(poly[..., :1, :])
-    one[..., 0] = 1.0
-    return one
-
-
-def _multiply(a: Tensor, b: Tensor, degree: int) -> Tensor:
-    """Multiply polynomials (..., n) of equal size, cut at `degree`: Σ_m a[k − m] b[m]."""
-    n = a.shape[-1]
-    width = min(2 * n - 1, degree + 1)
-    windows = torch.nn.functional.pad(a, (n - 1, width - n)).unfold(-1, n, 1)
-    return (windows * b.flip(-1)[..., None, :]).sum(-1)
-
-
-def _correlate(slope: Tensor, b: Tensor) -> Tensor:
-    """Return the slope of one factor (..., n) from that of the product and the other factor: Σ_m slope[j + m] b[m]."""
-    n = b.shape[-1]
-    windows = torch.nn.functional.pad(slope, (0, 2 * n - 1 - slope.shape[-1])).unfold(-1, n, 1)
-    return (windows * b[..., None, :]).sum(-1)
+@lru_cache(maxsize=256)
+def _convolution(n: int, m: int, width: int) -> Tensor:
+    """Return the 0/1 matrix (width, n·m) that adds the products a[j]·b[l] with j + l = k, cut at the width."""
+    j, l, k = torch.arange(n)[:, None], torch.arange(m), torch.arange(width)[:, None, None]
+    return (j + l == k).double().flatten(1)
 
 
 @dataclass(frozen=True)

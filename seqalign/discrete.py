@@ -147,13 +147,16 @@ class OneReveal:
     def tilt(self, g: Tensor) -> OneReveal:
         """Return q(i, a) ∝ p(i, a) · exp(g[i, a] − g[i, mask]); g (B, K, L, V + 1)."""
         letters = self.log_letter + (g[..., :-1] - g[..., -1:])
-        mass = torch.logsumexp(letters, -1)
+        log_letter = torch.log_softmax(letters, -1)
+        # what normalization took from the largest letter is what it took from all
+        top = letters.argmax(-1, keepdim=True)
+        mass = (letters.gather(-1, top) - log_letter.gather(-1, top))[..., 0]
         masked = self.masked
         log_position = torch.where(masked, self.log_position + mass, -torch.inf)
         log_position = log_position - torch.logsumexp(log_position, -1, keepdim=True)
         # an island with nothing masked has no position to normalize over
         log_position = torch.where(masked, log_position, -torch.inf)
-        return OneReveal(self.x_t, log_position, letters - mass[..., None])
+        return OneReveal(self.x_t, log_position, log_letter)
 
 
 def _known(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:

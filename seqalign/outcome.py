@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,6 +77,7 @@ class _Scored:
     """Distinct sequences with every number that tables need."""
 
     rows: Mapping[str, dict[str, Any]]
+    network_calls: int
 
     def of(self, sequences: Sequence[str], key: str) -> list[float]:
         return [float(self.rows[s][key]) for s in sequences]
@@ -98,13 +100,21 @@ def _score(
         if t.label in scaled:
             columns[f"{t.label}_scaled"] = evaluate(scaled[t.label], designs)[0].tolist()
     columns["total"] = evaluate(objective, designs)[0].tolist()
+    calls = 0
+
+    def count(some: int) -> None:
+        nonlocal calls
+        calls += some
+        if evaluating is not None:
+            evaluating(some)
+
     prior = prior_log_likelihood(
         model.process,
         designs.x[0],
         free,
         orders=PRIOR_ORDERS,
         seed=plan.campaign.seed,
-        observe=evaluating,
+        observe=count,
     )
     columns["prior"] = prior.tolist()
     columns["prior_per_residue"] = (prior / len(free)).tolist()
@@ -119,7 +129,7 @@ def _score(
                 "seq_recovery": recovery(s, model.wild_type, free),
             }
         rows[s] = row
-    return _Scored(rows)
+    return _Scored(rows, calls)
 
 
 def _flat(samples: Samples) -> tuple[list[str], list[float]]:
@@ -135,7 +145,7 @@ def _row(
     keys = [*(t.label for t in plan.terms), "total", "prior", "prior_per_residue"]
     if plan.model.wild_type is not None:
         keys += ["n_mut"]
-    row: dict[str, Any] = {"row": name, "which": which, "n": len(sequences)}
+    row: dict[str, Any] = {"row": name, "which": which, "designs": len(sequences)}
     for key in keys:
         finite = [v for v in scored.of(sequences, key) if math.isfinite(v)]
         row[key] = statistics.fmean(finite) if finite else None
@@ -226,9 +236,9 @@ def _finish(
 
     aligned = results["aligned"]
     network = {name: s.network_calls for name, s in results.items()}
-    free = model.space.free
     summary: dict[str, Any] = {
         "name": campaign.name,
+        "command": _command(plan),
         "seqalign": version("seqalign"),
         "seed": campaign.seed,
         "designs": len(kept),
@@ -245,7 +255,7 @@ def _finish(
         "network_calls": {
             **network,
             **({"calibration": calibration} if calibration else {}),
-            "evaluation": len(scored.rows) * PRIOR_ORDERS * free,
+            "evaluation": scored.network_calls,
         },
         "reward_calls": {name: s.reward_calls for name, s in results.items()},
         "prior_orders": PRIOR_ORDERS,
@@ -259,6 +269,15 @@ def _finish(
     folder.write("report.html", render(folder, summary))
     folder.write_json("summary.json", summary)
     return summary
+
+
+def _command(plan: Plan) -> str:
+    """Return the command that runs the campaign again."""
+    source = plan.source
+    if source.file == "demo.yaml":
+        return f"seqalign demo --seed {plan.campaign.seed}"
+    changes = [f" --set {shlex.quote(text)}" for text in source.given.values()]
+    return f"seqalign run {shlex.quote(source.file)}{''.join(changes)}"
 
 
 def _weighted(values: Sequence[float], log_w: Sequence[float]) -> float | None:

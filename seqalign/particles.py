@@ -75,8 +75,9 @@ class Particles:
 
     def gather(self, ancestors: Tensor) -> Particles:
         """Return the particles at (B, N) ancestors; every per-particle field moves."""
-        rows = torch.arange(ancestors.shape[0], device=ancestors.device)[:, None]
-        return self._map(lambda v: v[rows, ancestors])
+        b, k = self.x.shape[:2]
+        rows = (ancestors + k * torch.arange(b, device=ancestors.device)[:, None]).flatten()
+        return self._map(lambda v: v.flatten(0, 1).index_select(0, rows).unflatten(0, (b, -1)))
 
     def branch(self, m: int) -> Particles:
         """Copy each particle m times, (B, K·m), copies side by side."""

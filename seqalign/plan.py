@@ -161,6 +161,10 @@ _RESERVED = (
     "seed",
     "island",
     "reason",
+    "row",
+    "which",
+    "designs",
+    "diversity",
 )
 
 
@@ -213,8 +217,23 @@ def _wild_type(
     return text, digest
 
 
+_ELSEWHERE = {
+    "wild_type": "input.wild_type",
+    "design": "design.residues",
+    "fix": "design.fix",
+    "omit": "constraints.omit",
+    "allow": "constraints.residues.POSITIONS.allow",
+    "omit_at": "constraints.residues.POSITIONS.omit",
+    "max_mutations": "constraints.max_mutations",
+}
+
+
 def _load_space(campaign: Campaign, source: Source) -> tuple[Model, str | None]:
     spec = campaign.model
+    for key in spec.model_extra or {}:
+        if key in _ELSEWHERE:
+            other = _ELSEWHERE[key]
+            raise source.error(("model", key), f"constraints do not belong here; write {other}.")
     try:
         bare = load_model(spec.name, steps=spec.steps, **(spec.model_extra or {}))
     except SpecError as error:
@@ -233,13 +252,13 @@ def _load_space(campaign: Campaign, source: Source) -> tuple[Model, str | None]:
                 )
         fix_: Any = {int(re.sub(r"\D", "", key)): a for key, a in fix.items()}
     else:
-        fix_ = fix
+        fix_ = _text(fix)
     residues = campaign.constraints.residues
     try:
         model = load_model(
             spec.name,
             wild_type=wild,
-            design=campaign.design.residues,
+            design=_text(campaign.design.residues),
             fix=fix_,
             omit=campaign.constraints.omit,
             allow={k: v.allow for k, v in residues.items() if v.allow is not None},
@@ -253,6 +272,10 @@ def _load_space(campaign: Campaign, source: Source) -> tuple[Model, str | None]:
     except (ValueError, TypeError) as error:
         raise source.error(_blame(str(error), campaign), str(error)) from error
     return model, digest
+
+
+def _text(given: Any) -> Any:
+    return str(given) if isinstance(given, int) else given
 
 
 def _blame(message: str, campaign: Campaign) -> KeyPath:
@@ -306,7 +329,11 @@ def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
 
 def _load_term(label: str, spec: RewardSpec, source: Source) -> Term:
     path: KeyPath = ("rewards", label)
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label) or label in _RESERVED:
+    if (
+        not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label)
+        or label in _RESERVED
+        or label.endswith(("_scaled", "_sd"))
+    ):
         raise source.error(
             path,
             f"{label!r} cannot name a column: use letters, digits, '_' and '-', beginning with a "

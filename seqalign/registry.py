@@ -180,7 +180,12 @@ def card(kind: Kind, name: str) -> dict[str, Any]:
     if package:
         path = files(package).joinpath("cards", f"{name}.yaml")
         if path.is_file():
-            data = yaml.safe_load(path.read_text("utf-8"))
+            try:
+                data = yaml.safe_load(path.read_text("utf-8"))
+            except yaml.YAMLError as error:
+                raise SpecError(
+                    f"The card of {kind} {name!r} ({path}) is no YAML: {error}"
+                ) from error
             if isinstance(data, dict):
                 return {"name": name, **data}
     return {"name": name, "entry_point": point.value}
@@ -205,7 +210,10 @@ def _method_card(name: str) -> dict[str, Any]:
 
 def describe(kind: Kind, name: str) -> str:
     """Return one line that says what a name is."""
-    data = card(kind, name)
+    try:
+        data = card(kind, name)
+    except SpecError as error:
+        return f"({error})".replace("\n", " ")
     for key in ("summary", "predicts", "description", "what", "title"):
         if data.get(key):
             return " ".join(str(data[key]).split())
@@ -328,7 +336,7 @@ def build_method(name: str, params: Mapping[str, Any]) -> Method:
     return cast(Method, _make(cast(type, cls), params, ()))
 
 
-def load_method(name: str, **params: Any) -> Method:
+def load_method(name: str, /, **params: Any) -> Method:
     """Return a method by name: `load_method("das", alpha=0.3, tempering="adaptive")`."""
     return build_method(name, params)
 
@@ -392,11 +400,15 @@ def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[st
             f"The {kind} {name!r} misses a file: {error}. Install the package again, or give its "
             "path."
         ) from error
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"The {kind} {name!r} refused its parameters: {error}") from error
+    except Exception as error:
+        # a plugin may fail in any way on values it did not expect; the cause stays attached
+        raise SpecError(
+            f"The {kind} {name!r} cannot be built from {dict(params)!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
-def load_reward(name: str, **params: Any) -> Reward:
+def load_reward(name: str, /, **params: Any) -> Reward:
     """Return a reward by name.
 
     Raises:
@@ -410,6 +422,7 @@ def load_reward(name: str, **params: Any) -> Reward:
 
 def load_model(
     name: str,
+    /,
     *,
     wild_type: str | None = None,
     design: str | Sequence[int] | None = None,

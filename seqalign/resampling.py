@@ -36,10 +36,9 @@ Scheme = Literal["multinomial", "stratified", "systematic", "residual", "ssp"]
 
 def ess(log_w: Tensor) -> Tensor:
     """Effective sample size of (B, K) log-weights as a count in [0, K], (B,); 0 if all are -inf."""
-    top = log_w.amax(-1, keepdim=True)
-    w = torch.exp(log_w - torch.where(torch.isfinite(top), top, 0.0))
-    total, square = w.sum(-1), (w * w).sum(-1)
-    return torch.where(total > 0, total * total / square.clamp(min=torch.finfo(w.dtype).tiny), 0.0)
+    w = torch.softmax(log_w, -1)
+    # a dead island has no weights to normalize: NaN here, nothing there
+    return torch.nan_to_num(1.0 / (w * w).sum(-1), nan=0.0)
 
 
 def _weights(log_w: Tensor) -> Tensor:

@@ -127,8 +127,6 @@ class SMC:
             object.__setattr__(self, "reward", _Meter(self.reward))
         if not isinstance(self.process, Metered):
             object.__setattr__(self, "process", Metered(self.process))
-        if self.value is not None:
-            object.__setattr__(self, "value", self.value.bind(self.reward))
         if isinstance(self.proposal, Tilted):
             if not self.reward.differentiable:
                 raise TypeError(
@@ -141,6 +139,9 @@ class SMC:
                     f"through='posterior' (discrete processes) or a gradient-free method."
                 )
             object.__setattr__(self, "_guide", PosteriorMean().bind(self.reward))
+        # after the proposal, whose message names a method that works
+        if self.value is not None:
+            object.__setattr__(self, "value", self.value.bind(self.reward))
         if self.space is not None and not self.process.discrete:
             raise TypeError(
                 "A DesignSpace holds letters; continuous processes have none. Drop the constraints."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from exact import FALSE_ALARM as SIGMAS
 from scipy import stats
 from torch import Tensor
@@ -13,7 +12,9 @@ P_VALUE = 2 * float(stats.norm.sf(SIGMAS))
 
 
 def mean_is(draws: Tensor, expected: Tensor | float, dim: int = 0, slack: float = 1e-12) -> None:
-    """Assert that the mean over `dim` of independent draws is `expected`, within 4.5 standard errors."""
+    """Assert that the mean over `dim` of independent draws is `expected`, within 4.5 standard
+    errors.
+    """
     n = draws.shape[dim]
     error = draws.double().std(dim) / math.sqrt(n)
     gap = (draws.double().mean(dim) - expected).abs()
@@ -22,7 +23,9 @@ def mean_is(draws: Tensor, expected: Tensor | float, dim: int = 0, slack: float 
 
 
 def counts_are(counts: Tensor, probabilities: Tensor) -> None:
-    """Assert by a chi-square test that (n,) counts come from (n,) probabilities; zeros must not occur."""
+    """Assert by a chi-square test that (n,) counts come from (n,) probabilities; zeros must not
+    occur.
+    """
     counts, probabilities = counts.double().flatten(), probabilities.double().flatten()
     assert abs(float(probabilities.sum()) - 1) < 1e-9, "probabilities do not sum to 1"
     assert float(counts[probabilities < 1e-15].sum()) == 0, "drawn with probability 0"

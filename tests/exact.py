@@ -1,7 +1,8 @@
 """Problems whose answer is known: the yardsticks of the exactness laws.
 
-Three kinds of process, each with the law of the chain that is actually run (T, reveal order, inconsistent networks and all),
-derived here from the definitions and never from the core's transitions:
+Three kinds of process, each with the law of the chain that is actually run (T, reveal order,
+inconsistent networks and all), derived here from the definitions and never from the core's
+transitions:
 
 * enumerable masked diffusion, both reveal orders (`masked`);
 * enumerable uniform diffusion (`uniform`);
@@ -39,11 +40,13 @@ ABC = Alphabet("ABC")
 TESTBED = Path(__file__).parent / "data" / "markov_testbed.npz"
 
 
-# rewards -------------------------------------------------------------------------------------------------------------
+# rewards ------------------------------------------------------------------------------------------
 
 
 class PairReward(Reward):
-    """Σ_i additive[i, x_i] + Σ_{i<j} pair[i, j, x_i, x_j]: asymmetric, multilinear, so relaxed designs are exact means."""
+    """Σ_i additive[i, x_i] + Σ_{i<j} pair[i, j, x_i, x_j]: asymmetric, multilinear, so relaxed
+    designs are exact means.
+    """
 
     name = "pairs"
     differentiable = True
@@ -83,7 +86,9 @@ class Plain(Reward):
 
 
 class Rejecting(Reward):
-    """-inf for designs whose first letter is `letter` and NaN for some relaxed ones: failures of both kinds."""
+    """-inf for designs whose first letter is `letter` and NaN for some relaxed ones: failures of
+    both kinds.
+    """
 
     name = "rejecting"
     differentiable = True
@@ -116,12 +121,13 @@ class Quadratic(Reward):
         return self.relaxed(designs.x)
 
 
-# networks ------------------------------------------------------------------------------------------------------------
+# networks -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A tabular network: logits per state, linear in t; on relaxed states the multilinear extension of the table.
+    """A tabular network: logits per state, linear in t; on relaxed states the multilinear extension
+    of the table.
 
     Attributes:
         logits: (W^L, L, V).
@@ -150,7 +156,8 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class UniformTable(Table):
-    """The exact denoiser of a joint law under uniform noise, plus `logits` and t · `drift` that make it wrong.
+    """The exact denoiser of a joint law under uniform noise, plus `logits` and t · `drift` that
+    make it wrong.
 
     Attributes:
         joint: (V^L,) the law of x_0.
@@ -180,7 +187,9 @@ def grid(width: int, length: int) -> np.ndarray:
 
 
 def any_order_table(v: int, length: int, seed: int, bias: float = 0.0, drift: float = 0.0) -> Table:
-    """Conditionals p(x_i = a | revealed letters) of a random, not factorized joint law; `bias` breaks their consistency."""
+    """Conditionals p(x_i = a | revealed letters) of a random, not factorized joint law; `bias`
+    breaks their consistency.
+    """
     rng = np.random.default_rng(seed)
     full = grid(v, length)
     p = np.exp(1.0 * rng.normal(size=len(full)))
@@ -195,7 +204,7 @@ def any_order_table(v: int, length: int, seed: int, bias: float = 0.0, drift: fl
     return Table(torch.tensor(logits), torch.tensor(drift * rng.normal(size=probs.shape)), v + 1)
 
 
-# chain laws ----------------------------------------------------------------------------------------------------------
+# chain laws ---------------------------------------------------------------------------------------
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -206,7 +215,9 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 def masked_law(
     table: Table, steps: int, order: str, start: Sequence[int], begin: int = 0
 ) -> np.ndarray:
-    """p_pre over all V^L designs of a masked chain from `start` at step `begin`, by enumeration of its states."""
+    """p_pre over all V^L designs of a masked chain from `start` at step `begin`, by enumeration
+    of its states.
+    """
     v, length = table.width - 1, table.logits.shape[1]
     law = {tuple(start): 1.0}
     for n in range(begin, steps):
@@ -217,7 +228,7 @@ def masked_law(
             masked = [i for i in range(length) if state[i] == v]
             if order == "random":
                 moves = [
-                    (state[:i] + (a,) + state[i + 1 :], pi[i, a] / len(masked))
+                    ((*state[:i], a, *state[i + 1 :]), pi[i, a] / len(masked))
                     for i in masked
                     for a in range(v)
                 ] or [(state, 1.0)]
@@ -236,7 +247,8 @@ def masked_law(
 
 
 def uniform_law(table: Table, steps: int, live: Sequence[bool] | None = None) -> np.ndarray:
-    """p_pre over all V^L designs of a uniform chain: Bayes' rule on the forward process, position by position.
+    """p_pre over all V^L designs of a uniform chain: Bayes' rule on the forward process, position
+    by position.
 
     Positions that are not `live` are padding and hold token 0.
     """
@@ -268,9 +280,15 @@ def uniform_law(table: Table, steps: int, live: Sequence[bool] | None = None) ->
 
 
 def gaussian_law(
-    m: np.ndarray, c: np.ndarray, schedule: Callable[[float], tuple[float, float]], steps: int, eta: float
+    m: np.ndarray,
+    c: np.ndarray,
+    schedule: Callable[[float], tuple[float, float]],
+    steps: int,
+    eta: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance of the DDIM chain that starts at N(0, I) and uses the exact posterior mean of N(m, C)."""
+    """Mean and covariance of the DDIM chain that starts at N(0, I) and uses the exact posterior
+    mean of N(m, C).
+    """
     eye = np.eye(len(m))
     mean, cov = np.zeros(len(m)), eye
     for n in range(steps):
@@ -286,7 +304,7 @@ def gaussian_law(
     return mean, cov
 
 
-# problems ------------------------------------------------------------------------------------------------------------
+# problems -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,7 +330,9 @@ class Problem:
 
     def run(self, method: Any, shape: tuple[int, int], seed: int = 0) -> Samples:
         """Draw samples."""
-        return method(self.process, self.reward, shape, rng=Streams(seed, range(shape[0])), space=self.space)
+        return method(
+            self.process, self.reward, shape, rng=Streams(seed, range(shape[0])), space=self.space
+        )
 
 
 def enumerated(
@@ -355,7 +375,9 @@ def masked(
     reward: Reward | None = None,
     seed: int = 1,
 ) -> Problem:
-    """An enumerable masked problem; `bias` and `drift` make the network inconsistent and dependent on time."""
+    """An enumerable masked problem; `bias` and `drift` make the network inconsistent and
+    dependent on time.
+    """
     table = any_order_table(len(ABC), length, seed, bias, drift)
     process = MaskedProcess(
         table,
@@ -391,7 +413,10 @@ def uniform(
     rng, v = np.random.default_rng(seed), len(ABC)
     joint = np.exp(rng.normal(size=v**length))
     sizes = (v**length, length, v)
-    logits, drift = torch.tensor(bias * rng.normal(size=sizes)), torch.tensor(bias * rng.normal(size=sizes))
+    logits, drift = (
+        torch.tensor(bias * rng.normal(size=sizes)),
+        torch.tensor(bias * rng.normal(size=sizes)),
+    )
     table = UniformTable(logits, drift, v, joint / joint.sum())
     process = UniformProcess(table, ABC, length, steps, differentiable=True, chunk=chunk)
     reward = PairReward(length, v, seed + 10, scale) if reward is None else reward
@@ -432,7 +457,10 @@ def gaussian(
     h = precision @ mean + slope / alpha
     center = post @ h
     log_z = 0.5 * (
-        h @ center - mean @ precision @ mean - np.linalg.slogdet(cov)[1] + np.linalg.slogdet(post)[1]
+        h @ center
+        - mean @ precision @ mean
+        - np.linalg.slogdet(cov)[1]
+        + np.linalg.slogdet(post)[1]
     )
     second = post + np.outer(center, center)
     mean_r = slope @ center - 0.5 * np.trace(quad @ second)
@@ -470,14 +498,14 @@ def space(
     )
 
 
-# the law -------------------------------------------------------------------------------------------------------------
+# the law ------------------------------------------------------------------------------------------
 
 
 def assert_exact(samples: Samples, problem: Problem, *, error: float = 0.01) -> None:
     """Law 1: E[Ẑ] = Z, and the pooled weighted samples follow the target.
 
-    Ẑ_b Σ_k w_bk f(x_bk) is unbiased for Z·E*[f], so Ẑ_b Σ_k w_bk (f − E*[f]) has mean zero for every test function f: a plain
-    test over islands, without the bias of a ratio.
+    Ẑ_b Σ_k w_bk f(x_bk) is unbiased for Z·E*[f], so Ẑ_b Σ_k w_bk (f − E*[f]) has mean zero for
+    every test function f: a plain test over islands, without the bias of a ratio.
     """
     assert samples.log_z is not None
     assert not torch.isnan(samples.log_z).any()
@@ -486,7 +514,9 @@ def assert_exact(samples: Samples, problem: Problem, *, error: float = 0.01) -> 
     se = float(ratio.std()) / math.sqrt(n)
     assert se <= error, f"one standard error is {se:.4f}; use more islands"
     bias = float(ratio.mean()) - 1
-    assert abs(bias) <= FALSE_ALARM * se, f"E[Ẑ]/Z - 1 = {bias:.4f}, {bias / se:.1f} standard errors"
+    assert abs(bias) <= FALSE_ALARM * se, (
+        f"E[Ẑ]/Z - 1 = {bias:.4f}, {bias / se:.1f} standard errors"
+    )
 
     top = samples.log_w.amax(-1, keepdim=True)
     w = torch.exp(samples.log_w - torch.where(torch.isfinite(top), top, 0.0))
@@ -496,19 +526,22 @@ def assert_exact(samples: Samples, problem: Problem, *, error: float = 0.01) -> 
     off = gap.mean(0).abs() / error_f.clamp(min=1e-12)
     worst = int(off.argmax())
     assert float(off.max()) <= FALSE_ALARM, (
-        f"test function {worst}: off by {float(gap.mean(0)[worst]):.4f}, {float(off[worst]):.1f} standard errors"
+        f"test function {worst}: off by {float(gap.mean(0)[worst]):.4f}, "
+        f"{float(off[worst]):.1f} standard errors"
     )
     if problem.space is not None:
         alive = w > 0
         assert bool(problem.space.contains(samples.designs.x)[alive].all())
 
 
-# the Markov testbed --------------------------------------------------------------------------------------------------
+# the Markov testbed -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class ForwardBackward:
-    """The exact any-order denoiser of a Markov chain: logits of p(x_i | revealed letters), in float64."""
+    """The exact any-order denoiser of a Markov chain: logits of p(x_i | revealed letters), in
+    float64.
+    """
 
     initial: Tensor
     transition: Tensor
@@ -566,7 +599,9 @@ class Zero(Reward):
 
 @dataclass(frozen=True, eq=False)
 class Testbed:
-    """A Markov chain over 20 letters with an additive plus nearest-neighbor reward: the tilted law is a Markov chain too."""
+    """A Markov chain over 20 letters with an additive plus nearest-neighbor reward: the tilted
+    law is a Markov chain too.
+    """
 
     __test__ = False
     initial: np.ndarray
@@ -595,9 +630,13 @@ class Testbed:
 
     @cached_property
     def process(self) -> MaskedProcess:
-        """One reveal per step, no time-discretization error: the law of the chain is the Markov chain itself."""
+        """One reveal per step, no time-discretization error: the law of the chain is the Markov
+        chain itself.
+        """
         network = ForwardBackward(torch.tensor(self.initial), torch.tensor(self.transition))
-        return MaskedProcess(network, PROTEIN, self.length, self.length, order="random", name="markov")
+        return MaskedProcess(
+            network, PROTEIN, self.length, self.length, order="random", name="markov"
+        )
 
     @cached_property
     def reward(self) -> ChainReward:
@@ -635,7 +674,9 @@ class Testbed:
         return float((self.marginals(alpha) @ self.additive).sum() + (pairs * self.pair).sum())
 
     def restricted_log_z(self, alpha: float, wild: np.ndarray, budget: int) -> float:
-        """Exact log Σ over designs within `budget` mutations of `wild`; alpha = inf gives log P(A)."""
+        """Exact log Σ over designs within `budget` mutations of `wild`; alpha = inf gives log
+        P(A).
+        """
         first, step = self._factors(alpha)
         v = len(first)
         table = np.full((v, budget + 2), -np.inf)

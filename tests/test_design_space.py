@@ -1,4 +1,6 @@
-"""Hard constraints: the look-ahead h and its marginals equal enumeration, and no particle ever meets a dead end."""
+"""Hard constraints: the look-ahead h and its marginals equal enumeration, and no particle ever
+meets a dead end.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ ABC = Alphabet("ABC")
 V = 3
 
 
-# the mini-language of positions ---------------------------------------------------------------------------------
+# the mini-language of positions -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_any_text_is_read_or_refused_with_a_value_error(text, length):
     assert all(1 <= i <= length for i in answer)
 
 
-# building --------------------------------------------------------------------------------------------------------
+# building -----------------------------------------------------------------------------------------
 
 
 def test_build_reads_every_field():
@@ -151,7 +153,7 @@ def test_direct_construction_is_checked_too():
         DesignSpace(ABC, "A", ("BC",))
 
 
-# membership ------------------------------------------------------------------------------------------------------
+# membership ---------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -211,7 +213,7 @@ def test_start_reveals_the_fixed_letters_only():
     assert bool((space.start(x)[..., 1] == 2).all())
 
 
-# the look-ahead --------------------------------------------------------------------------------------------------
+# the look-ahead -----------------------------------------------------------------------------------
 
 
 def brute(space: DesignSpace, log_pi: Tensor, x: Tensor, unknown: Tensor) -> tuple[float, Tensor]:
@@ -272,7 +274,9 @@ def test_condition_without_constraints_is_the_identity():
 
 
 def reference(keep: np.ndarray, change: np.ndarray, left: int) -> tuple[float, np.ndarray]:
-    """Return log P(changes <= left) and log P(keep_i | ...) by forward and backward sums in log space."""
+    """Return log P(changes <= left) and log P(keep_i | ...) by forward and backward sums in log
+    space.
+    """
     n = len(keep)
     forward = np.full((n + 1, left + 1), -np.inf)
     forward[0, 0] = 0.0
@@ -355,7 +359,9 @@ def test_particles_with_different_budgets_left_share_one_call():
 
 
 def test_wild_type_is_never_forced_before_the_budget_is_spent():
-    """With two open positions and one mutation left, either may take it: P(keep) lies strictly between 0 and 1."""
+    """With two open positions and one mutation left, either may take it: P(keep) lies strictly
+    between 0 and 1.
+    """
     log_pi = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.3, 0.3]], dtype=torch.float64)
     log_pi = log_pi.log()[None, None]
     space = DesignSpace(ABC, "__", ("ABC",) * 2, "AA", 1)
@@ -374,7 +380,7 @@ def test_restrict_touches_only_budgeted_parallel_kernels():
     assert free.restrict(q, x, post, x == V) is q
 
 
-# no dead end -----------------------------------------------------------------------------------------------------
+# no dead end --------------------------------------------------------------------------------------
 
 
 class RandomNetwork:

@@ -1,4 +1,6 @@
-"""Masked and uniform processes: forward law, reverse kernels by brute force, padding, relaxed states."""
+"""Masked and uniform processes: forward law, reverse kernels by brute force, padding, relaxed
+states.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ def test_times_run_from_one_to_zero():
         assert len(times) == process.steps + 1
 
 
-# forward -------------------------------------------------------------------------------------------------------
+# forward ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
@@ -110,7 +112,7 @@ def test_padding_is_never_touched():
     assert bool((hit[1].sum(-1) == 1).all())
 
 
-# posterior -----------------------------------------------------------------------------------------------------
+# posterior ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("process", [masked(), masked("parallel"), uniform()])
@@ -177,12 +179,14 @@ def test_lift_gives_the_mask_the_mean_gradient():
     assert torch.allclose(score[..., V], (p.mean * g).sum(-1))
 
 
-# reverse -------------------------------------------------------------------------------------------------------
+# reverse ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("t", "s"), [(1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0), (1.0, 0.0)])
 def test_uniform_transition_is_the_sum_over_x0_of_the_bridge(t, s):
-    """p(x_s | x_t) = Σ_{x_0} q(x_s | x_t, x_0) π(x_0 | x_t), position by position, from the forward matrices."""
+    """p(x_s | x_t) = Σ_{x_0} q(x_s | x_t, x_0) π(x_0 | x_t), position by position, from the forward
+    matrices.
+    """
     process = uniform()
     x_t = process.prior((1, 6), Streams(1, (0,)))
     posterior = process.posterior(x_t, t)

@@ -1,7 +1,10 @@
-"""Gaussian reverse kernels: DDIM with eta = 1 is DDPM's posterior, and exact denoisers keep exact marginals."""
+"""Gaussian reverse kernels: DDIM with eta = 1 is DDPM's posterior, and exact denoisers keep exact
+marginals.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -58,7 +61,9 @@ def test_rectified_flow_is_the_straight_path():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.8), (0.5, 0.3), (0.2, 0.0)])
 def test_eta_one_is_the_ancestral_posterior(schedule, t, s):
-    """q(x_s | x_t, x_0) from Bayes: prior N(a_s x_0, b_s²), likelihood N(x_t; (a_t/a_s) x_s, b_t² − (a_t/a_s)² b_s²)."""
+    """q(x_s | x_t, x_0) from Bayes: prior N(a_s x_0, b_s²), likelihood N(x_t; (a_t/a_s) x_s, b_t² −
+    (a_t/a_s)² b_s²).
+    """
     (a_t, b_t), (a_s, b_s) = schedule(t), schedule(s)
     x_t, x_0 = torch.tensor([[[0.3, -1.2]]]).double(), torch.tensor([[[0.9, 0.1]]]).double()
     ratio = a_t / a_s
@@ -99,10 +104,12 @@ def test_the_kernel_keeps_the_marginal_of_every_known_x0(schedule, eta):
 
 
 def moments(chain: GaussianProcess) -> tuple[float, float]:
-    """Mean and variance of the law of x_0 under the chain: with a linear denoiser they are a recursion."""
+    """Mean and variance of the law of x_0 under the chain: with a linear denoiser they are a
+    recursion.
+    """
     times = chain.times.tolist()
     mean, variance = 0.0, 1.0
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in itertools.pairwise(times):
         low, high = (
             chain.transition(x, chain.posterior(x, t), t, s)
             for x in (torch.zeros(1, 1, 2).double(), torch.ones(1, 1, 2).double())
@@ -128,7 +135,7 @@ def test_samples_of_the_chain_have_those_moments(schedule):
     chain, rng = process(schedule, 12), Streams(0, (0,))
     x = chain.prior((1, 20000), rng)
     times = chain.times.tolist()
-    for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for i, (t, s) in enumerate(itertools.pairwise(times)):
         x = chain.transition(x, chain.posterior(x, t), t, s).sample(rng.at(i))
     mean, variance = moments(chain)
     mean_is(x[0], mean)

@@ -1,6 +1,7 @@
 """Laws of the loop that published bugs have broken and that exactness alone may not notice.
 
-Each kills a mutant of `tests/mutants.py`: what comes back belongs together, islands are their own, the schedule starts at 0
+Each kills a mutant of `tests/mutants.py`: what comes back belongs together, islands are their own,
+the schedule starts at 0
 and ends by counting steps.
 """
 
@@ -67,7 +68,7 @@ def test_each_island_has_the_log_z_it_has_alone(method):
 
 @pytest.mark.parametrize("potential", [Max(), Sum()])
 def test_potentials_telescope(potential):
-    """Without resampling a run of any potential ends with the weights of plain importance sampling."""
+    """Without resampling a run of any potential ends with the weights of importance sampling."""
     p = exact.masked("random")
     rng = Streams(3, range(30))
     loop = SMC(p.process, p.reward, 1.0, potential=potential, selection=Keep(), tempering=Linear())
@@ -90,7 +91,11 @@ def test_tilted_weights_telescope_too():
         base = p.process.transition(
             before.x, p.process.posterior(before.x, times[i - 1]), times[i - 1], times[i]
         )
-        lam = torch.ones(10).double() if i == len(times) - 1 else torch.full((10,), i / (len(times) - 1))
+        lam = (
+            torch.ones(10).double()
+            if i == len(times) - 1
+            else torch.full((10,), i / (len(times) - 1))
+        )
         q = base.tilt(lam.double()[:, None, None, None] * before.score)
         shift = shift + base.log_prob(state.x) - q.log_prob(state.x)
     assert torch.allclose(state.log_w, state.reward + shift, atol=1e-8)
@@ -110,7 +115,7 @@ def test_tempering_starts_at_zero_and_keeps_its_pace():
 
 
 class Rounding(MaskedProcess):
-    """A chain whose last time is a rounding error away from 0, as repeated subtraction leaves it."""
+    """A chain whose last time is a rounding error away from 0, as repeated subtraction gives."""
 
     @property
     def times(self):
@@ -136,7 +141,9 @@ def test_the_last_step_is_counted_not_compared():
 
 
 def test_resampling_keeps_what_is_known_about_z():
-    """log_z + log mean w is the same before and after selection, and islands that did not resample keep their weights."""
+    """log_z + log mean w is the same before and after selection, and islands that did not resample
+    keep their weights.
+    """
     p = exact.masked("random")
     rng = Streams(5, range(200))
     free = SMC(p.process, p.reward, 0.3, tempering=Linear(), selection=Keep())

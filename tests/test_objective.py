@@ -1,4 +1,6 @@
-"""Rewards: the algebra is arithmetic, wrappers never change a score, and a broken reward is named with its place."""
+"""Rewards: the algebra is arithmetic, wrappers never change a score, and a broken reward is named
+with its place.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def test_terms_and_name_are_those_of_the_formula():
 
 
 def test_a_gradient_is_per_particle():
-    """The gradient of a sum over particles is each particle's own: nothing is averaged over the batch."""
+    """The gradient of a sum over particles is each particle's own: nothing is averaged over the
+    batch.
+    """
     x = soft().requires_grad_()
     (whole,) = torch.autograd.grad((A - 2 * B_).relaxed(x).sum(), x)
     assert torch.allclose(whole, (A.table - 2 * B_.table).expand_as(whole))
@@ -125,7 +129,7 @@ def test_wrappers_keep_name_unit_and_cost():
     assert Counted(A).role == "guide"
 
 
-# constants fixed before the run ----------------------------------------------------------------------------------
+# constants fixed before the run -------------------------------------------------------------------
 
 
 def test_calibrate_freezes_every_open_zscore():
@@ -163,7 +167,7 @@ def test_calibrate_ignores_rejected_designs_and_refuses_a_constant():
         A.clip(1, 0)
 
 
-# failures --------------------------------------------------------------------------------------------------------
+# failures -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -251,7 +255,7 @@ def test_functions_of_continuous_designs_see_tensors():
     assert seen == [torch.Size([6, 2, 2])]
 
 
-# wrappers --------------------------------------------------------------------------------------------------------
+# wrappers -----------------------------------------------------------------------------------------
 
 
 def test_identical_designs_are_scored_once_ever():
@@ -294,7 +298,12 @@ def test_the_event_mask_is_part_of_a_design_and_padding_is_not():
 def test_wrappers_never_change_a_score(words, size):
     x = Designs(ABC.encode(words).reshape(2, 3, 3), ABC)
     want = evaluate(A - B_, x)
-    for wrap in (Cached(A - B_), Counted(A - B_), Chunked(A - B_, size), Cached(Chunked(A - B_, size))):
+    for wrap in (
+        Cached(A - B_),
+        Counted(A - B_),
+        Chunked(A - B_, size),
+        Cached(Chunked(A - B_, size)),
+    ):
         assert torch.allclose(evaluate(wrap, x), want)
         assert torch.allclose(evaluate(wrap, x), want)
 
@@ -331,7 +340,7 @@ def test_chunked_never_mixes_islands_and_never_exceeds_its_size():
         Chunked(A, 0)
 
 
-# programs --------------------------------------------------------------------------------------------------------
+# programs -----------------------------------------------------------------------------------------
 
 
 def script(folder: Path, body: str) -> str:

@@ -1,4 +1,6 @@
-"""Particles move as one: no field is left behind by a selection; samples pool islands by their weights."""
+"""Particles move as one: no field is left behind by a selection; samples pool islands by their
+weights.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ def particles() -> Particles:
         selection=Keep(),
     )
     state, _ = loop.run((B, K), Streams(0, tuple(range(B))), stop=2)
-    return state
+    # no two particles alike in any field, or a field left behind would go unseen
+    unlike = torch.arange(B * K, dtype=torch.float64).reshape(B, K)
+    names = ("log_w", "log_twist", "log_h", "value", "memo", "parent")
+    return dataclasses.replace(state, **{n: unlike + 0.1 * i for i, n in enumerate(names)})
 
 
 def per_particle(p: Particles) -> dict[str, Tensor]:
@@ -98,7 +103,9 @@ def test_take_keeps_whole_islands():
 
 
 def test_the_state_is_what_a_fresh_look_at_it_says():
-    """After any selection: twist = lam·value, value and posterior those of x. What went stale would disagree."""
+    """After any selection: twist = lam·value, value and posterior those of x. What went stale would
+    disagree.
+    """
     process, reward = MaskedProcess(network, ABC, L, L), PairReward(L, V, 0)
     for selection, branch in (
         (Resample("multinomial", 1.0), 1),
@@ -106,9 +113,7 @@ def test_the_state_is_what_a_fresh_look_at_it_says():
         (OneChild(weigh=True, then=Resample("systematic", 1.0)), 3),
         (TopK(), 3),
     ):
-        loop = SMC(
-            process, reward, 0.5, proposal=Tilted(), selection=selection, branch=branch
-        )
+        loop = SMC(process, reward, 0.5, proposal=Tilted(), selection=selection, branch=branch)
         for stop in (1, 2, 3):
             p, _ = loop.run((B, K), Streams(1, tuple(range(B))), stop=stop)
             fresh = process.posterior(p.x, 0.5)
@@ -121,7 +126,7 @@ def test_the_state_is_what_a_fresh_look_at_it_says():
             assert torch.allclose(p.score, process.lift(g, fresh))
 
 
-# selections ------------------------------------------------------------------------------------------------------
+# selections ---------------------------------------------------------------------------------------
 
 
 def weighted(log_w: Tensor) -> Particles:
@@ -170,7 +175,7 @@ def test_one_child_keeps_each_parent_and_the_mean_weight():
     out = OneChild(weigh=True)(p, K, Streams(0, (0, 1, 2)))
     assert torch.allclose(out.log_w, log_mean_exp(log_w.unflatten(1, (K, 4))))
     assert float(out.log_w[0, 0]) == -math.inf
-    assert torch.equal(out.parent, torch.arange(K).expand(B, K))
+    assert torch.equal(out.parent, particles().parent)
     assert bool((OneChild()(p, K, Streams(0, (0, 1, 2))).log_w == 0).all())
 
 
@@ -194,7 +199,7 @@ def test_greedy_and_top_k_choose_by_value():
     assert torch.equal(top.log_twist, value.sort(descending=True).values[:, :K])
 
 
-# samples ---------------------------------------------------------------------------------------------------------
+# samples ------------------------------------------------------------------------------------------
 
 
 def samples() -> Samples:

@@ -1,4 +1,6 @@
-"""Potentials are cumulative: the log-twist after a step is the sum of all log-potentials so far, by hand."""
+"""Potentials are cumulative: the log-twist after a step is the sum of all log-potentials so far, by
+hand.
+"""
 
 from __future__ import annotations
 

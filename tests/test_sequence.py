@@ -1,4 +1,6 @@
-"""Alphabets: encode and decode are inverse, and a letter that does not belong is named with its place."""
+"""Alphabets: encode and decode are inverse, and a letter that does not belong is named with its
+place.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Law 4, streams: every number is a pure function of (seed, purpose, global island, particle, position)."""
+"""Law 4, streams: every number is a pure function of (seed, purpose, global island, particle,
+position).
+"""
 
 from __future__ import annotations
 

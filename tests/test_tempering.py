@@ -1,6 +1,10 @@
-"""Tempering: schedules stay in [0, 1], never decrease, and the adaptive one meets its target by bisection."""
+"""Tempering: schedules stay in [0, 1], never decrease, and the adaptive one meets its target by
+bisection.
+"""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -58,7 +62,7 @@ def test_schedules_are_their_formulas(schedule, law):
 )
 def test_adaptive_keeps_its_target_and_its_pace(seed, scale, target, pace):
     v, lam = values(4, 30, seed, scale), torch.zeros(4, dtype=torch.float64)
-    schedule = Adaptive(target, pace)
+    schedule = Adaptive(target, pace, iterations=20)
     for i in (1, 5, 12, N - 1):
         after = schedule(i, N, lam, ess_of(v))
         ceiling = (i / N) ** pace
@@ -75,20 +79,23 @@ def test_adaptive_keeps_its_target_and_its_pace(seed, scale, target, pace):
 
 
 def test_adaptive_bisection_finds_the_root_for_hard_shapes():
-    """One particle in front, a plateau, then a cliff: a gradient step overshoots, bisection does not."""
+    """One particle in front, a plateau, then a cliff: a gradient step overshoots, bisection does
+    not.
+    """
     v = torch.zeros(2, 50, dtype=torch.float64)
     v[0, 0] = 1e4
     v[1] = torch.linspace(0, 3000, 50, dtype=torch.float64) ** 2
-    after = Adaptive(0.5, 0.0)(1, N, torch.zeros(2, dtype=torch.float64), ess_of(v))
-    size = ess_of(v)(after)
-    assert bool((size >= 0.5).all())
-    # row 0: (49 + e)² = 25 (49 + e²) gives e by hand
-    root = (49 + (49**2 - 24 * (25 * 49 - 49**2) / 1) ** 0.5) / 24
-    assert abs(float(after[0]) - float(torch.log(torch.tensor(root)) / 1e4)) < 4 * 2.0**-20
+    after = Adaptive(0.5, 0.0, iterations=20)(1, N, torch.zeros(2, dtype=torch.float64), ess_of(v))
+    assert bool((ess_of(v)(after) >= 0.5).all())
+    # row 0: (49 + e)² = 25 (49 + e²) for e = exp(1e4 · lam), a quadratic
+    root = (49 + math.sqrt(49**2 + 24 * (49**2 - 25 * 49))) / 24
+    assert abs(float(after[0]) - math.log(root) / 1e4) < 4 * 2.0**-20
 
 
 def test_adaptive_does_not_spend_everything_where_all_values_are_equal():
-    """At the start every lam keeps the weights even: without a pace lam would jump to 1 and tempering were over."""
+    """At the start every lam keeps the weights even: without a pace lam would jump to 1 and
+    tempering were over.
+    """
     v, lam = torch.full((3, 16), 2.0, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for i in range(1, N):
         lam = Adaptive(pace=1.0)(i, N, lam, ess_of(v))
@@ -111,7 +118,7 @@ def test_adaptive_is_per_island_and_never_goes_back():
     assert bool((whole <= lam.clamp(min=0.5)).all())
     for b in range(4):
         alone = schedule(10, N, lam[b : b + 1], ess_of(v[b : b + 1]))
-        assert torch.allclose(alone, whole[b : b + 1], atol=2.0**-19)
+        assert torch.equal(alone, whole[b : b + 1])
 
 
 def test_adaptive_stays_when_the_weights_are_uneven_already():
@@ -119,7 +126,7 @@ def test_adaptive_stays_when_the_weights_are_uneven_already():
     base[0, 0] = 50.0
     lam = torch.tensor([0.2], dtype=torch.float64)
     v = torch.arange(10, dtype=torch.float64)[None].flip(-1) * 0.1
-    assert abs(float(Adaptive()(10, N, lam, ess_of(v, base))) - 0.2) < 1e-5
+    assert abs(float(Adaptive()(10, N, lam, ess_of(v, base))) - 0.2) < 1e-3
 
 
 def test_adaptive_survives_a_dead_island():

@@ -1,4 +1,6 @@
-"""Law 3: tilt(g) equals brute-force reweighting by exp(<g, relax(x_s)>), and its log_prob is normalized."""
+"""Law 3: tilt(g) equals brute-force reweighting by exp(<g, relax(x_s)>), and its log_prob is
+normalized.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +43,7 @@ def log_probs(transition, support: Tensor, shape: tuple[int, int] = (B, K)) -> T
 
 def energy(g: Tensor, support: Tensor) -> Tensor:
     """Return <g, relax(x)> for S states, (B, K, S)."""
-    return torch.stack(
-        [g[..., torch.arange(g.shape[-2]), x].sum(-1) for x in support], dim=-1
-    )
+    return torch.stack([g[..., torch.arange(g.shape[-2]), x].sum(-1) for x in support], dim=-1)
 
 
 def categorical(seed: int = 1) -> Categorical:
@@ -157,7 +157,9 @@ def test_a_finished_particle_stays_whatever_the_tilt():
 
 
 def test_known_positions_contribute_nothing():
-    """The tilt of the parallel kernel and of one reveal never counts letters that are already there."""
+    """The tilt of the parallel kernel and of one reveal never counts letters that are already
+    there.
+    """
     x_t = torch.tensor([[[3, 0, 3], [1, 2, 3]]])
     for order in ("random", "parallel"):
         process = MaskedProcess(lambda x, t: randn(*x.shape, V, seed=4), ABC, L, L, order)
@@ -212,11 +214,13 @@ def test_sigma_zero_stays_and_adds_nothing():
     assert torch.equal(q.log_prob(mean), torch.zeros(B, K).double())
 
 
-# the parallel kernel under a budget ------------------------------------------------------------------------------
+# the parallel kernel under a budget ---------------------------------------------------------------
 
 
 def restricted(budget: int, seed: int, tilt: float = 0.0):
-    """A budgeted parallel reveal with wild-type letters forbidden at one position and one known mutation."""
+    """A budgeted parallel reveal with wild-type letters forbidden at one position and one known
+    mutation.
+    """
     length = 4
     space = DesignSpace(ABC, "____", ("ABC", "BC", "AB", "ABC"), "AACB", budget)
     x_t = torch.tensor([[[3, 3, 3, 3], [3, 3, 1, 3], [3, 1, 3, 1], [0, 3, 3, 3]]])
@@ -232,7 +236,9 @@ def restricted(budget: int, seed: int, tilt: float = 0.0):
 
 
 def brute_reveal(space: DesignSpace, x_t: Tensor, guide: CategoricalPosterior, q, k: int) -> dict:
-    """Return the law of one particle: reveal set from q, letters ∝ Π q_i(a_i) · P(the rest stays in A)."""
+    """Return the law of one particle: reveal set from q, letters ∝ Π q_i(a_i) · P(the rest stays in
+    A).
+    """
     law: dict[tuple[int, ...], float] = {}
     state = x_t[0, k].tolist()
     p, pi = q.log_probs[0, k].exp(), guide.log_probs[0, k].exp()
@@ -304,6 +310,4 @@ def test_restricted_reveal_draws_its_own_log_prob():
         )
         x, log_q = wide.draw(Streams(1, (0,)).at(k))
         assert torch.allclose(log_q, wide.log_prob(x), atol=1e-10)
-        counts_are(
-            torch.bincount((x[0] * place).sum(-1), minlength=len(support)), law[0, k]
-        )
+        counts_are(torch.bincount((x[0] * place).sum(-1), minlength=len(support)), law[0, k])

@@ -1,4 +1,4 @@
-"""A third-party plugin as a folder: a tabular masked model and linear rewards, found through real entry points."""
+"""A third-party plugin as a folder: a masked model and rewards behind real entry points."""
 
 from __future__ import annotations
 
