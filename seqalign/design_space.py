@@ -90,6 +90,8 @@ class DesignSpace:
 
     def __post_init__(self) -> None:
         """Decide feasibility."""
+        if not 0 <= self.discount < 1:
+            raise ValueError(f"DesignSpace: discount must be in [0, 1), got {self.discount}.")
         length, letters = len(self.fixed), self.alphabet.letters
         if len(self.allowed) != length or (
             self.wild_type is not None and len(self.wild_type) != length

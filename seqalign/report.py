@@ -384,6 +384,7 @@ def _scatter(
             borderpad=0.1,
         )
         ax.margins(0.07)
+        ax.locator_params(nbins=5)
 
     return _svg(draw, name=name)
 

@@ -88,7 +88,7 @@ class Adaptive:
     """
 
     ess: float = 0.7
-    pace: float = 0.5
+    pace: float = 1.0
     iterations: int = 10
     adaptive: ClassVar[bool] = True
 
