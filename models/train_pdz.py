@@ -393,7 +393,7 @@ def train(
             )
             loss = (loss.sum(1) / (target >= 0).sum(1)).mean()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             # The average follows closely at first, so that it never remembers the start.

@@ -1,13 +1,15 @@
 """Hard constraints: fixed letters, allowed letters per position, and a mutation budget.
 
-A design space restricts the PROPOSAL; the base transition stays unrestricted, so that the weights carry the correction and
-the target is p* restricted to the allowed set A. The look-ahead is h(x_t) = P(x_0 in A) with the open letters drawn
-independently from the posterior, exact by dynamic programming over the number of mutations (a Poisson-binomial law).
-Its gradient gives every conditional marginal P(letter i = a | A) at once, which is what the next letters are drawn from.
+A design space restricts the PROPOSAL; the base transition stays unrestricted, so that the weights
+carry the correction and the target is p* restricted to the allowed set A. The look-ahead is h(x_t)
+= P(x_0 in A) with the open letters drawn independently from the posterior, exact by dynamic
+programming over the number of mutations (a Poisson-binomial law). Its gradient gives every
+conditional marginal P(letter i = a | A) at once, which is what the next letters are drawn from.
 
 References:
-    Whiteley & Lee, "Twisted particle filters", Annals of Statistics 2014, arXiv 1210.0220 (look-ahead twisting).
-    Chen, Dempster & Liu, "Weighted finite population sampling", Biometrika 1994 (Poisson-binomial, conditional draws).
+    Whiteley & Lee, "Twisted particle filters", Annals of Statistics 2014, arXiv 1210.0220
+    (look-ahead twisting). Chen, Dempster & Liu, "Weighted finite population sampling", Biometrika
+    1994 (Poisson-binomial, conditional draws).
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ __all__ = ["DesignSpace", "RestrictedReveal", "positions"]
 def positions(
     expression: str | Sequence[int], length: int, where: str = "positions"
 ) -> tuple[int, ...]:
-    """Read 1-based positions such as "1-5, 12, not 3" (an optional chain letter is allowed: A12, A1-56), sorted.
+    """Read 1-based positions such as "1-5, A12, not 3" (a chain letter is optional), sorted.
 
     Raises:
         ValueError: the text cannot be read or a position lies outside 1..length.
@@ -52,7 +54,8 @@ def positions(
         )
         if match is None:
             raise ValueError(
-                f"{where}: cannot read {part!r}. Write positions as 12, A12, 1-5 or 'not 12', separated by commas."
+                f"{where}: cannot read {part!r}. Write positions as 12, A12, 1-5 or 'not 12', "
+                f"separated by commas."
             )
         lo, hi = int(match[1]), int(match[2] or match[1])
         if not 1 <= lo <= hi <= length:
@@ -71,14 +74,16 @@ class DesignSpace:
         fixed: L characters, a letter where it is fixed and the mask symbol where it is free.
         allowed: L strings of allowed letters.
         wild_type: L letters, needed for a budget.
-        max_mutations: largest number of positions that differ from the wild type; None for no limit.
-        discount: how much less than fully the look-ahead counts at t = 1. Neighboring letters support each other, so a
-            product of independent letters overstates the cost of the wild type while much is still open. Twisting by
-            h^(1 − discount·t) is exact for any discount (h is whole at t = 0) and lowers the variance.
+        max_mutations: largest number of positions that differ from the wild type; None for no
+            limit.
+        discount: how much less than fully the look-ahead counts at t = 1. Neighboring letters
+            support each other, so a product of independent letters overstates the cost of the wild
+            type while much is still open. Twisting by h^(1 − discount·t) is exact for any discount
+            (h is whole at t = 0) and lowers the variance.
 
     Raises:
-        ValueError: the set is empty, or a field does not fit; the message names the position and the smallest feasible
-            budget. Nothing has been run by then.
+        ValueError: the set is empty, or a field does not fit; the message names the position and
+            the smallest feasible budget. Nothing has been run by then.
     """
 
     alphabet: Alphabet
@@ -97,7 +102,8 @@ class DesignSpace:
             self.wild_type is not None and len(self.wild_type) != length
         ):
             raise ValueError(
-                f"DesignSpace: fixed has {length} positions, allowed {len(self.allowed)}, wild_type "
+                f"DesignSpace: fixed has {length} positions, allowed {len(self.allowed)}, "
+                f"wild_type "
                 f"{None if self.wild_type is None else len(self.wild_type)}; they must agree."
             )
         for name, text in (("fixed", self.fixed), ("wild_type", self.wild_type or "")):
@@ -106,21 +112,25 @@ class DesignSpace:
                     name == "fixed" and letter == self.alphabet.mask_symbol
                 ):
                     raise ValueError(
-                        f"DesignSpace: {name} position {i + 1} is {letter!r}, not one of {letters!r}."
+                        f"DesignSpace: {name} position {i + 1} is {letter!r}, not one of "
+                        f"{letters!r}."
                     )
         for i, some in enumerate(self.allowed):
             unknown = set(some) - set(letters)
             if unknown:
                 raise ValueError(
-                    f"DesignSpace: allowed letters {sorted(unknown)} at position {i + 1} are not in {letters!r}."
+                    f"DesignSpace: allowed letters {sorted(unknown)} at position {i + 1} are not "
+                    f"in {letters!r}."
                 )
             if not some:
                 raise ValueError(
-                    f"DesignSpace: no letter is allowed at position {i + 1}; allow at least one of {letters!r}."
+                    f"DesignSpace: no letter is allowed at position {i + 1}; allow at least one of "
+                    f"{letters!r}."
                 )
             if self.fixed[i] != self.alphabet.mask_symbol and self.fixed[i] not in some:
                 raise ValueError(
-                    f"DesignSpace: position {i + 1} is fixed to {self.fixed[i]!r}, which is not among the letters allowed "
+                    f"DesignSpace: position {i + 1} is fixed to {self.fixed[i]!r}, which is not "
+                    f"among the letters allowed "
                     f"there, {some!r}. Allow it or free the position."
                 )
         if self.max_mutations is None:
@@ -132,8 +142,10 @@ class DesignSpace:
         forced = [i + 1 for i in range(length) if self.wild_type[i] not in self._options(i)]
         if len(forced) > self.max_mutations:
             raise ValueError(
-                f"DesignSpace: max_mutations is {self.max_mutations}, but {len(forced)} positions cannot keep the wild "
-                f"type ({', '.join(map(str, forced[:10]))}{', ...' if len(forced) > 10 else ''}); the smallest feasible "
+                f"DesignSpace: max_mutations is {self.max_mutations}, but {len(forced)} positions "
+                f"cannot keep the wild "
+                f"type ({', '.join(map(str, forced[:10]))}{', ...' if len(forced) > 10 else ''}); "
+                f"the smallest feasible "
                 f"value is {len(forced)}."
             )
 
@@ -153,8 +165,9 @@ class DesignSpace:
     ) -> DesignSpace:
         """Build a design space from 1-based positions.
 
-        `fix` (positions keep the wild type, or a mapping position → letter) wins over everything; positions outside
-        `design` are fixed too; `omit` removes letters everywhere, `omit_at` and `allow` per position expression.
+        `fix` (positions keep the wild type, or a mapping position → letter) wins over everything;
+        positions outside `design` are fixed too; `omit` removes letters everywhere, `omit_at` and
+        `allow` per position expression.
         """
         free = alphabet.mask_symbol
         wanted = (
@@ -173,7 +186,8 @@ class DesignSpace:
         kept |= set(range(1, length + 1)) - wanted - set(letters)
         if kept and wild_type is None:
             raise ValueError(
-                f"Positions {sorted(kept)[:5]} are fixed to the wild type, but no wild_type was given."
+                f"Positions {sorted(kept)[:5]} are fixed to the wild type, but no wild_type was "
+                f"given."
             )
         if wild_type is not None and len(wild_type) != length:
             raise ValueError(f"wild_type has {len(wild_type)} letters, the model designs {length}.")
@@ -263,9 +277,10 @@ class DesignSpace:
     def condition(
         self, posterior: CategoricalPosterior, x: Tensor, unknown: Tensor
     ) -> tuple[Tensor, CategoricalPosterior]:
-        """Return log h(x), (B, K), and the posterior given A: exact marginals P(letter i = a | x, x_0 in A).
+        """Return log h(x), (B, K), and the posterior given A: its exact marginals.
 
-        `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the posterior is returned as is.
+        `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the
+        posterior is returned as is.
         """
         log_pi = posterior.log_probs
         legal = log_pi if self._all_allowed else log_pi.masked_fill(~self._allowed, -torch.inf)
@@ -279,8 +294,11 @@ class DesignSpace:
             used = ((x != self._wild) & ~unknown).sum(-1)
             log_h, keep, change = _budget(split, self.max_mutations - used)
             log_h = torch.where(known_ok, log_h, -torch.inf)
-            # known positions stay; what cannot happen has log-probability -inf before and after, and no shift
-            keep = torch.where(unknown, keep - split.keep, 0.0).nan_to_num(-torch.inf, neginf=-torch.inf)
+            # known positions stay; what cannot happen has log-probability -inf before and after,
+            # and no shift
+            keep = torch.where(unknown, keep - split.keep, 0.0).nan_to_num(
+                -torch.inf, neginf=-torch.inf
+            )
             change = torch.where(unknown, change - split.change, 0.0)
             change = change.nan_to_num(-torch.inf, neginf=-torch.inf)
             wild = self._wild.expand(x.shape)[..., None]
@@ -301,8 +319,8 @@ class DesignSpace:
     ) -> Transition:
         """Keep a proposal that reveals several letters at once inside A.
 
-        `q` was built from the conditioned posterior `guide`. One letter at a time needs nothing more; a parallel kernel
-        must spend the budget jointly.
+        `q` was built from the conditioned posterior `guide`. One letter at a time needs nothing
+        more; a parallel kernel must spend the budget jointly.
         """
         if self.max_mutations is None or not isinstance(q, Categorical):
             return q
@@ -322,17 +340,19 @@ class _Split:
         keep = legal.gather(-1, index)[..., 0].double()
         change = legal.exp().scatter(-1, index, 0.0).sum(-1).double().log()
         if bool(torch.isneginf(change).any()):
-            # either nothing else is allowed or it is too unlikely for exp: only the logarithms can tell
+            # either nothing else is allowed or it is too unlikely for exp: only the logarithms can
+            # tell
             change = torch.logsumexp(legal.scatter(-1, index, -torch.inf), -1).double()
         return cls(torch.where(unknown, keep, 0.0), torch.where(unknown, change, -torch.inf))
 
 
 def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log P(changes <= left), (...,), and the log conditional probabilities of keeping and changing, (..., L).
+    """Return log P(changes <= left), (...,), and log P(kept), log P(changed) given that, (..., L).
 
-    A product tree over positions of the polynomials keep + change·z, cut at the largest budget. z is scaled so that the mean
-    number of changes is at most the budget and every factor is a probability: what counts then lies near one, so that nothing
-    over- or underflows and nothing cancels. The conditional probabilities are the derivatives of log P.
+    A product tree over positions of the polynomials keep + change·z, cut at the largest budget. z
+    is scaled so that the mean number of changes is at most the budget and every factor is a
+    probability: what counts then lies near one, so that nothing over- or underflows and nothing
+    cancels. The conditional probabilities are the derivatives of log P.
     """
     degree = int(left.max().clamp(min=0))
     has = torch.isfinite(split.keep)
@@ -352,7 +372,8 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     odds = torch.where(has, odds, 0.0) - scale[..., None]
     logs = torch.stack((torch.where(has, 0.0, -torch.inf), odds), -1)
     norm = logs.logsumexp(-1)
-    # coefficients first, (n, N, L): every product of two halves is one multiplication and one small matrix product
+    # coefficients first, (n, N, L): every product of two halves is one multiplication and one small
+    # matrix product
     rows, length = split.keep.shape[:-1], split.keep.shape[-1]
     factors = (logs - norm[..., None]).exp().movedim(-1, 0).flatten(1, -2)
     tree = [factors]
@@ -380,7 +401,9 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         pair = slope[..., :half].repeat(1, 1, 2)
         n, m = children.shape[0], pair.shape[0]
         terms = _convolution(n, n, m).reshape(m, n, n).transpose(0, 1).reshape(n, m * n).to(other)
-        slope = (terms @ (pair[:, None] * other).flatten(2).flatten(0, 1)).unflatten(-1, other.shape[1:])
+        slope = (terms @ (pair[:, None] * other).flatten(2).flatten(0, 1)).unflatten(
+            -1, other.shape[1:]
+        )
     marginal = (slope * tree[0])[..., :length].clamp(min=0.0)
     keep, change = torch.log(marginal).unflatten(1, rows).unbind(0)
     return log_p + (base + norm).sum(-1), keep, change
@@ -388,17 +411,18 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @lru_cache(maxsize=256)
 def _convolution(n: int, m: int, width: int) -> Tensor:
-    """Return the 0/1 matrix (width, n·m) that adds the products a[j]·b[l] with j + l = k, cut at the width."""
-    j, l, k = torch.arange(n)[:, None], torch.arange(m), torch.arange(width)[:, None, None]
-    return (j + l == k).double().flatten(1)
+    """Return the 0/1 matrix (width, n·m) that adds the products a[j]·b[i] with j + i = k."""
+    j, i, k = torch.arange(n)[:, None], torch.arange(m), torch.arange(width)[:, None, None]
+    return (j + i == k).double().flatten(1)
 
 
 @dataclass(frozen=True)
 class RestrictedReveal:
     """A parallel reveal whose letters are drawn one after another under the remaining budget.
 
-    The set of positions to reveal comes from `q`; then q(a) ∝ q_i(a) · h(so far, i = a), where h counts the later
-    revealed positions with the letters of `q` and all others with the posterior `guide`.
+    The set of positions to reveal comes from `q`; then q(a) ∝ q_i(a) · h(so far, i = a), where h
+    counts the later revealed positions with the letters of `q` and all others with the posterior
+    `guide`.
     """
 
     space: DesignSpace
@@ -473,7 +497,7 @@ class RestrictedReveal:
         return x_s, log_q
 
     def _after(self, split: _Split, chosen: Tensor, degree: int) -> list[Tensor]:
-        """Return, per position, log P(at most n changes among everything not yet drawn), n = 0..degree."""
+        """Return, per position, log P(at most n changes in all that is not yet drawn)."""
         poly = torch.full((*chosen.shape[:-1], degree + 1), -torch.inf, dtype=torch.float64)
         poly[..., 0] = 0.0
         length = chosen.shape[-1]

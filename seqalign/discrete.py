@@ -1,9 +1,9 @@
 """Discrete diffusion: masked (absorbing) and uniform processes with their reverse kernels.
 
 References:
-    Austin et al., "Structured denoising diffusion models in discrete state-spaces", NeurIPS 2021, arXiv 2107.03006.
-    Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS 2024, arXiv 2406.07524.
-    Uehara et al., arXiv 2501.09685, sections 2 and 6.
+    Austin et al., "Structured denoising diffusion models in discrete state-spaces", NeurIPS 2021,
+    arXiv 2107.03006. Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS
+    2024, arXiv 2406.07524. Uehara et al., arXiv 2501.09685, sections 2 and 6.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class CategoricalPosterior:
     """Independent letters given x_t.
 
     Attributes:
-        log_probs: (B, K, L, V) in the network's precision; a known position is a point mass. Transitions normalize what
-            they draw from in float64.
-        relaxed: (B, K, L, V) the same as probabilities, kept only where a gradient flows through the network.
+        log_probs: (B, K, L, V) in the network's precision; a known position is a point mass.
+            Transitions normalize what they draw from in float64.
+        relaxed: (B, K, L, V) the same as probabilities, kept only where a gradient flows through
+            the network.
     """
 
     log_probs: Tensor
@@ -76,7 +77,7 @@ class CategoricalPosterior:
 
 @dataclass(frozen=True)
 class Categorical:
-    """Independent positions: log_probs (B, K, L, W), normalized over W letters (and the mask, if W = V + 1)."""
+    """Independent positions: log_probs (B, K, L, W), normalized; W is V, or V + 1 with mask."""
 
     log_probs: Tensor
 
@@ -89,7 +90,7 @@ class Categorical:
         return self.log_probs.gather(-1, x_s[..., None])[..., 0].sum(-1)
 
     def tilt(self, g: Tensor) -> Categorical:
-        """Return the density ∝ p · exp(Σ_i g[i, x_s[i]]), normalized per position; g (B, K, L, W)."""
+        """Return the density ∝ p · exp(Σ_i g[i, x_s[i]]), normalized; g (B, K, L, W)."""
         return Categorical(torch.log_softmax(self.log_probs + g, -1))
 
 
@@ -100,7 +101,8 @@ class OneReveal:
     Attributes:
         x_t: (B, K, L) tokens, V = mask.
         log_position: (B, K, L) normalized over the masked positions.
-        log_letter: (B, K, L, V) letters at the masked positions; the row that is drawn from is normalized in float64.
+        log_letter: (B, K, L, V) letters at the masked positions; the row that is drawn from is
+            normalized in float64.
     """
 
     x_t: Tensor
@@ -132,7 +134,7 @@ class OneReveal:
         return x_s, torch.where(open_, log_q, 0.0)[..., 0]
 
     def log_prob(self, x_s: Tensor) -> Tensor:
-        """Return the log-probability of x_s, (B, K); -inf unless exactly one masked position got a letter."""
+        """Return the log-probability of x_s, (B, K); -inf unless one mask became a letter."""
         v = self.log_letter.shape[-1]
         masked, changed = self.masked, x_s != self.x_t
         i = changed.int().argmax(-1, keepdim=True)
@@ -170,17 +172,20 @@ def _known(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
 class MaskedProcess:
     """Masked diffusion: x_T is all mask, letters are revealed and then stay.
 
-    order "random" reveals one uniformly random position per step and has no time-discretization error; it needs
-    steps >= masked positions. order "parallel" keeps each mask with probability s/t.
+    order "random" reveals one uniformly random position per step and has no time-discretization
+    error; it needs steps >= masked positions. order "parallel" keeps each mask with probability
+    s/t.
 
     Attributes:
-        network: tokens (B, K, L) (or relaxed (B, K, L, V + 1) if `differentiable`) and t to logits (B, K, L, V).
+        network: tokens (B, K, L) (or relaxed (B, K, L, V + 1) if `differentiable`) and t to logits
+            (B, K, L, V).
         temperature: divides the logits; part of p_pre.
         takes_time: False lets the driver skip particles whose state did not change.
         chunk: particles per network call.
         event_mask: (B, L) bool, False at padding.
         wild_type: the natural sequence the model is placed on, if there is one.
-        keep: positions (1-based expression) about which the model knows nothing; kept at the wild type by default.
+        keep: positions (1-based expression) about which the model knows nothing; kept at the wild
+            type by default.
     """
 
     network: Network
@@ -236,7 +241,7 @@ class MaskedProcess:
         return F.one_hot(x, len(self.alphabet) + 1).double()
 
     def lift(self, g: Tensor, posterior: CategoricalPosterior) -> Tensor:
-        """Turn a gradient in the posterior mean, (B, K, L, V), into a score (B, K, L, V + 1); the mask gets Σ_a π_a g_a."""
+        """Turn a gradient in the mean, (..., V), into a score (..., V + 1); mask: Σ_a π_a g_a."""
         return torch.cat((g, (posterior.mean * g).sum(-1, keepdim=True)), -1)
 
     def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
@@ -265,7 +270,7 @@ class MaskedProcess:
         return Categorical(_known(log_probs, x_t, ~masked))
 
     def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
-        """Draw x_t: each position masked with probability t; with order "random", round(t · L) of them."""
+        """Draw x_t: each position masked with probability t; order "random": round(t · L)."""
         u = rng.uniform(x_0.shape, x_0.device)
         if self.event_mask is not None:
             u = torch.where(self.event_mask[:, None], u, torch.inf)
@@ -285,17 +290,19 @@ class MaskedProcess:
         if (x_0 == self.alphabet.mask).any():
             raise ValueError(
                 f"{int((x_0 == self.alphabet.mask).sum())} positions are still masked at the end: "
-                f"order 'random' needs at least as many steps as masked positions (steps = {self.steps})."
+                f"order 'random' needs at least as many steps as masked positions (steps = "
+                f"{self.steps})."
             )
         return Designs(x_0, self.alphabet, self.event_mask)
 
 
 @dataclass(frozen=True, eq=False)
 class UniformProcess:
-    """Uniform-noise discrete diffusion: x_t keeps x_0 with probability 1 − t per position, else a uniform letter.
+    """Uniform-noise discrete diffusion: each letter is kept with probability 1 − t, else uniform.
 
     Attributes:
-        network: tokens (B, K, L) (or relaxed (B, K, L, V)) and t to logits (B, K, L, V) of p(x_0 | x_t).
+        network: tokens (B, K, L) (or relaxed (B, K, L, V)) and t to logits (B, K, L, V) of p(x_0 |
+            x_t).
     """
 
     network: Network

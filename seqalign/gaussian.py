@@ -1,9 +1,9 @@
-"""Continuous diffusion: Gaussian reverse kernels (DDPM, DDIM with eta) on variance-preserving and flow schedules.
+"""Continuous diffusion: Gaussian kernels (DDPM, DDIM with eta) on two kinds of schedule.
 
 References:
     Ho, Jain & Abbeel, "Denoising diffusion probabilistic models", NeurIPS 2020, arXiv 2006.11239.
-    Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, arXiv 2010.02502, equations 12 and 16.
-    Liu, Gong & Liu, "Flow straight and fast", ICLR 2023, arXiv 2209.03003.
+    Song, Meng & Ermon, "Denoising diffusion implicit models", ICLR 2021, arXiv 2010.02502,
+    equations 12 and 16. Liu, Gong & Liu, "Flow straight and fast", ICLR 2023, arXiv 2209.03003.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class GaussianPosterior:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(mean, sigma²): mean (B, K, *event), one sigma. With sigma = 0 it is a point mass and its log-density counts 0."""
+    """N(mean, sigma²), mean (B, K, *event); sigma = 0 is a point mass with log-density 0."""
 
     mean: Tensor
     sigma: float

@@ -1,12 +1,13 @@
 """Rewards and their algebra: `1.0 * stability.zscore() - 0.1 * tryptophans`.
 
-A reward maps designs to one number per particle; HIGHER IS BETTER. A differentiable one also scores relaxed designs
-(letter probabilities), which is what guidance needs. Wrappers change how a reward is called (`Counted`, `Cached`,
-`Chunked`), never what it says.
+A reward maps designs to one number per particle; HIGHER IS BETTER. A differentiable one also scores
+relaxed designs (letter probabilities), which is what guidance needs. Wrappers change how a reward
+is called (`Counted`, `Cached`, `Chunked`), never what it says.
 """
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import subprocess
 import tempfile
@@ -66,13 +67,14 @@ class Reward(ABC):
         """Score designs, (B, K) float."""
 
     def relaxed(self, x: Tensor) -> Tensor:
-        """Score relaxed designs: (B, K, L, V) letter probabilities (or continuous states) to (B, K), differentiably.
+        """Score (B, K, L, V) letter probabilities or continuous states as (B, K), differentiably.
 
         Raises:
             TypeError: the reward has no gradient.
         """
         raise TypeError(
-            f"Reward {self.name!r} has no gradient. Use a gradient-free method (best_of_n, smc, svdd, nested_is, beam) "
+            f"Reward {self.name!r} has no gradient. Use a gradient-free method (best_of_n, smc, "
+            f"svdd, nested_is, beam) "
             f"or value 'posterior_sample', or a differentiable reward."
         )
 
@@ -197,7 +199,8 @@ class ZScore(Reward):
     def _scale(self, r: Tensor) -> Tensor:
         if self.mean is None or self.std is None:
             raise ValueError(
-                f"zscore of {self.inner.name!r} has no constants yet: call seqalign.calibrate(reward, designs) "
+                f"zscore of {self.inner.name!r} has no constants yet: call "
+                f"seqalign.calibrate(reward, designs) "
                 f"with reference designs before the run, or give zscore(mean=..., std=...)."
             )
         return (r - self.mean) / self.std
@@ -229,8 +232,10 @@ def calibrate(reward: Reward, designs: Designs) -> Reward:
         r = r[torch.isfinite(r)]
         if not float(r.std()) > 0:
             raise ValueError(
-                f"zscore of {reward.inner.name!r}: {r.numel()} reference designs have a score and all of it is "
-                f"{r.unique().tolist()}, so there is no scale. Drop zscore for this reward or give zscore(mean=..., std=...)."
+                f"zscore of {reward.inner.name!r}: {r.numel()} reference designs have a score and "
+                f"all of it is "
+                f"{r.unique().tolist()}, so there is no scale. Drop zscore for this reward or give "
+                f"zscore(mean=..., std=...)."
             )
         return replace(reward, mean=float(r.mean()), std=float(r.std()))
     if isinstance(reward, (Clip, ZScore)):
@@ -244,10 +249,11 @@ def calibrate(reward: Reward, designs: Designs) -> Reward:
 
 
 def evaluate(reward: Reward, designs: Designs) -> Tensor:
-    """Score designs and check the answer: (B, K) float64, no NaN and no +inf; -inf means "rejected".
+    """Score designs and check the answer: (B, K) float64, no NaN or +inf; -inf is "rejected".
 
     Raises:
-        RewardError: the shape is wrong or a value is not a number; the message names reward, island and particle.
+        RewardError: the shape is wrong or a value is not a number; the message names reward, island
+            and particle.
     """
     r = reward(designs)
     if not isinstance(r, Tensor):
@@ -256,7 +262,8 @@ def evaluate(reward: Reward, designs: Designs) -> Tensor:
         )
     if tuple(r.shape) != designs.shape:
         raise RewardError(
-            f"Reward {reward.name!r} returned shape {tuple(r.shape)} for designs of shape {designs.shape}; "
+            f"Reward {reward.name!r} returned shape {tuple(r.shape)} for designs of shape "
+            f"{designs.shape}; "
             f"return one number per design, shape (B, K)."
         )
     r = r.double()
@@ -290,7 +297,9 @@ class Function(Reward):
         """Score designs, (B, K)."""
         b, k = designs.shape
         items: Any = (
-            designs.x.flatten(0, 1) if designs.alphabet is None else sum(designs.sequences, [])
+            designs.x.flatten(0, 1)
+            if designs.alphabet is None
+            else list(itertools.chain.from_iterable(designs.sequences))
         )
         try:
             values = torch.as_tensor(self.fn(items), dtype=torch.float64)
@@ -320,7 +329,7 @@ class Function(Reward):
 
 @dataclass(frozen=True)
 class Command(Reward):
-    """An external program as a reward: `{fasta}` in the command becomes a FASTA file, stdout one number per line.
+    """An external program as a reward: `{fasta}` becomes a file, stdout one number per line.
 
     Raises:
         RewardError: the command fails or prints another count of numbers.
@@ -342,7 +351,7 @@ class Command(Reward):
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs, (B, K)."""
         b, k = designs.shape
-        sequences = sum(designs.sequences, [])
+        sequences = list(itertools.chain.from_iterable(designs.sequences))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "designs.fasta"
             path.write_text("".join(f">{n}\n{s}\n" for n, s in enumerate(sequences)))
@@ -355,7 +364,8 @@ class Command(Reward):
                 ) from error
         if done.returncode:
             raise RewardError(
-                f"Reward {self.name!r}: {self.command!r} exited {done.returncode}: {done.stderr.strip()[-500:]}"
+                f"Reward {self.name!r}: {self.command!r} exited {done.returncode}: "
+                f"{done.stderr.strip()[-500:]}"
             )
         lines = done.stdout.split()
         try:
@@ -366,7 +376,8 @@ class Command(Reward):
             ) from error
         if len(values) != b * k:
             raise RewardError(
-                f"Reward {self.name!r}: {self.command!r} printed {len(values)} numbers for {b * k} sequences."
+                f"Reward {self.name!r}: {self.command!r} printed {len(values)} numbers for {b * k} "
+                f"sequences."
             )
         return torch.tensor(values, dtype=torch.float64).reshape(b, k)
 
@@ -385,7 +396,7 @@ def function(
 
 
 class Counted(Reward):
-    """Count the designs a reward scores (`calls`) and the relaxed ones among them (`relaxed_calls`)."""
+    """Count the designs a reward scores (`calls`), and the relaxed ones (`relaxed_calls`)."""
 
     def __init__(self, inner: Reward, role: str = "guide") -> None:
         """Start at zero."""
@@ -419,7 +430,8 @@ class Cached(Reward):
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs, (B, K)."""
         b, k = designs.shape
-        # islands of different length: the mask is part of the design, the letters of the padding are not
+        # islands of different length: the mask is part of the design, the letters of the padding
+        # are not
         mask = designs.event_mask
         x = designs.x if mask is None else torch.where(mask[:, None], designs.x, 0)
         flat = x.flatten(0, 1)

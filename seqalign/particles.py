@@ -1,7 +1,7 @@
 """The state of a run, what a person looks at while it runs, and what comes back.
 
-`Particles` is all that the next step needs; `gather` and `branch` move every field at once, so that nothing can go
-stale after a selection.
+`Particles` is all that the next step needs; `gather` and `branch` move every field at once, so that
+nothing can go stale after a selection.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Step:
         value_mean: mean of v/alpha.
         value_max: largest v/alpha.
         ancestors: (B, K) parents chosen at this step, or None if nothing moved.
-        network_calls: particles the network saw in this step, all islands together; a backward pass counts as two.
+        network_calls: particles the network saw in this step, all islands together; a backward pass
+            counts as two.
         reward_calls: designs the reward scored in this step, relaxed ones too.
     """
 
@@ -146,7 +147,7 @@ class Samples:
 
     @property
     def weights(self) -> Tensor:
-        """Normalized weights (B, K) of the islands pooled by their log Z; they sum to 1 over everything."""
+        """Weights (B, K) of the islands pooled by their log Z; they sum to 1 over everything."""
         log_w = self.log_w - torch.log(torch.tensor(float(self.log_w.shape[1])))
         if self.log_z is not None:
             inner = log_w - torch.logsumexp(log_w, -1, keepdim=True).nan_to_num(neginf=0.0)

@@ -1,8 +1,8 @@
 """Potentials: how values along a path become the cumulative log-potential (the log-twist).
 
 References:
-    Singhal et al., "A general framework for inference-time scaling and steering of diffusion models", ICML 2025,
-    arXiv 2501.06848, section 3.2 (difference, max and sum).
+    Singhal et al., "A general framework for inference-time scaling and steering of diffusion
+    models", ICML 2025, arXiv 2501.06848, section 3.2 (difference, max and sum).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The nouns every process shares: designs, posteriors, transitions, processes.
 
-A *process* is a pretrained reverse diffusion. Time runs from 1 to 0; one step goes from t to s < t. Shapes: B islands,
-K particles per island, event = (L,) tokens or (C, H, W) values.
+A *process* is a pretrained reverse diffusion. Time runs from 1 to 0; one step goes from t to s < t.
+Shapes: B islands, K particles per island, event = (L,) tokens or (C, H, W) values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Designs:
     Attributes:
         x: (B, K, *event); int64 tokens for sequences, floats for images and vectors.
         alphabet: the letters of the tokens; None for continuous designs.
-        event_mask: (B, L) bool, True where a position exists, for islands of different length; None if all exist.
+        event_mask: (B, L) bool, True where a position exists, for islands of different length; None
+            if all exist.
     """
 
     x: Tensor
@@ -82,7 +83,7 @@ class Posterior(Protocol):
         ...
 
     def map(self, f: Any) -> Self:
-        """Apply `f` to every (B, K, ...) tensor: the one door for gathering, slicing and concatenation."""
+        """Apply `f` to every (B, K, ...) tensor: the one door for gathering and slicing."""
         ...
 
 
@@ -166,7 +167,7 @@ class Process(Protocol):
 
 
 class Metered:
-    """A process that counts the particles its network sees; everything else is the process itself."""
+    """A process that counts the particles its network sees, and is otherwise itself."""
 
     def __init__(self, process: Process) -> None:
         """Start at zero calls."""
@@ -199,7 +200,7 @@ class _Child(Metered):
 
 
 def draw(transition: Transition, rng: Streams) -> tuple[Tensor, Tensor]:
-    """Draw x_s (B, K, *event) with its log-density (B, K); transitions with a joint `draw` save work."""
+    """Draw x_s (B, K, *event) with its log-density (B, K); a joint `draw` saves work."""
     joint = getattr(transition, "draw", None)
     if joint is not None:
         x_s, log_q = joint(rng)

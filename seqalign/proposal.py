@@ -1,8 +1,9 @@
-"""Proposals: what the next state is drawn from. Weights correct for the difference from the base transition.
+"""Proposals: what the next state is drawn from; weights correct for it.
 
 References:
-    Dhariwal & Nichol, "Diffusion models beat GANs on image synthesis", NeurIPS 2021, arXiv 2105.05233 (guidance).
-    Wu et al., "Practical and asymptotically exact conditional sampling" (TDS), NeurIPS 2023, arXiv 2306.17775.
+    Dhariwal & Nichol, "Diffusion models beat GANs on image synthesis", NeurIPS 2021, arXiv
+    2105.05233 (guidance). Wu et al., "Practical and asymptotically exact conditional sampling"
+    (TDS), NeurIPS 2023, arXiv 2306.17775.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ class Tilted:
     """The transition tilted by scale · lam · the gradient of v/alpha.
 
     Attributes:
-        through: "posterior" takes the gradient with respect to the posterior mean (no backward pass through the
-            network; discrete processes only), "network" with respect to the state, "auto" chooses "posterior" for
-            discrete and "network" for continuous processes.
+        through: "posterior" takes the gradient with respect to the posterior mean (no backward pass
+            through the network; discrete processes only), "network" with respect to the state,
+            "auto" chooses "posterior" for discrete and "network" for continuous processes.
         scale: multiplies the gradient; any value is exact.
     """
 

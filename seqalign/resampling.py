@@ -1,12 +1,13 @@
 """Resampling, vectorized over islands: pure functions of log-weights and uniforms.
 
-Every scheme is unbiased, E[offspring_i] = N · w_i. Islands never exchange particles and a weight of zero never survives.
+Every scheme is unbiased, E[offspring_i] = N · w_i. Islands never exchange particles and a weight of
+zero never survives.
 
 References:
     Chopin & Papaspiliopoulos, "An introduction to sequential Monte Carlo", 2020, chapter 9.
-    Gerber, Chopin & Whiteley, "Negative association, ordering and convergence of resampling methods", Annals of
-    Statistics 2019, arXiv 1707.01845 (SSP).
-    Srinivasan, "Distributions on level-sets with applications to approximation algorithms", FOCS 2001 (tree form).
+    Gerber, Chopin & Whiteley, "Negative association, ordering and convergence of resampling
+    methods", Annals of Statistics 2019, arXiv 1707.01845 (SSP). Srinivasan, "Distributions on
+    level-sets with applications to approximation algorithms", FOCS 2001 (tree form).
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def residual(log_w: Tensor, u: Tensor) -> Tensor:
 def ssp(log_w: Tensor, u: Tensor) -> Tensor:
     """Round N·w to integers by pairwise duels on a tree: floor or ceil, negatively associated.
 
-    Each duel settles one of two fractional parts and keeps both expectations; a tree needs log2 K vectorized rounds.
+    Each duel settles one of two fractional parts and keeps both expectations; a tree needs log2 K
+    vectorized rounds.
 
     References:
         Srinivasan 2001; Gerber, Chopin & Whiteley 2019, algorithm 3 (the same duels, along a line).
@@ -124,7 +126,8 @@ def ssp(log_w: Tensor, u: Tensor) -> Tensor:
         first, second = owner[:, 0 : 2 * pairs : 2], owner[:, 1 : 2 * pairs : 2]
         total = p + q
         full = total >= 1
-        # below one the loser gets 0 and the winner p + q; above, the winner gets 1 and the loser p + q − 1
+        # below one the loser gets 0 and the winner p + q; above, the winner gets 1 and the loser p
+        # + q − 1
         chance = torch.where(
             full, (1 - q) / (2 - total).clamp(min=1e-300), p / total.clamp(min=1e-300)
         )

@@ -1,11 +1,12 @@
 """Selections: which particles go on. K is the number that must remain after branching.
 
-A selection is given particles whose `parent` names their parents, and moves all their fields at once.
+A selection is given particles whose `parent` names their parents, and moves all their fields at
+once.
 
 References:
     Chopin & Papaspiliopoulos 2020, chapter 10 (ESS-triggered resampling).
-    Naesseth, Lindsten & Schön, "Nested sequential Monte Carlo methods", ICML 2015, arXiv 1502.02536.
-    Li et al., arXiv 2408.08252, algorithm 1 (one child per parent).
+    Naesseth, Lindsten & Schön, "Nested sequential Monte Carlo methods", ICML 2015, arXiv
+    1502.02536. Li et al., arXiv 2408.08252, algorithm 1 (one child per parent).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Keep:
 
 @dataclass(frozen=True)
 class Resample:
-    """Resample the islands whose effective sample size fell below a fraction of K; finished designs stay weighted.
+    """Resample the islands whose effective sample size fell; finished designs stay weighted.
 
     Attributes:
         scheme: one of `resampling.SCHEMES`.
@@ -62,7 +63,8 @@ class Resample:
             )
         if not 0 <= self.ess_below <= 1 or self.every < 1:
             raise ValueError(
-                f"Resample needs 0 <= ess_below <= 1 and every >= 1, got {self.ess_below}, {self.every}."
+                f"Resample needs 0 <= ess_below <= 1 and every >= 1, got {self.ess_below}, "
+                f"{self.every}."
             )
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
@@ -93,7 +95,8 @@ class OneChild:
 
     Attributes:
         greedy: take the child with the highest value.
-        weigh: keep the mean weight of the children (nested importance sampling); without it weights are dropped.
+        weigh: keep the mean weight of the children (nested importance sampling); without it weights
+            are dropped.
         then: resampling among the parents afterwards.
     """
 
@@ -133,7 +136,8 @@ def pin(particles: Particles, rng: Streams, below: float) -> Particles:
     """Resample with particle 0 surviving in slot 0 (conditional multinomial, for particle Gibbs).
 
     References:
-        Andrieu, Doucet & Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 2010, section 4.3.
+        Andrieu, Doucet & Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 2010,
+        section 4.3.
     """
     log_w = particles.log_w
     k = log_w.shape[1]

@@ -15,7 +15,8 @@ __all__ = ["DNA", "PROTEIN", "RNA", "Alphabet"]
 class Alphabet:
     """An ordered set of one-character letters; token i is `letters[i]`, token V means "masked".
 
-    `len(alphabet)` is V, the number of letters. The mask is printed as `mask_symbol` and is never a letter.
+    `len(alphabet)` is V, the number of letters. The mask is printed as `mask_symbol` and is never a
+    letter.
     """
 
     letters: str
@@ -42,7 +43,7 @@ class Alphabet:
         return len(self.letters)
 
     def encode(self, sequences: Sequence[str]) -> Tensor:
-        """Return tokens (n, L), int64, of n sequences of one length; the mask symbol becomes token V.
+        """Return tokens (n, L), int64, of n sequences of one length; the mask becomes token V.
 
         Raises:
             ValueError: a letter is not in the alphabet, or the lengths differ.
@@ -57,7 +58,8 @@ class Alphabet:
             for i, letter in enumerate(sequence):
                 if letter not in lookup:
                     raise ValueError(
-                        f"Sequence {n + 1}, position {i + 1}: {letter!r} is not one of {self.letters!r}. "
+                        f"Sequence {n + 1}, position {i + 1}: {letter!r} is not one of "
+                        f"{self.letters!r}. "
                         f"Replace it by one of these letters."
                     )
         rows = [[lookup[letter] for letter in s] for s in sequences]

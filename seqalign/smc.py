@@ -1,11 +1,12 @@
 """The one loop: branch → propose → weight → select.
 
-Every weighted-particle method is this loop with other parts (see `seqalign.methods`). The increment of a log-weight is
+Every weighted-particle method is this loop with other parts (see `seqalign.methods`). The increment
+of a log-weight is
 
     log p(x_s | x_t) − log q(x_s | x_t) + log_twist_s − log_twist_t + log h(x_s) − log h(x_t)
 
-and the last step imposes log_twist = r(x_0)/alpha and h = 1_A, so any finite value, tempering or potential before it
-leaves E[Ẑ] = Z and only changes the variance.
+and the last step imposes log_twist = r(x_0)/alpha and h = 1_A, so any finite value, tempering or
+potential before it leaves E[Ẑ] = Z and only changes the variance.
 
 References:
     Uehara et al., arXiv 2501.09685, algorithm 3. Kim, Kim & Park, arXiv 2501.05803, algorithm 1.
@@ -92,7 +93,8 @@ class SMC:
         process: the pretrained reverse diffusion.
         reward: what to align to.
         alpha: temperature of the target, > 0, in units of the reward.
-        value: intermediate estimate of the soft value, or None to look at the reward only at the end.
+        value: intermediate estimate of the soft value, or None to look at the reward only at the
+            end.
         proposal: `Base()` or `Tilted(...)`.
         tempering: schedule of lam.
         potential: how values become the log-twist.
@@ -119,7 +121,8 @@ class SMC:
         """Bind the value to the reward and refuse what cannot work, before any call."""
         if not self.alpha > 0:
             raise ValueError(
-                f"alpha must be > 0, got {self.alpha}; for alpha = 0 use svdd, which is greedy then."
+                f"alpha must be > 0, got {self.alpha}; for alpha = 0 use svdd, which is greedy "
+                f"then."
             )
         if self.branch < 1:
             raise ValueError(f"branch must be >= 1, got {self.branch}.")
@@ -130,12 +133,14 @@ class SMC:
         if isinstance(self.proposal, Tilted):
             if not self.reward.differentiable:
                 raise TypeError(
-                    f"A tilted proposal needs a gradient, and reward {self.reward.name!r} has none. Use a gradient-free "
+                    f"A tilted proposal needs a gradient, and reward {self.reward.name!r} has "
+                    f"none. Use a gradient-free "
                     f"method: smc, fk_steering, svdd, nested_is, beam or best_of_n."
                 )
             if self._through == "network" and not self.process.differentiable:
                 raise TypeError(
-                    f"Process {getattr(self.process, 'name', 'process')!r} has no gradient through its network. Use "
+                    f"Process {getattr(self.process, 'name', 'process')!r} has no gradient through "
+                    f"its network. Use "
                     f"through='posterior' (discrete processes) or a gradient-free method."
                 )
             object.__setattr__(self, "_guide", PosteriorMean().bind(self.reward))
@@ -148,7 +153,8 @@ class SMC:
             )
         if getattr(self.process, "eta", 1.0) == 0:
             raise ValueError(
-                "eta = 0 makes every step deterministic: particles cannot explore and weights cannot be computed. "
+                "eta = 0 makes every step deterministic: particles cannot explore and weights "
+                "cannot be computed. "
                 "Use eta > 0 (eta = 1 is the ancestral sampler)."
             )
 
@@ -173,13 +179,14 @@ class SMC:
     def _calls(self) -> tuple[int, int]:
         return cast(Metered, self.process).calls, cast(_Meter, self.reward).calls
 
-    # looking -----------------------------------------------------------------------------------------------------
+    # looking --------------------------------------------------------------------------------------
+    # ---------------
 
     def _look(self, x: Tensor, i: int, rng: Streams) -> _Look:
-        """Visit the network for every particle (B, n): in one call, or in padded chunks that never straddle islands."""
+        """Visit the network for (B, n) particles: at once, or in padded chunks within islands."""
         rng = rng.at("value")
         size = self.process.chunk
-        if size is None or x.shape[0] == 1 and x.shape[1] == size:
+        if size is None or (x.shape[0] == 1 and x.shape[1] == size):
             return self._look_chunk(self.process, x, i, rng)
         islands = []
         for b in range(x.shape[0]):
@@ -266,7 +273,8 @@ class SMC:
 
         return _Look.zip([known, fresh], place)
 
-    # the loop ----------------------------------------------------------------------------------------------------
+    # the loop -------------------------------------------------------------------------------------
+    # ---------------
 
     def init(
         self, shape: tuple[int, int], rng: Streams, x: Tensor | None = None, step: int = 0
@@ -283,7 +291,8 @@ class SMC:
             left = len(self._times) - 1 - step
             if open_ > left:
                 raise ValueError(
-                    f"Order 'random' reveals one position per step: {open_} positions are masked but only {left} steps "
+                    f"Order 'random' reveals one position per step: {open_} positions are masked "
+                    f"but only {left} steps "
                     f"are left. Set steps >= {open_}."
                 )
         look = self._look(x, step, rng.at(step))
@@ -310,7 +319,7 @@ class SMC:
     def step(
         self, particles: Particles, rng: Streams, pinned: Tensor | None = None
     ) -> tuple[Particles, Step]:
-        """Advance by one step; `pinned` (B, *event) is the state that particle 0 must take (particle Gibbs)."""
+        """Advance by one step; `pinned` (B, *event) is what particle 0 must become."""
         before, k = self._calls, particles.x.shape[1]
         i, n = particles.step + 1, len(self._times) - 1
         t, s, last = self._times[i - 1], self._times[i], i == n
@@ -395,9 +404,7 @@ class SMC:
             if state.guide is state.posterior
             else self.process.transition(state.x, state.guide, t, s)
         )
-        tilted = state.score is not None and isinstance(self.proposal, Tilted)
-        if tilted:
-            assert isinstance(self.proposal, Tilted) and state.score is not None
+        if state.score is not None and isinstance(self.proposal, Tilted):
             lam = state.lam
             if not self.tempering.adaptive:
                 n = len(self._times) - 1
@@ -445,7 +452,7 @@ class SMC:
         stop: int | None = None,
         observe: Observe | None = None,
     ) -> tuple[Particles, list[Step]]:
-        """Run from step `begin` (or from given particles or states) to step `stop`, by default to the end."""
+        """Run from step `begin` (or given particles or states) to step `stop` or the end."""
         trace: list[Step] = []
         if isinstance(start, Particles):
             particles = start
@@ -471,7 +478,7 @@ class SMC:
         observe: Observe | None = None,
         weighted: bool = True,
     ) -> Samples:
-        """Run to the end and return weighted designs; `weighted` False drops the weights of a biased method."""
+        """Run to the end; `weighted` False drops the weights of a biased method."""
         particles, trace = self.run(shape, rng, start=start, begin=begin, observe=observe)
         assert particles.reward is not None
         log_w = particles.log_w

@@ -1,11 +1,13 @@
 """Counter-based random streams, so that a result never depends on how work was split.
 
-Every number is a pure function of (seed, purpose, global island id, particle, position): island 7 of 16 draws what
-island 7 alone draws, a chunk of particles draws what it would have drawn in the whole, and a checkpoint is
-(seed, ids, step). There is no state to save and none to corrupt. Bits are made on the CPU, so every device sees the same.
+Every number is a pure function of (seed, purpose, global island id, particle, position): island 7
+of 16 draws what island 7 alone draws, a chunk of particles draws what it would have drawn in the
+whole, and a checkpoint is (seed, ids, step). There is no state to save and none to corrupt. Bits
+are made on the CPU, so every device sees the same.
 
 References:
-    Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011 (Philox4x32-10).
+    Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011
+    (Philox4x32-10).
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ class Streams:
     first: int = 0
 
     def __post_init__(self) -> None:
-        """Normalize seed, ids and steps to Python integers: a NumPy integer would name other streams."""
+        """Make seed, ids and steps Python integers: a NumPy integer would name other streams."""
         path = tuple(p if isinstance(p, str) else int(p) for p in self.path)
         object.__setattr__(self, "seed", int(self.seed))
         object.__setattr__(self, "islands", tuple(int(i) for i in self.islands))
@@ -110,10 +112,11 @@ class Streams:
 
     def normal(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
         """Draw float64 standard normals, shape (B, K, ...)."""
-        return torch.special.ndtri(self.uniform(shape, device))
+        z: Tensor = torch.special.ndtri(self.uniform(shape, device))
+        return z
 
     def categorical(self, logits: Tensor) -> Tensor:
-        """Draw indices over the last dimension of (B, K, ..., n) logits by the Gumbel maximum in float64.
+        """Draw indices over the last dimension of (B, K, ..., n) logits by the Gumbel maximum.
 
         A logit of -inf is never drawn unless all are.
         """

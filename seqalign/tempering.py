@@ -1,11 +1,13 @@
 """Tempering: how strongly the reward counts at each step, lam in [0, 1] per island.
 
-The driver imposes lam = 0 before the first step and lam = 1 at the end, so a schedule only says what happens between.
-A schedule sees the effective sample size that a candidate lam would give, never the weights themselves.
+The driver imposes lam = 0 before the first step and lam = 1 at the end, so a schedule only says
+what happens between. A schedule sees the effective sample size that a candidate lam would give,
+never the weights themselves.
 
 References:
     Kim, Kim & Park, ICLR 2025, arXiv 2501.05803, section 3.3 (geometric and adaptive tempering).
-    Del Moral, Doucet & Jasra, "An adaptive sequential Monte Carlo method", Statistics and Computing 2012.
+    Del Moral, Doucet & Jasra, "An adaptive sequential Monte Carlo method", Statistics and Computing
+    2012.
 """
 
 from __future__ import annotations
@@ -76,10 +78,10 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """The largest lam that keeps the effective sample size at `ess`, found by bisection, no faster than `pace`.
+    """The largest lam that keeps the effective sample size, no faster than `pace`.
 
-    Early on all values are nearly equal and any lam keeps the weights even; without a pace lam would jump to 1 and
-    tempering would be over before it began.
+    Early on all values are nearly equal and any lam keeps the weights even; without a pace lam
+    would jump to 1 and tempering would be over before it began.
 
     Attributes:
         ess: fraction of the particles to keep.

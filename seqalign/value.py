@@ -3,8 +3,9 @@
 Any finite value keeps the target exact; a better one lowers the variance.
 
 References:
-    Uehara et al., arXiv 2501.09685, section 3 (soft value functions) and 4.1 (posterior mean approximation).
-    Li et al., "Derivative-free guidance in continuous and discrete diffusion models" (SVDD), arXiv 2408.08252.
+    Uehara et al., arXiv 2501.09685, section 3 (soft value functions) and 4.1 (posterior mean
+    approximation). Li et al., "Derivative-free guidance in continuous and discrete diffusion
+    models" (SVDD), arXiv 2408.08252.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class PosteriorMean:
         """
         if not reward.differentiable:
             raise TypeError(
-                f"Reward {reward.name!r} cannot score a relaxed design. Use value 'posterior_mode' or "
+                f"Reward {reward.name!r} cannot score a relaxed design. Use value 'posterior_mode' "
+                f"or "
                 f"'posterior_sample', which score real designs."
             )
         return replace(self, reward=reward)
@@ -135,7 +137,7 @@ class PosteriorSample:
 
 @dataclass(frozen=True)
 class Rollout:
-    """log-mean-exp of the rewards of n complete runs of the base process from x_t: unbiased for exp(v), and dear."""
+    """log-mean-exp of the rewards of n base runs from x_t: unbiased for exp(v), and dear."""
 
     n: int = 1
     reward: Reward | None = field(default=None, repr=False)

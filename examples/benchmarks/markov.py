@@ -2,10 +2,11 @@
 
     python examples/benchmarks/markov.py [--quick] [--islands 64] [--alpha 2]
 
-The prior is a Markov chain over 20 letters, L = 64, with its exact any-order denoiser; the reward is additive plus nearest
-neighbor, so the target is a Markov chain too and log Z and E[r] are known. One network call is one particle seen once by the
-denoiser; one oracle call is one design or relaxed design scored. Branching methods get fewer particles, best-of-N gets more
-at equal oracle calls. E[r] is the weighted mean with islands pooled by their Ẑ (plain for methods without weights).
+The prior is a Markov chain over 20 letters, L = 64, with its exact any-order denoiser; the reward
+is additive plus nearest neighbor, so the target is a Markov chain too and log Z and E[r] are known.
+One network call is one particle seen once by the denoiser; one oracle call is one design or relaxed
+design scored. Branching methods get fewer particles, best-of-N gets more at equal oracle calls.
+E[r] is the weighted mean with islands pooled by their Ẑ (plain for methods without weights).
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
-from exact import Testbed  # noqa: E402
+from exact import Testbed
 
-from seqalign.methods.beam import Beam  # noqa: E402
-from seqalign.methods.best_of_n import BestOfN  # noqa: E402
-from seqalign.methods.das import DAS  # noqa: E402
-from seqalign.methods.fk_steering import FKSteering  # noqa: E402
-from seqalign.methods.guidance import Guidance  # noqa: E402
-from seqalign.methods.nested_is import NestedIS  # noqa: E402
-from seqalign.methods.smc import PlainSMC  # noqa: E402
-from seqalign.methods.svdd import SVDD  # noqa: E402
-from seqalign.methods.tds import TDS  # noqa: E402
-from seqalign.particles import Samples  # noqa: E402
-from seqalign.potential import Max, Sum  # noqa: E402
-from seqalign.streams import Streams  # noqa: E402
+from seqalign.methods.beam import Beam
+from seqalign.methods.best_of_n import BestOfN
+from seqalign.methods.das import DAS
+from seqalign.methods.fk_steering import FKSteering
+from seqalign.methods.guidance import Guidance
+from seqalign.methods.nested_is import NestedIS
+from seqalign.methods.smc import PlainSMC
+from seqalign.methods.svdd import SVDD
+from seqalign.methods.tds import TDS
+from seqalign.particles import Samples
+from seqalign.potential import Max, Sum
+from seqalign.streams import Streams
 
-HEADER = f"{'method':14s} {'K':>5s} {'network':>8s} {'oracle':>8s} {'log Z':>7s} {'sd':>5s} {'E[r]':>6s} {'distinct':>8s} {'s':>5s}"
+COLUMNS = (("K", 5), ("network", 8), ("oracle", 8), ("log Z", 7), ("sd", 5), ("E[r]", 6))
+HEADER = f"{'method':14s} " + " ".join(f"{c:>{n}s}" for c, n in COLUMNS) + " distinct     s"
 
 
 def methods(alpha: float) -> dict[str, Any]:
@@ -90,7 +92,8 @@ def row(name: str, method: Any, bed: Testbed, islands: int, k: int, seed: int) -
     distinct = np.mean([len(set(island)) for island in samples.designs.sequences])
     network, oracle = samples.network_calls // islands, samples.reward_calls // islands
     print(
-        f"{name:14s} {k:5d} {network:8d} {oracle:8d} {log_z:>7s} {sd:>5s} {mean:6.2f} {distinct:8.1f} {clock:5.1f}",
+        f"{name:14s} {k:5d} {network:8d} {oracle:8d} {log_z:>7s} {sd:>5s} {mean:6.2f} "
+        f"{distinct:8.1f} {clock:5.1f}",
         flush=True,
     )
 
@@ -110,7 +113,8 @@ def main() -> None:
     bed = Testbed.load(length=12) if args.quick else Testbed.load()
     islands, n = 4 if args.quick else args.islands, args.particles
     print(
-        f"alpha {args.alpha:g}, L {bed.length}, {islands} islands, one reveal per step, seed {args.seed}"
+        f"alpha {args.alpha:g}, L {bed.length}, {islands} islands, one reveal per step, seed "
+        f"{args.seed}"
     )
     print(f"exact: log Z {bed.log_z(args.alpha):.2f}, E[r] {bed.mean_reward(args.alpha):.2f}")
     budgets = {

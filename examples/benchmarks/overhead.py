@@ -1,10 +1,11 @@
-"""Overhead of the loop on the PDZ3 demo: wall time of a run ÷ wall time of a bare replay of its network and oracle calls.
+"""Overhead of the loop on the PDZ3 demo: wall time of a run ÷ bare replay of its calls.
 
     python examples/benchmarks/overhead.py [--quick] [--repeats 5] [--threads 2]
 
-The run is the demo's sampler (one island, 64 particles, one reveal per step, a budget of 8 mutations, posterior score). Its
-network inputs and relaxed designs are recorded once; the replay sends the same inputs to the bare network and the bare
-rewards (with their gradients) and does nothing else. Run and replay alternate in one process with pinned threads.
+The run is the demo's sampler (one island, 64 particles, one reveal per step, a budget of 8
+mutations, posterior score). Its network inputs and relaxed designs are recorded once; the replay
+sends the same inputs to the bare network and the bare rewards (with their gradients) and does
+nothing else. Run and replay alternate in one process with pinned threads.
 """
 
 from __future__ import annotations

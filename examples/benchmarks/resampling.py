@@ -1,8 +1,9 @@
-"""Resampling and tempering: one call for all islands against the same function called island by island.
+"""Resampling and tempering: one call for all islands against one call per island.
 
     python examples/benchmarks/resampling.py [--quick]
 
-Prints, per scheme and for adaptive tempering, the ratio of wall times (median over interleaved repeats).
+Prints, per scheme and for adaptive tempering, the ratio of wall times (median over interleaved
+repeats).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Best-of-N: run the base process, look at the reward at the end.
 
-Exact as weighted samples (importance sampling from p_pre), not as its best design, whose law depends on N.
+Exact as weighted samples (importance sampling from p_pre), not as its best design, whose law
+depends on N.
 
 References:
-    Uehara et al., arXiv 2501.09685, section 1 (best-of-N). Robert & Casella, "Monte Carlo statistical methods", section 3.3.
+    Uehara et al., arXiv 2501.09685, section 1 (best-of-N). Robert & Casella, "Monte Carlo
+    statistical methods", section 3.3.
 """
 
 from __future__ import annotations

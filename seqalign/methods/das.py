@@ -1,11 +1,11 @@
 """DAS: tilted proposal with tempering.
 
-Tempering keeps early, unreliable values from deciding, so that particles stay diverse and the reward is not
-over-optimized.
+Tempering keeps early, unreliable values from deciding, so that particles stay diverse and the
+reward is not over-optimized.
 
 References:
-    Kim, Kim & Park, "Test-time alignment of diffusion models without reward over-optimization", ICLR 2025,
-    arXiv 2501.05803, algorithm 1.
+    Kim, Kim & Park, "Test-time alignment of diffusion models without reward over-optimization",
+    ICLR 2025, arXiv 2501.05803, algorithm 1.
 """
 
 from __future__ import annotations

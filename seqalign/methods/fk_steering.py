@@ -3,8 +3,8 @@
 Max and sum potentials need no special ending: the driver imposes the reward at the end.
 
 References:
-    Singhal et al., "A general framework for inference-time scaling and steering of diffusion models", ICML 2025,
-    arXiv 2501.06848, algorithm 1.
+    Singhal et al., "A general framework for inference-time scaling and steering of diffusion
+    models", ICML 2025, arXiv 2501.06848, algorithm 1.
 """
 
 from __future__ import annotations

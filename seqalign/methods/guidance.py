@@ -3,8 +3,9 @@
 Cheap and biased: nothing corrects the proposal.
 
 References:
-    Dhariwal & Nichol, "Diffusion models beat GANs on image synthesis", NeurIPS 2021, arXiv 2105.05233.
-    Chung et al., "Diffusion posterior sampling for general noisy inverse problems", ICLR 2023, arXiv 2209.14687.
+    Dhariwal & Nichol, "Diffusion models beat GANs on image synthesis", NeurIPS 2021, arXiv
+    2105.05233. Chung et al., "Diffusion posterior sampling for general noisy inverse problems",
+    ICLR 2023, arXiv 2209.14687.
 """
 
 from __future__ import annotations

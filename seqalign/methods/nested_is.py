@@ -1,10 +1,10 @@
-"""Nested importance sampling: M children per parent, one survives and the parent keeps their mean weight.
+"""Nested importance sampling: M children per parent, one survives with their mean weight.
 
 Local competition like SVDD's, with the weights that make it exact.
 
 References:
-    Naesseth, Lindsten & Schön, "Nested sequential Monte Carlo methods", ICML 2015, arXiv 1502.02536.
-    Uehara et al., arXiv 2501.09685, section 4.2 (nested importance sampling).
+    Naesseth, Lindsten & Schön, "Nested sequential Monte Carlo methods", ICML 2015, arXiv
+    1502.02536. Uehara et al., arXiv 2501.09685, section 4.2 (nested importance sampling).
 """
 
 from __future__ import annotations

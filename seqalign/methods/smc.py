@@ -4,7 +4,8 @@ The value decides who survives, the base process who is born: no gradient is nee
 
 References:
     Uehara et al., arXiv 2501.09685, section 4.1 (SMC-based guidance).
-    Trippe et al., "Diffusion probabilistic modeling of protein backbones", ICLR 2023, arXiv 2206.04119.
+    Trippe et al., "Diffusion probabilistic modeling of protein backbones", ICLR 2023, arXiv
+    2206.04119.
 """
 
 from __future__ import annotations

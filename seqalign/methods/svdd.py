@@ -1,10 +1,10 @@
-"""SVDD: M children per particle, one survives with probability ∝ exp(v/alpha); alpha = 0 takes the best.
+"""SVDD: M children per particle, one survives with probability ∝ exp(v/alpha).
 
 No weights are carried, so its law is not p*, but it never needs a gradient.
 
 References:
-    Li et al., "Derivative-free guidance in continuous and discrete diffusion models with soft value-based decoding",
-    arXiv 2408.08252, algorithm 1.
+    Li et al., "Derivative-free guidance in continuous and discrete diffusion models with soft
+    value-based decoding", arXiv 2408.08252, algorithm 1.
 """
 
 from __future__ import annotations

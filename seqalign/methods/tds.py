@@ -3,8 +3,8 @@
 Classifier guidance made exact by weights.
 
 References:
-    Wu et al., "Practical and asymptotically exact conditional sampling in diffusion models", NeurIPS 2023,
-    arXiv 2306.17775, algorithm 1.
+    Wu et al., "Practical and asymptotically exact conditional sampling in diffusion models",
+    NeurIPS 2023, arXiv 2306.17775, algorithm 1.
 """
 
 from __future__ import annotations
