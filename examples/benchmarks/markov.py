@@ -37,6 +37,7 @@ from seqalign.methods.tds import TDS
 from seqalign.particles import Samples
 from seqalign.potential import Max, Sum
 from seqalign.streams import Streams
+from seqalign.tempering import Adaptive
 
 COLUMNS = (("K", 5), ("network", 8), ("oracle", 8), ("log Z", 7), ("sd", 5), ("E[r]", 6))
 HEADER = f"{'method':14s} " + " ".join(f"{c:>{n}s}" for c, n in COLUMNS) + " distinct     s"
@@ -49,6 +50,7 @@ def methods(alpha: float) -> dict[str, Any]:
         "smc": PlainSMC(alpha),
         "tds": TDS(alpha),
         "das": DAS(alpha),
+        "das fast": DAS(alpha, tempering=Adaptive(pace=0.5)),
         "fk difference": FKSteering(alpha),
         "fk max": FKSteering(alpha, potential=Max()),
         "fk sum": FKSteering(alpha, potential=Sum()),

@@ -1,12 +1,13 @@
-"""The PDZ3 demo against best-of-N: paired differences over seeds, at equal network calls and at equal oracle calls.
+"""The PDZ3 demo against best-of-N: paired differences over seeds, at equal calls.
 
     python examples/benchmarks/pdz3.py [--quick] [--seeds 10] [--oracle]
 
-Both arms use the demo's model, rewards, alpha and design space (at most 8 mutations). From each arm the ten best distinct
-designs by the guide are taken; the table gives the mean over seeds of their mean reward and the paired difference with its
-95 % t-interval, for both guides and for both hold-out twins, which no arm sees. One network call is one particle seen
-once; one oracle call is one design or relaxed design scored. `--oracle` gives best-of-N as many oracle calls as
-the aligned arm made, which costs it about 75 times its network calls.
+Both arms use the demo's model, rewards, alpha and design space (at most 8 mutations). From each
+arm the ten best distinct designs by the guides are taken; the table gives the mean over seeds of
+their mean reward and the paired difference with its 95 % t-interval, for both guides and for both
+hold-out twins, which no arm sees. One network call is one particle seen once; one oracle call is
+one design or relaxed design scored. `--oracle` gives best-of-N as many oracle calls as the aligned
+arm made, which costs it about 75 times its network calls.
 """
 
 from __future__ import annotations
@@ -59,10 +60,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     demo = yaml.safe_load((files("seqalign") / "data" / "demo.yaml").read_text())
-    model = sa.load_model(demo["model"]["name"], **demo["constraints"])
+    # chunks keep the memory of a wide best-of-N flat
+    model = sa.load_model(demo["model"]["name"], chunk=64, **demo["constraints"])
     names = [spec["oracle"] for spec in demo["rewards"].values()]
     rewards = [
-        sa.load_reward(spec["oracle"], **spec.get("params", {})) for spec in demo["rewards"].values()
+        sa.load_reward(spec["oracle"], **spec.get("params", {}))
+        for spec in demo["rewards"].values()
     ]
     guides = [r for r, s in zip(rewards, demo["rewards"].values(), strict=True) if "role" not in s]
     objective = sum((1.0 * guide for guide in guides[1:]), start=1.0 * guides[0])
@@ -76,9 +79,7 @@ def main() -> None:
     def run(method: Any, k: int, seed: int, arm: str) -> sa.Samples:
         # the arms draw from their own streams
         rng = sa.Streams(seed, (0,)).at(arm)
-        samples: sa.Samples = method(
-            model.process, objective, (1, k), rng=rng, space=model.space
-        )
+        samples: sa.Samples = method(model.process, objective, (1, k), rng=rng, space=model.space)
         if not bool(model.space.contains(samples.designs.x).all()):
             sys.exit(f"seed {seed}: a design breaks a constraint")
         return samples
