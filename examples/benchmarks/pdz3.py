@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 seeds, 8 particles")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--particles", type=int, default=64, help="of the aligned arm")
     parser.add_argument("--oracle", action="store_true", help="also at equal oracle calls (long)")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
     objective = sum((1.0 * guide for guide in guides[1:]), start=1.0 * guides[0])
     sampler = {k: v for k, v in demo["sampler"].items() if k not in ("islands", "particles")}
     method = sa.load_method(sampler.pop("name"), **sampler)
-    particles, seeds = demo["sampler"]["particles"], args.seeds
+    particles, seeds = args.particles, args.seeds
     if args.quick:
         particles, seeds = 8, 2
     best_of_n = sa.load_method("best_of_n", alpha=sampler["alpha"])
