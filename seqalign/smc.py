@@ -179,14 +179,14 @@ class SMC:
     def _calls(self) -> tuple[int, int]:
         return cast(Metered, self.process).calls, cast(_Meter, self.reward).calls
 
-    # looking --------------------------------------------------------------------------------------
-    # ---------------
+    # looking -------------------------------------------------------------------------------------
 
-    def _look(self, x: Tensor, i: int, rng: Streams) -> _Look:
+    def _look(self, x: Tensor, i: int, rng: Streams, most: int | None = None) -> _Look:
         """Visit the network for (B, n) particles: at once, or in padded chunks within islands."""
         rng = rng.at("value")
-        size = self.process.chunk
-        if size is None or (x.shape[0] == 1 and x.shape[1] == size):
+        # fewer particles than a chunk need no padding: every call has one size all the same
+        size = self.process.chunk and min(self.process.chunk, most or x.shape[1])
+        if not size or (x.shape[0] == 1 and x.shape[1] == size):
             return self._look_chunk(self.process, x, i, rng)
         islands = []
         for b in range(x.shape[0]):
@@ -259,7 +259,7 @@ class SMC:
         # changed particles first; shorter islands repeat an unchanged one to fill the rectangle
         index = (~changed).int().argsort(dim=-1, stable=True)[:, :most]
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        fresh = self._look(x[rows, index], i, rng)
+        fresh = self._look(x[rows, index], i, rng, most=x.shape[1])
         take = changed[rows, index]
 
         def place(pair: list[Tensor]) -> Tensor:
@@ -273,8 +273,7 @@ class SMC:
 
         return _Look.zip([known, fresh], place)
 
-    # the loop -------------------------------------------------------------------------------------
-    # ---------------
+    # the loop ------------------------------------------------------------------------------------
 
     def init(
         self, shape: tuple[int, int], rng: Streams, x: Tensor | None = None, step: int = 0
