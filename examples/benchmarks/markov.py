@@ -130,7 +130,9 @@ def main() -> None:
             if what == "oracle" and name != "best_of_n":
                 print(f"{name:14s} {k:5d} as above")
                 continue
-            row(name, method, bed, islands, k, args.seed)
+            # best-of-N with a particle per oracle call is dear: an eighth of the islands must do
+            count = islands if what == "network" else max(1, islands // 8)
+            row(name, method, bed, count, k, args.seed)
 
 
 if __name__ == "__main__":
