@@ -169,34 +169,24 @@ class Process(Protocol):
 class Metered:
     """A process that counts the particles its network sees, and is otherwise itself."""
 
-    def __init__(self, process: Process) -> None:
-        """Start at zero calls."""
+    def __init__(self, process: Process, total: Metered | None = None) -> None:
+        """Start at zero calls, or count into another meter's total."""
         self._process = process
+        self._total = self if total is None else total
         self.calls = 0
 
     def __getattr__(self, name: str) -> Any:
-        """Forward everything but `posterior`."""
+        """Forward everything but `posterior` and `take`."""
         return getattr(self._process, name)
 
     def posterior(self, x: Tensor, t: float) -> Posterior:
         """Count (B·K) calls and forward."""
-        self.calls += x.shape[0] * x.shape[1]
+        self._total.calls += x.shape[0] * x.shape[1]
         return self._process.posterior(x, t)
 
     def take(self, islands: Sequence[int]) -> Metered:
         """Return the metered process of a subset, counting into this one's total."""
-        child = _Child(self._process.take(islands), self)
-        return child
-
-
-class _Child(Metered):
-    def __init__(self, process: Process, parent: Metered) -> None:
-        super().__init__(process)
-        self._parent = parent
-
-    def posterior(self, x: Tensor, t: float) -> Posterior:
-        self._parent.calls += x.shape[0] * x.shape[1]
-        return self._process.posterior(x, t)
+        return Metered(self._process.take(islands), self._total)
 
 
 def draw(transition: Transition, rng: Streams) -> tuple[Tensor, Tensor]:

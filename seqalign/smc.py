@@ -234,10 +234,9 @@ class SMC:
             else:
                 cast(Metered, self.process).calls += 2 * x.shape[0] * x.shape[1]
             score = torch.nan_to_num(score.detach(), nan=0.0, posinf=0.0, neginf=0.0)
-        if self._guide is not None and self.space is not None and through == "network":
-            fused = False
-        else:
-            fused = self._guide is not None and isinstance(self.value, PosteriorMean)
+        # the guide's value is the particle's own if both are the mean of the same posterior
+        same = through == "posterior" or (through == "network" and self.space is None)
+        fused = same and isinstance(self.value, PosteriorMean)
         if self.value is not None and not fused:
             with torch.no_grad():
                 value = self.value(process, x, guide, t, self.alpha, rng)

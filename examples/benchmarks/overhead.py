@@ -14,9 +14,11 @@ import argparse
 import statistics
 import time
 from dataclasses import replace
+from importlib.resources import files
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 import seqalign as sa
@@ -67,7 +69,9 @@ def main() -> None:
         inputs.append(x.clone())
         return network(x, t)
 
-    method = sa.load_method("das", alpha=0.1)
+    demo = yaml.safe_load((files("seqalign") / "data" / "demo.yaml").read_text())
+    sampler = {k: v for k, v in demo["sampler"].items() if k not in ("islands", "particles")}
+    method = sa.load_method(sampler.pop("name"), **sampler)
 
     def run(process: Any, reward: Reward) -> float:
         clock = time.perf_counter()
