@@ -69,7 +69,7 @@ def main() -> None:
         inputs.append(x.clone())
         return network(x, t)
 
-    demo = yaml.safe_load((files("seqalign") / "data" / "demo.yaml").read_text())
+    demo = yaml.safe_load((files("seqalign") / "data" / "demo-pdz3.yaml").read_text())
     sampler = {k: v for k, v in demo["sampler"].items() if k not in ("islands", "particles")}
     method = sa.load_method(sampler.pop("name"), **sampler)
 

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    demo = yaml.safe_load((files("seqalign") / "data" / "demo.yaml").read_text())
+    demo = yaml.safe_load((files("seqalign") / "data" / "demo-pdz3.yaml").read_text())
     # chunks keep the memory of a wide best-of-N flat
     model = sa.load_model(demo["model"]["name"], chunk=64, **demo["constraints"])
     names = [spec["oracle"] for spec in demo["rewards"].values()]

@@ -1,0 +1,243 @@
+"""Training of ddg-mini: splits, features that equal the reward, antisymmetry, determinism."""
+
+import csv
+import gzip
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from backbones import HELIX, STRAND, TURN, backbone
+
+from seqalign.process import Designs
+from seqalign.rewards import ddg, train_ddg
+from seqalign.rewards.train_ddg import Chain, Row
+from seqalign.sequence import PROTEIN
+from seqalign.structure import Numbering, Structure
+
+
+def sequence(seed, length=40):
+    return "".join(random.Random(seed).choices(PROTEIN.letters, k=length))
+
+
+def coords(seed, length=40):
+    draw = random.Random(seed)
+    torsions = []
+    while len(torsions) < length:
+        torsions += [draw.choice([HELIX, STRAND])] * draw.randint(4, 9) + [TURN]
+    return backbone(torsions[:length])
+
+
+def chain(seed, name="x", cluster="1"):
+    letters = PROTEIN.encode([sequence(seed)])[0]
+    return Chain(name, letters, coords(seed), cluster)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    made = ddg.Potts(8, 3)
+    return made.eval().requires_grad_(False)
+
+
+def rows_of(made, n, seed=0, protein="x"):
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(n):
+        i = draw.randrange(len(made.letters))
+        wild = int(made.letters[i])
+        mutant = (wild + draw.randint(1, 19)) % 20
+        rows.append(Row(protein, "A", i, wild, mutant, draw.gauss(-1, 1)))
+    return rows
+
+
+# splits -------------------------------------------------------------------------------------------
+
+
+def test_e_values_tell_homologs_from_strangers():
+    a, b = sequence(1, 100), sequence(2, 100)
+    half = "".join(x if i % 2 else y for i, (x, y) in enumerate(zip(a, b, strict=True)))
+    assert train_ddg.e_value(a, a) < 1e-30
+    assert train_ddg.e_value(a, half) < 1e-3
+    assert train_ddg.e_value(a, b) > 1e-2
+
+
+def test_groups_are_linked_through_a_third_protein_and_through_any_chain():
+    a, b = sequence(1, 90), sequence(2, 90)
+    sequences = {
+        ("1AAA", "A"): a,
+        ("2BBB", "A"): b,
+        ("3CCC", "A"): a[20:] + b[:70],
+        ("4DDD", "A"): sequence(3),
+        ("5EEE", "A"): sequence(5),
+        ("5EEE", "B"): sequence(3),
+    }
+    group = train_ddg.homology_groups(sequences)
+    assert group["1AAA"] == group["2BBB"] == group["3CCC"]
+    assert group["4DDD"] == group["5EEE"] != group["1AAA"]
+
+
+def test_mini_families_are_kept_out_and_halves_and_folds_are_whole_groups():
+    chains = {(f"{n}XXX", "A"): chain(n) for n in range(8)}
+    chains["0YYY", "A"] = chain(0)
+    rows = [r for key, c in chains.items() for r in rows_of(c, 5, protein=key[0])]
+    minis = {"1ABC": sequence(3), "HHH_rd1_1": sequence(4)}
+    split = train_ddg.split(chains, rows, minis)
+    # the designed one has no family, whatever it looks like
+    assert split.kept_out == {"3XXX"}
+    assert split.half["0XXX"] == split.half["0YYY"]
+    assert split.fold["0XXX"] == split.fold["0YYY"]
+    assert set(split.half) == set(split.fold) == {p for p, _ in chains} - {"3XXX"}
+    assert set(split.half.values()) == {"A", "B"}
+
+
+def test_deal_is_balanced_and_independent_of_the_order():
+    sizes = {"a": 9, "b": 5, "c": 4, "d": 3, "e": 3}
+    dealt = train_ddg._deal(sizes, 2)
+    assert dealt == train_ddg._deal(dict(reversed(sizes.items())), 2)
+    assert [sum(n for g, n in sizes.items() if dealt[g] == h) for h in (0, 1)] == [12, 12]
+
+
+def test_a_cluster_with_one_homolog_goes_as_a_whole():
+    chains = [chain(1, "a", "7"), chain(2, "b", "7"), chain(3, "c", "8")]
+    kept = train_ddg.strangers(chains, [sequence(2)])
+    assert [c.name for c in kept] == ["c"]
+
+
+# the regression -----------------------------------------------------------------------------------
+
+
+def test_training_features_are_the_energy_of_the_reward():
+    """Single mutants: differences of columns times weights equal the reward's look-up."""
+    made, net = chain(4), network()
+    theta = np.random.default_rng(1).normal(size=198) * 0.1
+    theta[:4] = (0.5, -0.3, 0.7, 0.4)
+    weights = train_ddg.packed(net, theta)
+    structure = Structure(
+        name="x",
+        sequence=made.sequence,
+        coords=made.coords.float(),
+        numbering=Numbering.plain(len(made.letters)),
+        design=torch.ones(len(made.letters), dtype=torch.bool),
+        residue_index=torch.arange(len(made.letters)),
+    )
+    reward = ddg.of_structure("x", weights, structure)
+    rows = rows_of(made, 30, seed=2)
+    x = made.letters.repeat(30, 1)
+    for row, r in zip(x, rows, strict=True):
+        row[r.position] = r.mutant
+    predicted = train_ddg.differences(net, {("x", "A"): made}, rows) @ theta
+    scored = reward(Designs(x[None], PROTEIN))[0]
+    np.testing.assert_allclose(predicted, scored.numpy(), atol=2e-4)
+
+
+def test_the_regression_is_antisymmetric():
+    """Reverse mutations, with the opposite sign, say the same thing."""
+    made, net = chain(5), network()
+    rows = rows_of(made, 40)
+    x = train_ddg.differences(net, {("x", "A"): made}, rows)
+    reverse = [replace(r, wild=r.mutant, mutant=r.wild, stability=-r.stability) for r in rows]
+    theta = train_ddg.fit(x, rows)
+    np.testing.assert_array_equal(train_ddg.fit(-x, reverse), theta)
+
+
+def test_the_regression_finds_a_signal_and_clips_an_outlier():
+    made, net = chain(6), network()
+    rows = rows_of(made, 200, seed=3)
+    x = train_ddg.differences(net, {("x", "A"): made}, rows)
+    # the truth: volume of the letter where it is buried
+    truth = x[:, 44 + 14 + 2]
+    rows = [replace(r, stability=float(y)) for r, y in zip(rows, truth, strict=True)]
+    found = x @ train_ddg.fit(x, rows)
+    assert np.corrcoef(found, truth)[0, 1] > 0.9
+    wild = [replace(rows[0], stability=1e6), *rows[1:]]
+    clipped = [replace(rows[0], stability=train_ddg.CLIP), *rows[1:]]
+    np.testing.assert_array_equal(train_ddg.fit(x, wild), train_ddg.fit(x, clipped))
+
+
+def test_correlations_are_per_protein_where_there_are_enough_rows():
+    rows = [Row("a", "A", i, 0, 1, float(i)) for i in range(12)]
+    rows += [Row("b", "A", i, 0, 1, float(-i)) for i in range(12)]
+    rows += [Row("few", "A", i, 0, 1, 0.5) for i in range(3)]
+    prediction = np.array([*range(12), *range(12), 0.0, 1.0, 2.0])
+    mean, n, _ = train_ddg.correlations(rows, prediction)
+    assert n == 2
+    assert mean == pytest.approx(0.0)
+
+
+# the whole script ---------------------------------------------------------------------------------
+
+
+def record(seed, **more):
+    x = coords(seed)
+    return {
+        "seq": sequence(seed),
+        "coords": {a: x[:, k].tolist() for k, a in enumerate(("N", "CA", "C", "O"))},
+        **more,
+    }
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "structures").mkdir()
+    (tmp_path / "stability").mkdir()
+
+    def write(path, records):
+        with gzip.open(tmp_path / path, "wt") as file:
+            file.writelines(json.dumps(r) + "\n" for r in records)
+
+    write(
+        "structures/chains_train.jsonl.gz",
+        [record(n, name=f"n{n}", cluster=n) for n in range(100, 112)],
+    )
+    write("structures/chains_extra.jsonl.gz", [record(120, name="n120", cluster=103)])
+    proteins = [f"{n}ABC" for n in range(6)]
+    write(
+        "stability/protherm_backbones.jsonl.gz",
+        [
+            record(n, pdb=p, chain="A", author=[str(i + 3) for i in range(40)])
+            for n, p in enumerate(proteins)
+        ],
+    )
+    with (tmp_path / "stability" / "protherm_ddg.csv").open("w") as file:
+        table = csv.writer(file)
+        table.writerow(("pdb", "mutations", "ddg_kcal_mol"))
+        for n, p in enumerate(proteins):
+            for i in range(0, 40, 3):
+                wild = sequence(n)[i]
+                mutant = PROTEIN.letters[(PROTEIN.letters.index(wild) + 1 + i) % 20]
+                if mutant != wild:
+                    table.writerow((p, f"A:{wild}{i + 3}{mutant}", i / 10 - 1))
+    with (tmp_path / "structures" / "minis.csv").open("w") as file:
+        table = csv.writer(file)
+        table.writerow(("name", "name_wt", "mutant", "sequence"))
+        table.writerow(("1MINI", "1MINI", "False", sequence(0)))
+    return tmp_path
+
+
+def test_training_is_deterministic_and_its_files_make_rewards(data, tmp_path):
+    torch.set_num_threads(1)
+    for folder in ("one", "two"):
+        train_ddg.train(data, tmp_path / folder, epochs=1)
+    for name in ("ddg-mini", "ddg-mini-b"):
+        first = (tmp_path / "one" / f"{name}.safetensors").read_bytes()
+        assert first == (tmp_path / "two" / f"{name}.safetensors").read_bytes()
+        weights = ddg.read_weights(tmp_path / "one" / f"{name}.safetensors")
+        assert weights["products"].shape == (11, 14)
+        assert all(bool(w.isfinite().all()) for w in weights.values())
+
+
+def test_rows_that_do_not_fit_their_backbone_are_refused(data):
+    path = data / "stability" / "protherm_ddg.csv"
+    text = path.read_text().splitlines()
+    wild = sequence(0)[0]
+    other = next(a for a in PROTEIN.letters if a != wild)
+    path.write_text("\n".join([text[0], f"0ABC,A:{other}3{wild},1.0"]))
+    with pytest.raises(ValueError, match="does not fit the backbone's letter"):
+        train_ddg.measured(data)
+
+
+def test_nothing_to_do_is_an_error(data):
+    with pytest.raises(SystemExit):
+        train_ddg.main(["--data", str(data)])
