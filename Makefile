@@ -14,7 +14,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.ready
-	$(BIN)/seqalign demo
+	$(BIN)/seqalign demo backbone
+	$(BIN)/seqalign demo pdz3
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2

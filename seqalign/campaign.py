@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from seqalign.objective import OnFailure
 from seqalign.registry import names, nearest
 
-__all__ = ["Campaign", "CampaignError", "KeyPath", "RewardSpec", "Source", "read"]
+__all__ = ["Campaign", "CampaignError", "KeyPath", "ResidueSpec", "RewardSpec", "Source", "read"]
 
 
 class CampaignError(ValueError):
@@ -185,23 +185,43 @@ class _Open(BaseModel):
 
 
 class InputSpec(_Strict):
-    """What is given."""
+    """What is given: a backbone, a wild type, or nothing but the model's own."""
 
+    structure: str | None = None
+    numbering: Literal["author", "label", "index"] = "author"
+    chains: list[str] | None = Field(default=None, min_length=1)
+    context: list[str] | None = Field(default=None, min_length=1)
     wild_type: str = "model"
 
 
 class DesignSpec(_Strict):
-    """Which positions may change; 1-based."""
+    """Which residues may change, in the residue language."""
 
-    residues: str | int | list[int] | None = None
-    fix: str | int | list[int] | dict[str, str] = ""
+    residues: str | int | list[str | int] | None = None
+    fix: str | int | list[str | int] | dict[str, str] = ""
+    proteinmpnn: dict[str, str] = Field(default_factory=dict)
 
 
 class ResidueSpec(_Strict):
-    """Letters of some positions."""
+    """Letters of some positions; `bias` is added to the model's logits and is no constraint."""
 
     allow: str | None = None
     omit: str | None = None
+    bias: dict[str, float] | None = None
+
+
+class BoundsSpec(_Strict):
+    """An interval; an open end is left out."""
+
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
+
+
+class ChargeSpec(_Strict):
+    """An interval of whole charges."""
+
+    min: int | None = None
+    max: int | None = None
 
 
 class ConstraintSpec(_Strict):
@@ -209,7 +229,13 @@ class ConstraintSpec(_Strict):
 
     omit: str = ""
     residues: dict[str, ResidueSpec] = Field(default_factory=dict)
+    tie: list[list[str | int]] = Field(default_factory=list)
+    homo_oligomer: list[list[str]] = Field(default_factory=list)
     max_mutations: int | None = Field(default=None, ge=0)
+    max_homopolymer: int | None = Field(default=None, ge=1)
+    composition: dict[str, BoundsSpec] = Field(default_factory=dict)
+    forbid: list[str] = Field(default_factory=list)
+    net_charge: ChargeSpec | None = None
 
 
 class ModelSpec(_Open):
@@ -291,18 +317,8 @@ class Campaign(_Strict):
 
 
 _LATER: dict[tuple[str, ...], str] = {
-    ("input", "structure"): "backbones as input",
-    ("input", "numbering"): "author numbering (positions count from 1 along the wild type)",
-    ("input", "chains"): "several chains",
     ("input", "prompts"): "image campaigns",
     ("data",): "measured data as input",
-    ("constraints", "tie"): "tied positions",
-    ("constraints", "homo_oligomer"): "tied chains",
-    ("constraints", "max_homopolymer"): "a limit on homopolymers",
-    ("constraints", "composition"): "a limit on composition",
-    ("constraints", "forbid"): "forbidden patterns",
-    ("constraints", "net_charge"): "a range of net charge",
-    ("constraints", "residues", "*", "bias"): "soft biases",
     ("budget", "minutes"): "a limit in minutes",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: demo, check, run, report, rewards, models, methods, cite, doctor.
+"""The command line: one verb per function, from `new` and `check` to `run`, `select`, `export`.
 
 Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, 5 interrupted and
 resumable.
@@ -14,8 +14,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -26,17 +27,31 @@ import torch
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
-from seqalign import registry, report
+from seqalign import fetch as downloads
+from seqalign import registry, report, weights
 from seqalign.campaign import CampaignError, Source, read
+from seqalign.candidates import read_candidates
+from seqalign.compare import compare
+from seqalign.draft import draft
 from seqalign.executor import REFERENCES, open_zscores
+from seqalign.export import Wells, export
+from seqalign.outcome import reselect, score_table, stored_constants
 from seqalign.outcome import run as execute
 from seqalign.particles import Step
 from seqalign.plan import PRIOR_ORDERS, Plan, estimate, prepare
-from seqalign.store import RunFolder
+from seqalign.status import status
+from seqalign.store import RunFolder, finite, to_csv, write_atomic
 
 __all__ = ["app", "main"]
 
@@ -73,6 +88,13 @@ def _ours(error: BaseException) -> bool:
     return name.partition(".")[0] == "seqalign"
 
 
+def _lacks_weights(error: BaseException | None) -> bool:
+    """Whether an error goes back to weights that are not on this machine."""
+    while error is not None and not isinstance(error, weights.MissingWeights):
+        error = error.__cause__
+    return error is not None
+
+
 def _guarded(command: Callable[P, R]) -> Callable[P, R]:
     """Turn errors of the user into a message and an exit code; others keep their traceback."""
 
@@ -81,6 +103,8 @@ def _guarded(command: Callable[P, R]) -> Callable[P, R]:
         again = shlex.join(["seqalign", *sys.argv[1:]])
         try:
             return command(*args, **kwargs)
+        except weights.MissingWeights as error:
+            raise _fail(str(error), 4) from None
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             raise _fail(
                 f"{error.filename or ''}: {error.strerror or error}. Check the path and its "
@@ -95,7 +119,7 @@ def _guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise _no_memory(error, again) from None
         except (ValueError, TypeError) as error:
             if isinstance(error, (CampaignError, registry.SpecError)) or _ours(error):
-                raise _fail(str(error), 2) from None
+                raise _fail(str(error), 4 if _lacks_weights(error) else 2) from None
             raise
         except RuntimeError as error:
             if "allocate memory" in str(error):
@@ -303,22 +327,37 @@ def _notes(console: Console, summary: Mapping[str, Any], folder: RunFolder) -> N
         console.print(line, highlight=False, soft_wrap=True)
 
 
+class _Demo(StrEnum):
+    backbone = "backbone"
+    pdz3 = "pdz3"
+
+
 @app.command()
 @_guarded
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("seqalign-demo"),
+    which: Annotated[
+        _Demo, typer.Argument(help="backbone: inverse folding. pdz3: around a wild type.")
+    ] = _Demo.backbone,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run folder; by default seqalign-demo-WHICH.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small run of a few seconds.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed.")] = None,
     fresh: _Fresh = False,
     as_json: _Json = False,
 ) -> None:
-    """Design PSD-95 PDZ3 variants that are more stable and bind tighter; nothing to download."""
+    """Run a whole campaign on an embedded model; nothing to download.
+
+    backbone: sequences for the SUMO-like domain of PDB entry 3A4R that should be more stable than
+    its own. pdz3: variants of PSD-95 PDZ3 that are more stable and bind more tightly.
+    """
     overrides = ["sampler.particles=12"] if quick else []
     if seed is not None:
         overrides.append(f"seed={seed}")
-    with as_file(files("seqalign").joinpath("data", "demo.yaml")) as path:
-        plan = prepare(*read(path, overrides, label="demo.yaml"))
-    _execute(plan, RunFolder(out), fresh, as_json)
+    name = f"demo-{which.value}.yaml"
+    with as_file(files("seqalign").joinpath("data")) as folder:
+        plan = prepare(*read(folder / name, overrides, label=name))
+    _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which.value}")), fresh, as_json)
 
 
 def _plan(path: Path, overrides: list[str] | None) -> tuple[Plan, Source]:
@@ -360,7 +399,7 @@ def check(
             "free": space.free,
             "fixed": space.length - space.free,
             "allowed": {
-                str(i + 1): a
+                plan.model.residues[i]: a
                 for i, a in enumerate(space.allowed)
                 if space.fixed[i] == space.alphabet.mask_symbol
             },
@@ -430,8 +469,8 @@ def _duration(seconds: float) -> str:
 
 
 def _map(plan: Plan) -> list[str]:
-    """Draw the design map: wild type, and below it . fixed, * free, + free with fewer letters."""
-    space = plan.model.space
+    """Draw the design map, chain by chain: wild type, and below it what may change."""
+    space, names = plan.model.space, plan.model.residues
     free = space.alphabet.mask_symbol
     letters = space.alphabet.letters
     top = space.wild_type or "".join(a if a != free else "?" for a in space.fixed)
@@ -439,34 +478,326 @@ def _map(plan: Plan) -> list[str]:
         "." if space.fixed[i] != free else ("*" if len(space.allowed[i]) == len(letters) else "+")
         for i in range(space.length)
     )
-    lines = []
-    for start in range(0, space.length, 60):
-        ruler = "".join(f"{i + 1:<10d}" for i in range(start, min(start + 60, space.length), 10))
-        lines += [
-            f"  {ruler.rstrip()}",
-            f"  {top[start : start + 60]}",
-            f"  {marks[start : start + 60]}",
-        ]
+    lines, begin = [], 0
+    for size in plan.model.chains:
+        for start in range(begin, begin + size, 60):
+            end = min(start + 60, begin + size)
+            ruler = "".join(f"{names[i]:<10s}" for i in range(start, end, 10))
+            lines += [f"  {ruler.rstrip()}", f"  {top[start:end]}", f"  {marks[start:end]}"]
+        begin += size
     lines.append("  . fixed   * free   + free, fewer letters")
     groups: dict[str, list[int]] = {}
     for i, some in enumerate(space.allowed):
         if marks[i] == "+":
-            groups.setdefault(some, []).append(i + 1)
+            groups.setdefault(some, []).append(i)
     for some, where in groups.items():
         missing = "".join(a for a in letters if a not in some)
         text = f"all but {missing}" if len(missing) < len(some) else some
-        lines.append(f"  {_ranges(where)}: {text}")
-    return lines
+        lines.append(f"  {_ranges(where, names)}: {text}")
+    given = plan.campaign.constraints
+    for key in ("tie", "homo_oligomer", "max_homopolymer", "composition", "forbid", "net_charge"):
+        said = given.model_dump(exclude_none=True)[key] if getattr(given, key) else None
+        if said:
+            lines.append(f"  {key}: {yaml.safe_dump(said, default_flow_style=True).strip()}")
+    return [line.removesuffix("\n...") for line in lines]
 
 
-def _ranges(numbers: list[int]) -> str:
+def _ranges(indices: list[int], names: Sequence[str]) -> str:
+    """Return 0-based positions as residue names, runs as FIRST-LAST."""
     parts: list[list[int]] = []
-    for n in numbers:
+    for n in indices:
         if parts and n == parts[-1][-1] + 1:
             parts[-1].append(n)
         else:
             parts.append([n])
-    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+    return ", ".join(f"{names[p[0]]}-{names[p[-1]]}" if len(p) > 1 else names[p[0]] for p in parts)
+
+
+# around a run -------------------------------------------------------------------------------------
+
+
+def _names_of(kind: registry.Kind) -> Callable[[str], list[str]]:
+    """Return the completion of names of a kind."""
+    return lambda incomplete: [n for n in registry.names(kind) if n.startswith(incomplete)]
+
+
+@app.command()
+@_guarded
+def new(
+    given: Annotated[
+        Path, typer.Argument(metavar="X", help="A structure (.pdb, .cif) or wild type (.fasta).")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("campaign.yaml"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="A model; by default one that fits the file.",
+            autocompletion=_names_of("model"),
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Write a commented campaign.yaml for a structure or a wild type."""
+    if out.is_dir():
+        raise _fail(f"{out} is a folder; give --out a file name, as {out / 'campaign.yaml'}.", 2)
+    if out.exists() and not force:
+        raise _fail(f"{out} is there already. Choose another --out, or say --force.", 2)
+    made = draft(given, out, model)
+    write_atomic(out, made.text)
+    if as_json:
+        typer.echo(json.dumps({"campaign": str(out), "model": made.model, "notes": made.notes}))
+        return
+    for note in made.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{out}\nNext: {shlex.join(['seqalign', 'check', str(out)])}")
+
+
+@app.command()
+@_guarded
+def score(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="FASTA, or CSV with a column 'sequence'.")
+    ],
+    campaign: Annotated[
+        Path, typer.Option("--campaign", "-c", metavar="CAMPAIGN.yaml", help="The campaign.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file; else stdout.")] = None,
+    run_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="The run whose z-score constants hold; by default the campaign's own."
+        ),
+    ] = None,
+    prior: Annotated[
+        bool, typer.Option("--prior/--no-prior", help="Log-likelihoods; most of the time.")
+    ] = True,
+    overrides: _Set = None,
+    as_json: _Json = False,
+) -> None:
+    """Score your own sequences by a campaign's rewards, prior and constraints."""
+    plan, source = _plan(campaign, overrides)
+    candidates = read_candidates(path, plan)
+    folder = run_folder or source.folder / plan.campaign.output.dir / plan.campaign.name
+    constants = None
+    if open_zscores(plan.objective):
+        constants = stored_constants(plan, RunFolder(folder))
+        if constants is None and run_folder is not None:
+            raise _fail(f"{run_folder} is no finished run of this campaign. Leave --run out.", 2)
+        if constants is None:
+            typer.echo(
+                "note: no scaled columns and no total: z-score constants are fixed by a run of "
+                f"this campaign, and {folder} holds none.",
+                err=True,
+            )
+    sequences = [c.sequence for c in candidates]
+    calls = len(set(sequences)) * PRIOR_ORDERS * plan.model.space.free
+    with _counted(calls, "log-likelihoods", as_json or not prior) as count:
+        rows, columns = score_table(
+            plan, sequences, constants=constants, prior=prior, evaluating=count
+        )
+    rows = [{"id": c.id, **row} for c, row in zip(candidates, rows, strict=True)]
+    columns = ["id", *columns]
+    if as_json:
+        some = [{k: finite(row[k]) for k in columns} for row in rows]
+        typer.echo(json.dumps({"campaign": plan.campaign.name, "rows": some}, ensure_ascii=False))
+    if out is not None:
+        write_atomic(out, to_csv(rows, columns))
+    elif not as_json:
+        typer.echo(to_csv(rows, columns), nl=False)
+
+
+@contextmanager
+def _counted(total: int, what: str, quiet: bool) -> Any:
+    """Yield a function that takes calls as they are made; a bar on a terminal shows them."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda calls: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} calls"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda calls: bar.advance(task, calls)
+
+
+_Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A finished run folder.")]
+
+
+@app.command()
+@_guarded
+def select(
+    folder: _Dir,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change an option of the run: --set select.top=24, select.filters, "
+            "select.rank_by, select.diversity.min_mutations_apart (repeatable).",
+        ),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Filter and rank the designs of a run again; nothing is sampled or scored.
+
+    Each call starts from the options the run had, so without --set its own choice comes back.
+    """
+    run_folder = RunFolder(folder)
+    summary = reselect(run_folder, overrides or [])
+    if as_json:
+        keys = ("name", "designs", "rejected", "select")
+        data = {k: summary[k] for k in keys}
+        typer.echo(json.dumps({**data, "folder": str(run_folder.path)}, ensure_ascii=False))
+    else:
+        for line in (
+            f"{summary['designs']} designs kept, {summary['rejected']} rejected.",
+            f"Designs: {run_folder.path / 'designs.csv'}",
+            f"Report:  {run_folder.path / 'report.html'}",
+        ):
+            typer.echo(line)
+    if not summary["designs"]:
+        raise _fail(
+            f"nothing passed: all {summary['rejected']} designs were rejected. "
+            f"{run_folder.path / 'rejected.csv'} and the report say why.",
+            3,
+        )
+
+
+@app.command(name="status")
+@_guarded
+def status_(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
+    as_json: _Json = False,
+) -> None:
+    """Show how far a run is: islands done, best reward, time left."""
+    found = status(RunFolder(folder))
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    state = "finished" if found["finished"] else "running" if found["running"] else "not running"
+    console = _out()
+    console.print(Text.assemble((found["name"], "bold"), f": {state}"))
+    table = Table("", "method", "islands done", "designs per island", "best objective", "time")
+    for name, arm in found["arms"].items():
+        table.add_row(
+            name,
+            arm["method"],
+            f"{arm['done']} of {arm['islands']}",
+            str(arm["particles"]),
+            _number(arm["best"], 3),
+            _duration(arm["seconds"]),
+        )
+    console.print(table)
+    lines = []
+    if found["finished"]:
+        lines.append(f"{found['designs']} designs kept, {found['rejected']} rejected.")
+        if found["best"] is not None:
+            best = dict(found["best"])
+            lines.append(f"Best: {best.pop('id')} {best.pop('sequence')}")
+            lines.append("  " + ", ".join(f"{k} {_number(v, 3)}" for k, v in best.items()))
+    else:
+        left = found["seconds_left"]
+        if left is not None:
+            lines.append(f"About {_duration(left)} of sampling left.")
+        if not found["running"]:
+            lines.append("The command that started it continues it.")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+class _Plate(StrEnum):
+    small = "96"
+    large = "384"
+
+
+@app.command(name="export")
+@_guarded
+def export_(
+    folder: _Dir,
+    as_fasta: Annotated[bool, typer.Option("--fasta", help="designs.fasta: id, sequence.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="designs.csv: a short table.")] = False,
+    plate: Annotated[
+        _Plate | None, typer.Option("--plate", help="plate-1.csv, ...: well, id, sequence.")
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="The wild type in the last well of every plate.")
+    ] = False,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="The best so many.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to; by default DIR/export.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Write the designs of a run as FASTA, CSV or plate maps, best first."""
+    run_folder = RunFolder(folder)
+    size: Wells | None = None if plate is None else 96 if plate is _Plate.small else 384
+    paths = export(
+        run_folder,
+        out or run_folder.path / "export",
+        as_fasta=as_fasta,
+        as_csv=as_csv,
+        plate=size,
+        control=control,
+        top=top,
+        force=force,
+    )
+    if as_json:
+        typer.echo(json.dumps({"files": [str(p) for p in paths]}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(map(str, paths)))
+
+
+@app.command(name="compare")
+@_guarded
+def compare_(
+    folders: Annotated[list[Path], typer.Argument(metavar="A B ...", help="Finished run folders.")],
+    as_json: _Json = False,
+) -> None:
+    """Show the methods of several runs side by side, with the network calls of each."""
+    found = compare([RunFolder(folder) for folder in folders])
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    keys = [
+        k for k in ("total", "n_mut", "prior_per_residue", "diversity") if k in found["rows"][-1]
+    ]
+    heads = {
+        "total": "sum of\nthe guides",
+        "n_mut": "mutations",
+        "prior_per_residue": "log-likelihood\nnats/residue",
+        "diversity": "diversity\nmutations apart",
+    }
+    table = Table("run", "row", "method", "designs")
+    for label in found["labels"]:
+        unit = found["units"].get(label) or ""
+        table.add_column(label + (f"\n{unit}" if unit else ""), justify="right")
+    for key in (*keys, "network_calls"):
+        table.add_column(heads.get(key, "network\ncalls"), justify="right")
+    last = None
+    for row in found["rows"]:
+        if last not in (None, "", row["run"]):
+            table.add_section()
+        calls = row["network_calls"]
+        table.add_row(
+            row["run"] if row["run"] != last else "",
+            row["row"],
+            row["method"] or "",
+            row["which"],
+            *(_number(row.get(k)) for k in found["labels"]),
+            *(_number(row.get(k), 3 if k == "prior_per_residue" else 2) for k in keys),
+            "" if calls is None else f"{calls:,}",
+            style="bold" if row["row"] == "aligned" else None,
+        )
+        last = row["run"]
+    console = _out()
+    console.print(table)
+    for note in found["notes"]:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
 @app.command(name="report")
@@ -545,6 +876,164 @@ def models(name: _Name = None, as_json: _Json = False) -> None:
 def methods(name: _Name = None, as_json: _Json = False) -> None:
     """List methods, or show the card of one."""
     _catalog("method", name, as_json)
+
+
+@app.command()
+@_guarded
+def fetch(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Published weights.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Download published weights by name; without a name, list them. Nothing else downloads."""
+    entries, root = weights.catalog(), weights.folder()
+    if name is None:
+        _weights(entries, root, as_json)
+        return
+    if name not in entries:
+        raise _fail(
+            f"There are no published weights {name!r}.{weights.nearest(name, entries)} "
+            "seqalign fetch lists the names.",
+            2,
+        )
+    entry = entries[name]
+    err = Console(stderr=True, soft_wrap=True, highlight=False)
+    missing = entry.missing(root)
+    if missing:
+        _announce(err, entry, root, missing)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise _fail(f"say yes to the above: seqalign fetch {name} --yes", 2)
+            if not typer.confirm("Download?", default=True, err=True):
+                raise _fail("nothing was downloaded", 5)
+    try:
+        with _terminable(), _transfer(err) as progress:
+            found = downloads.fetch(entry, root, catalog=entries, progress=progress)
+    except downloads.FetchError as error:
+        raise _fail(str(error), 4) from None
+    except KeyboardInterrupt:
+        again = shlex.join(["seqalign", *sys.argv[1:]])
+        raise _fail(f"interrupted. Continue with: {again}", 5) from None
+    location = entry.location(root)
+    if as_json:
+        files_ = [
+            {"path": str(f.path), "sha256": f.sha256, "verified": f.verified, "new": f.new}
+            for f in found
+        ]
+        typer.echo(json.dumps({"name": name, "path": str(location), "files": files_}))
+        return
+    for f in found:
+        err.print(f"{f.path}: {_VERIFIED[f.verified]}")
+    typer.echo(location)
+
+
+_VERIFIED = {
+    "sha256": "verified by its sha256.",
+    "git_sha1": "verified by its id in the publisher's git repository.",
+    "record": "verified by the sha256 recorded when it came.",
+    "recorded": "no hash of it is known here, so that nothing could verify it; its sha256 was "
+    "recorded beside it and is checked from now on.",
+}
+
+
+def _size(size: int | None) -> str:
+    if not size:
+        return "size unknown"
+    unit = next((u for u in ("kB", "MB") if size < 1000 ** (2 + (u == "MB"))), "GB")
+    return f"{size / {'kB': 1e3, 'MB': 1e6, 'GB': 1e9}[unit]:.1f} {unit}"
+
+
+def _weights(entries: Mapping[str, weights.Entry], root: Path, as_json: bool) -> None:
+    """List the catalog and what is there already."""
+    if as_json:
+        rows = {
+            n: {
+                "summary": e.summary,
+                "licence": e.licence,
+                "bytes": e.size,
+                "path": str(e.location(root)),
+                "there": not e.missing(root),
+            }
+            for n, e in entries.items()
+        }
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    console = _out()
+    width = max(map(len, entries))
+    for n, e in entries.items():
+        known = sum(p.size or 0 for p in e.parts)
+        # where only some small files are of known size, that says nothing
+        size = _size(e.size) if e.size or known < 1e6 else f"> {_size(known)}"
+        there = "there" if not e.missing(root) else size
+        console.print(
+            Text.assemble((f"{n:<{width}}", "bold"), f"  {there:>12}  {e.summary}"),
+            soft_wrap=True,
+        )
+    console.print(
+        f"\nWeights folder: {root}\nseqalign fetch NAME shows size and licence, asks, downloads "
+        "and verifies.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _announce(
+    console: Console, entry: weights.Entry, root: Path, missing: tuple[Path, ...]
+) -> None:
+    """Say what would be downloaded, from where, under which licence."""
+    rows = [
+        (entry.name, entry.summary),
+        ("licence", entry.licence),
+        ("paper", entry.paper),
+        ("source", entry.source),
+    ]
+    for key, text in rows:
+        console.print(Text.assemble((f"{key}: ", "bold"), text))
+    for part in entry.parts:
+        if root / part.path in missing:
+            known = part.sha256 and f"sha256 {part.sha256}"
+            known = known or (part.git_sha1 and f"git id {part.git_sha1}")
+            console.print(
+                Text.assemble(
+                    ("file: ", "bold"),
+                    f"{root / part.path}, {_size(part.size)}, from {part.url}, "
+                    f"{known or 'no published hash known here'}",
+                )
+            )
+
+
+@contextmanager
+def _transfer(console: Console) -> Any:
+    """Show a bar on a terminal; elsewhere one line per file."""
+    if not sys.stderr.isatty():
+        seen: set[str] = set()
+
+        def line(part: weights.Part, so_far: int, total: int | None) -> None:
+            if part.path not in seen:
+                seen.add(part.path)
+                console.print(f"downloading {part.path}, {_size(total)}")
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(part: weights.Part, so_far: int, total: int | None) -> None:
+            if part.path not in tasks:
+                tasks[part.path] = bar.add_task(part.path, total=total)
+            bar.update(tasks[part.path], completed=so_far)
+
+        yield update
 
 
 @app.command()

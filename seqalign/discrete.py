@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor
@@ -22,7 +22,11 @@ from seqalign.process import Designs
 from seqalign.sequence import Alphabet
 from seqalign.streams import Streams
 
+if TYPE_CHECKING:
+    from seqalign.structure import Numbering
+
 __all__ = [
+    "BlockReveal",
     "Categorical",
     "CategoricalPosterior",
     "MaskedProcess",
@@ -125,9 +129,10 @@ class OneReveal:
 
     def draw(self, rng: Streams) -> tuple[Tensor, Tensor]:
         """Draw x_s (B, K, L) with its log-probability (B, K)."""
-        i = rng.at("position").categorical(self.log_position)[..., None]
+        u = rng.at("reveal").uniform((*self.x_t.shape[:2], 2), self.x_t.device)
+        i = _invert(self.log_position, u[..., :1])
         rows = self._row(i)
-        a = rng.at("letter").categorical(rows)[..., None]
+        a = _invert(rows, u[..., 1:])
         open_ = self.masked.any(-1, keepdim=True)
         x_s = self.x_t.scatter(-1, i, torch.where(open_, a, self.x_t.gather(-1, i)))
         log_q = self.log_position.gather(-1, i) + rows.gather(-1, a)
@@ -161,11 +166,101 @@ class OneReveal:
         return OneReveal(self.x_t, log_position, log_letter)
 
 
+def _invert(log_p: Tensor, u: Tensor) -> Tensor:
+    """Return the index (B, K, 1) at which the cumulative sum of (B, K, n) passes u (B, K, 1).
+
+    One uniform per draw instead of n; what has probability 0 is never drawn.
+    """
+    total = log_p.double().exp().cumsum(-1)
+    below = (total <= u * total[..., -1:]).sum(-1, keepdim=True)
+    return below.clamp(max=log_p.shape[-1] - 1)
+
+
+@dataclass(frozen=True)
+class BlockReveal:
+    """Reveal whole blocks of positions; letters inside a block are independent given x_t.
+
+    Attributes:
+        x_t: (B, K, L) tokens, V = mask.
+        block: (L,) the block of each position, 0..U-1.
+        log_show: (B, K, U) log-probability that a masked block is shown.
+        log_hide: (B, K, U) that it stays masked, each block on its own; None shows exactly one
+            block, and `log_show` is normalized over the masked ones.
+        log_letter: (B, K, L, V) letters at the masked positions.
+    """
+
+    x_t: Tensor
+    block: Tensor
+    log_show: Tensor
+    log_hide: Tensor | None
+    log_letter: Tensor
+
+    @property
+    def masked(self) -> Tensor:
+        """Masked positions, (B, K, L) bool."""
+        return self.x_t == self.log_letter.shape[-1]
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Sum (B, K, L) over each block, (B, K, U)."""
+        return torch.zeros_like(self.log_show).index_add_(-1, self.block, values.double())
+
+    def sample(self, rng: Streams) -> Tensor:
+        """Draw x_s, (B, K, L)."""
+        if self.log_hide is None:
+            picked = rng.at("position").categorical(self.log_show)[..., None]
+            shown = torch.zeros_like(self.log_show, dtype=torch.bool).scatter(-1, picked, True)
+        else:
+            u = rng.at("position").uniform(self.log_show.shape, self.x_t.device)
+            shown = torch.log(u) < self.log_show
+        letters = rng.at("letter").categorical(self.log_letter)
+        return torch.where(self.masked & shown[..., self.block], letters, self.x_t)
+
+    def log_prob(self, x_s: Tensor) -> Tensor:
+        """Return the log-probability of x_s, (B, K); -inf unless whole blocks became letters."""
+        v, masked, changed = self.log_letter.shape[-1], self.masked, x_s != self.x_t
+        rows = torch.log_softmax(self.log_letter.double(), -1)
+        letters = rows.gather(-1, x_s.clamp(max=v - 1)[..., None])[..., 0]
+        log_q = torch.where(changed, letters, 0.0).sum(-1)
+        count, size = self._sum(changed), self._sum(masked)
+        shown, open_ = count > 0, size > 0
+        log_q = log_q + torch.where(shown, self.log_show, 0.0).sum(-1)
+        legal = ((~changed | (masked & (x_s < v))).all(-1)) & ((count == 0) | (count == size)).all(
+            -1
+        )
+        if self.log_hide is None:
+            legal = legal & (shown.sum(-1) == open_.any(-1).long())
+        else:
+            log_q = log_q + torch.where(open_ & ~shown, self.log_hide, 0.0).sum(-1)
+        return torch.where(legal, log_q, -torch.inf)
+
+    def tilt(self, g: Tensor) -> BlockReveal:
+        """Return q ∝ p · exp(Σ of g[i, a] − g[i, mask] over what is shown); g (B, K, L, V + 1)."""
+        letters = self.log_letter.double() + (g[..., :-1] - g[..., -1:])
+        mass = torch.logsumexp(letters, -1) - torch.logsumexp(self.log_letter.double(), -1)
+        gain = self._sum(torch.where(self.masked, mass, 0.0))
+        log_letter = torch.log_softmax(letters, -1)
+        if self.log_hide is None:
+            open_ = self._sum(self.masked) > 0
+            log_show = torch.where(open_, self.log_show + gain, -torch.inf)
+            log_show = log_show - torch.logsumexp(log_show, -1, keepdim=True)
+            log_show = torch.where(open_, log_show, -torch.inf)
+            return BlockReveal(self.x_t, self.block, log_show, None, log_letter)
+        total = torch.logaddexp(self.log_show + gain, self.log_hide)
+        return BlockReveal(
+            self.x_t, self.block, self.log_show + gain - total, self.log_hide - total, log_letter
+        )
+
+
 def _known(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
     """Replace known positions by point masses at x."""
+    return _known_(log_pi.clone(), x, known)
+
+
+def _known_(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
+    """Replace known positions by point masses at x, in place."""
     letter = x.clamp(max=log_pi.shape[-1] - 1)[..., None]
     point = torch.where(known[..., None], 0.0, log_pi.gather(-1, letter))
-    return log_pi.masked_fill(known[..., None], -torch.inf).scatter(-1, letter, point)
+    return log_pi.masked_fill_(known[..., None], -torch.inf).scatter_(-1, letter, point)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +281,12 @@ class MaskedProcess:
         wild_type: the natural sequence the model is placed on, if there is one.
         keep: positions (1-based expression) about which the model knows nothing; kept at the wild
             type by default.
+        numbering: what the L positions are called; None counts them from 1.
+        bias: (L, V) added to the logits before the temperature divides them; part of p_pre, a
+            preference and no constraint. None adds nothing.
+        blocks: groups of 1-based positions that are revealed together, each in one step; part of
+            p_pre. Their letters are independent given x_t; a design space with these ties makes
+            them equal.
     """
 
     network: Network
@@ -200,6 +301,9 @@ class MaskedProcess:
     event_mask: Tensor | None = None
     wild_type: str | None = None
     keep: str = ""
+    numbering: Numbering | None = None
+    bias: Tensor | None = None
+    blocks: tuple[tuple[int, ...], ...] = ()
     name: str = "masked"
     discrete: bool = True
 
@@ -213,6 +317,28 @@ class MaskedProcess:
             )
         if not self.temperature > 0:
             raise ValueError(f"MaskedProcess temperature must be > 0, got {self.temperature}.")
+        wanted = (self.length, len(self.alphabet))
+        if self.bias is not None and tuple(self.bias.shape) != wanted:
+            raise ValueError(
+                f"MaskedProcess bias has shape {tuple(self.bias.shape)}; it holds one number per "
+                f"position and letter, {wanted}."
+            )
+        inside = [i for group in self.blocks for i in group]
+        if len(set(inside)) < len(inside) or not set(inside) <= set(range(1, self.length + 1)):
+            raise ValueError(
+                f"MaskedProcess blocks {self.blocks} must be disjoint groups of positions "
+                f"1-{self.length}."
+            )
+        if self.blocks and self.event_mask is not None:
+            raise ValueError(
+                "MaskedProcess: blocks and islands of different length cannot be combined; run "
+                "the lengths one by one."
+            )
+        if self.numbering is not None and len(self.numbering) != self.length:
+            raise ValueError(
+                f"MaskedProcess numbering names {len(self.numbering)} positions, the process has "
+                f"{self.length}."
+            )
 
     @cached_property
     def times(self) -> Tensor:
@@ -224,6 +350,26 @@ class MaskedProcess:
         if self.event_mask is None:
             return self
         return replace(self, event_mask=self.event_mask[list(islands)])
+
+    @cached_property
+    def _block(self) -> Tensor:
+        """(L,) the block of each position, numbered by first position."""
+        leader = {i: min(group) for group in self.blocks for i in group}
+        names: dict[int, int] = {}
+        order = (leader.get(i, i) for i in range(1, self.length + 1))
+        return torch.tensor([names.setdefault(i, len(names)) for i in order])
+
+    def reveals(self, x: Tensor) -> Tensor:
+        """Count the reveals left, (B, K): masked positions, a block counting once."""
+        masked = x == self.alphabet.mask
+        if not self.blocks:
+            return masked.sum(-1)
+        return self._masked_blocks(masked).sum(-1)
+
+    def _masked_blocks(self, masked: Tensor) -> Tensor:
+        count = int(self._block.max()) + 1
+        zeros = torch.zeros((*masked.shape[:-1], count), dtype=torch.int64, device=masked.device)
+        return zeros.index_add_(-1, self._block, masked.long()) > 0
 
     def unknown(self, x: Tensor) -> Tensor:
         """Positions whose final letter is open, (B, K, L) bool."""
@@ -246,9 +392,14 @@ class MaskedProcess:
 
     def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
         """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V + 1)."""
-        log_pi = torch.log_softmax(self.network(x, t) / self.temperature, -1)
+        logits = self.network(x, t)
+        if self.bias is not None:
+            logits = logits + self.bias.to(logits)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        log_pi = torch.log_softmax(logits, -1)
         if not x.is_floating_point():
-            return CategoricalPosterior(_known(log_pi, x, x != self.alphabet.mask))
+            return CategoricalPosterior(_known_(log_pi.detach(), x, x != self.alphabet.mask))
         known = x.detach()[..., -1] < 0.5
         log_probs = _known(log_pi.detach(), x.detach().argmax(-1), known)
         return CategoricalPosterior(
@@ -257,10 +408,19 @@ class MaskedProcess:
 
     def transition(
         self, x_t: Tensor, posterior: CategoricalPosterior, t: float, s: float
-    ) -> OneReveal | Categorical:
+    ) -> OneReveal | BlockReveal | Categorical:
         """Return p(x_s | x_t)."""
         masked = x_t == self.alphabet.mask
         log_pi = posterior.log_probs
+        if self.blocks:
+            open_ = self._masked_blocks(masked)
+            one = torch.zeros(open_.shape, dtype=torch.float64, device=x_t.device)
+            if self.order == "random":
+                count = open_.sum(-1, keepdim=True).clamp(min=1).double()
+                show = torch.where(open_, -torch.log(count), -torch.inf)
+                return BlockReveal(x_t, self._block, show, None, log_pi)
+            hide = one + (math.log(s / t) if s > 0 else -math.inf)
+            return BlockReveal(x_t, self._block, one + math.log1p(-s / t), hide, log_pi)
         if self.order == "random":
             count = masked.sum(-1, keepdim=True).clamp(min=1).double()
             return OneReveal(x_t, torch.where(masked, -torch.log(count), -torch.inf), log_pi)
@@ -270,8 +430,14 @@ class MaskedProcess:
         return Categorical(_known(log_probs, x_t, ~masked))
 
     def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
-        """Draw x_t: each position masked with probability t; order "random": round(t · L)."""
-        u = rng.uniform(x_0.shape, x_0.device)
+        """Draw x_t: each position masked with probability t; order "random": round(t · L).
+
+        Blocks are masked as a whole; round(t · blocks) of them.
+        """
+        if self.blocks:
+            u = rng.uniform((*x_0.shape[:-1], int(self._block.max()) + 1), x_0.device)
+        else:
+            u = rng.uniform(x_0.shape, x_0.device)
         if self.event_mask is not None:
             u = torch.where(self.event_mask[:, None], u, torch.inf)
         if self.order == "random":
@@ -279,6 +445,8 @@ class MaskedProcess:
             hit = u.argsort(-1).argsort(-1) < torch.round(t * live.double())
         else:
             hit = u < t
+        if self.blocks:
+            hit = hit[..., self._block]
         return torch.where(hit, self.alphabet.mask, x_0)
 
     def decode(self, x_0: Tensor) -> Designs:

@@ -319,6 +319,7 @@ class Picks:
     rewards: list[float]
     log_w: list[float]
     wild_type: str | None = None
+    residues: Sequence[str] | None = None
 
     def __len__(self) -> int:
         """Count the designs."""
@@ -330,7 +331,9 @@ class Picks:
         for n, (s, r) in enumerate(zip(self.sequences, self.rewards, strict=True), 1):
             header = f"sample={n}, reward={r:.4f}"
             if self.wild_type:
-                header += f", mutations={':'.join(mutations(s, self.wild_type)) or 'none'}"
+                header += (
+                    f", mutations={':'.join(mutations(s, self.wild_type, self.residues)) or 'none'}"
+                )
             records.append((header, s))
         write_atomic(Path(path), fasta(records))
 
@@ -340,7 +343,9 @@ class Picks:
             {
                 "sample": n,
                 "sequence": s,
-                "mutations": ":".join(mutations(s, self.wild_type)) if self.wild_type else "",
+                "mutations": ":".join(mutations(s, self.wild_type, self.residues))
+                if self.wild_type
+                else "",
                 "reward": r,
                 "log_w": w,
             }
@@ -402,6 +407,7 @@ class Result:
             [float(self.samples.rewards[b, k]) for b, k in picks],
             [float(self.samples.log_w[b, k]) for b, k in picks],
             self.model.wild_type,
+            self.model.residues,
         )
 
 

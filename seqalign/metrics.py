@@ -22,8 +22,10 @@ __all__ = [
 ]
 
 
-def mutations(sequence: str, wild_type: str) -> list[str]:
-    """Return mutations such as V39A, numbered from 1 along the wild type.
+def mutations(sequence: str, wild_type: str, residues: Sequence[str] | None = None) -> list[str]:
+    """Return mutations such as V39A: wild type, residue, letter.
+
+    `residues` names the positions; by default they count from 1 along the wild type.
 
     Raises:
         ValueError: the lengths differ.
@@ -33,9 +35,8 @@ def mutations(sequence: str, wild_type: str) -> list[str]:
             f"A design of {len(sequence)} letters cannot be compared with a wild type of "
             f"{len(wild_type)}."
         )
-    return [
-        f"{w}{i}{a}" for i, (a, w) in enumerate(zip(sequence, wild_type, strict=True), 1) if a != w
-    ]
+    residues = residues or [str(i) for i in range(1, len(wild_type) + 1)]
+    return [f"{w}{i}{a}" for i, a, w in zip(residues, sequence, wild_type, strict=True) if a != w]
 
 
 def recovery(sequence: str, wild_type: str, free: Sequence[int] | None = None) -> float:
@@ -106,7 +107,6 @@ def prior_log_likelihood(
     *,
     orders: int = 2,
     seed: int = 0,
-    chunk: int = 128,
     observe: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Return the log-likelihood in nats, (n,), of designs (n, L) at free positions (0-based).
@@ -124,6 +124,7 @@ def prior_log_likelihood(
     keys = rng.uniform((1, orders, len(index)))[0]
     total = torch.zeros(len(x), dtype=torch.float64)
     times = torch.linspace(1, 0, len(index) + 1, dtype=torch.float64).tolist()
+    chunk = process.chunk or 128
     with torch.no_grad():
         for order in keys.argsort(-1):
             path = index[order]

@@ -565,10 +565,10 @@ def _four(value: float) -> str:
 
 def _appended(extra: Mapping[str, str]) -> str:
     for key, value in extra.items():
-        if not re.fullmatch(r"\w+", key) or not re.fullmatch(r"[^\[,\n\r][^,\n\r]*", value):
+        if not re.fullmatch(r"\w[\w-]*", key) or not re.fullmatch(r"[^\[,\n\r][^,\n\r]*", value):
             raise ValueError(
-                f"A header cannot hold {key!r}={value!r}: keys are letters, digits and _, values "
-                "have neither commas nor line ends."
+                f"A header cannot hold {key!r}={value!r}: keys are letters, digits, _ and -, "
+                "values have neither commas nor line ends."
             )
     return "".join(f", {key}={value}" for key, value in extra.items())
 
@@ -588,7 +588,7 @@ def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
     return fasta((r.header, r.sequence) for r in records)
 
 
-_PAIR = re.compile(r"\s*(\w+)=(\[[^\]]*\]|[^,]*)(?:,|$)")
+_PAIR = re.compile(r"\s*(\w[\w-]*)=(\[[^\]]*\]|[^,]*)(?:,|$)")
 _NATIVE = ("score", "global_score", "fixed_chains", "designed_chains", "git_hash", "seed")
 _SAMPLE = ("T", "sample", "score", "global_score", "seq_recovery")
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import shlex
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
-from seqalign.executor import Progress, run_arm, settle
-from seqalign.metrics import diversity, mutations, pareto_rank, prior_log_likelihood, recovery
+from seqalign.campaign import CampaignError, RewardSpec, read
+from seqalign.executor import Progress, open_zscores, run_arm, settle
+from seqalign.metrics import diversity, mutations, prior_log_likelihood, recovery
 from seqalign.metrics import survivors as surviving
 from seqalign.objective import Reward, Sum, ZScore, evaluate
 from seqalign.particles import Samples
-from seqalign.plan import FILTER, PRIOR_ORDERS, Plan
+from seqalign.plan import FILTER, PRIOR_ORDERS, Plan, check_select
 from seqalign.process import Designs
 from seqalign.report import render
-from seqalign.store import RunFolder, fasta, to_csv
+from seqalign.sheet import Layout, Sheet
+from seqalign.shortlist import HARD, choose, rounded
+from seqalign.store import RunFolder, to_csv
 
-__all__ = ["TOP", "run"]
+__all__ = ["TOP", "reselect", "run", "score_table", "stored_constants"]
 
 TOP = 10
 """Designs in the "top" rows of the comparison."""
@@ -85,10 +93,12 @@ class _Scored:
 
 def _score(
     plan: Plan,
-    objective: Reward,
+    objective: Reward | None,
     sequences: Sequence[str],
     evaluating: Callable[[int], None] | None,
+    with_prior: bool = True,
 ) -> _Scored:
+    """Score distinct sequences; without an objective there are no scaled columns and no total."""
     model, space = plan.model, plan.model.space
     distinct = list(dict.fromkeys(sequences))
     designs = Designs.of(distinct, space.alphabet)
@@ -99,7 +109,8 @@ def _score(
         columns[t.label] = evaluate(t.raw, designs)[0].tolist()
         if t.label in scaled:
             columns[f"{t.label}_scaled"] = evaluate(scaled[t.label], designs)[0].tolist()
-    columns["total"] = evaluate(objective, designs)[0].tolist()
+    if objective is not None:
+        columns["total"] = evaluate(objective, designs)[0].tolist()
     calls = 0
 
     def count(some: int) -> None:
@@ -108,21 +119,22 @@ def _score(
         if evaluating is not None:
             evaluating(some)
 
-    prior = prior_log_likelihood(
-        model.process,
-        designs.x[0],
-        free,
-        orders=PRIOR_ORDERS,
-        seed=plan.campaign.seed,
-        observe=count,
-    )
-    columns["prior"] = prior.tolist()
-    columns["prior_per_residue"] = (prior / len(free)).tolist()
+    if with_prior:
+        prior = prior_log_likelihood(
+            model.process,
+            designs.x[0],
+            free,
+            orders=PRIOR_ORDERS,
+            seed=plan.campaign.seed,
+            observe=count,
+        )
+        columns["prior"] = prior.tolist()
+        columns["prior_per_residue"] = (prior / len(free)).tolist()
     rows = {}
     for i, s in enumerate(distinct):
         row: dict[str, Any] = {"sequence": s, **{k: v[i] for k, v in columns.items()}}
         if model.wild_type is not None:
-            names_ = mutations(s, model.wild_type)
+            names_ = mutations(s, model.wild_type, model.residues)
             row |= {
                 "mutations": ":".join(names_),
                 "n_mut": len(names_),
@@ -200,23 +212,14 @@ def _finish(
     rows.append(_row(plan, scored, "aligned", f"all {len(sequences)}", sequences))
     rows.append(_row(plan, scored, "aligned", f"top {len(top)}", top))
 
-    kept, rejected = _select(plan, scored, *flat["aligned"])
+    pool = _pool(plan, scored, *flat["aligned"])
+    kept, rejected = choose(
+        pool, campaign.select, _signs(campaign.rewards), lambda row: _hard(plan, row)
+    )
     labels = [t.label for t in plan.terms]
     guides = [t.label for t in plan.guides()]
-    columns = [
-        "id",
-        "sequence",
-        *(("mutations", "n_mut", "seq_recovery") if model.wild_type is not None else ()),
-        *labels,
-        *(f"{x}_scaled" for x in guides),
-        "total",
-        "prior",
-        "prior_per_residue",
-        "log_w",
-        "copies",
-        "method",
-        "seed",
-    ]
+    columns = _columns(campaign.rewards, model.wild_type is not None)
+    sheet = _sheet(plan, scored)
     folder.write("designs.csv", to_csv(kept, columns))
     folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
     others = [
@@ -231,7 +234,7 @@ def _finish(
         for n, (s, w) in enumerate(zip(*flat[a.name], strict=True), 1)
     ]
     folder.write("baselines.csv", to_csv(others, [c for c in columns if c != "copies"]))
-    folder.write("designs.fasta", _fasta(plan, scored, kept))
+    folder.write("designs.fasta", sheet.fasta(kept))
     folder.write_lines("trace.jsonl", _trace(plan, results))
 
     aligned = results["aligned"]
@@ -239,6 +242,8 @@ def _finish(
     summary: dict[str, Any] = {
         "name": campaign.name,
         "command": _command(plan),
+        "select": campaign.select.model_dump(mode="json"),
+        "fasta": sheet.to_json(),
         "seqalign": version("seqalign"),
         "seed": campaign.seed,
         "designs": len(kept),
@@ -274,8 +279,9 @@ def _finish(
 def _command(plan: Plan) -> str:
     """Return the command that runs the campaign again."""
     source = plan.source
-    if source.file == "demo.yaml":
-        return f"seqalign demo --seed {plan.campaign.seed}"
+    demo = re.fullmatch(r"demo-(\w+)\.yaml", source.file)
+    if demo is not None:
+        return f"seqalign demo {demo[1]} --seed {plan.campaign.seed}"
     changes = [f" --set {shlex.quote(text)}" for text in source.given.values()]
     return f"seqalign run {shlex.quote(source.file)}{''.join(changes)}"
 
@@ -318,131 +324,93 @@ def _gains(
     return gains
 
 
-_TESTS: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
-}
-
-
-def _select(
+def _pool(
     plan: Plan, scored: _Scored, sequences: Sequence[str], log_w: Sequence[float]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return designs kept, best first, and those rejected with a reason; equal designs are one."""
-    select, seed = plan.campaign.select, plan.campaign.seed
+) -> list[dict[str, Any]]:
+    """Return the distinct designs as rows with the numbers that tables print."""
     weights: dict[str, list[float]] = {}
     for s, w in zip(sequences, log_w, strict=True):
         weights.setdefault(s, []).append(w)
-    pool = []
-    for s, ws in weights.items():
-        log_sum = float(np.logaddexp.reduce(ws))
-        pool.append(
+    return [
+        rounded(
             {
                 **scored.rows[s],
-                "log_w": log_sum,
+                "log_w": float(np.logaddexp.reduce(ws)),
                 "copies": len(ws),
                 "method": plan.campaign.sampler.name,
-                "seed": seed,
+                "seed": plan.campaign.seed,
             }
         )
-    good: list[dict[str, Any]] = []
-    bad: list[dict[str, Any]] = []
-    for row in pool:
-        reason = _fault(plan, row)
-        (good if reason is None else bad).append(
-            row if reason is None else {**row, "reason": reason}
-        )
-    good = _ranked(plan, good)
-    apart = select.diversity.min_mutations_apart
-    kept: list[dict[str, Any]] = []
-    for row in good:
-        near = next(
-            (
-                k
-                for k in kept
-                if apart
-                and sum(a != b for a, b in zip(k["sequence"], row["sequence"], strict=True)) < apart
-            ),
-            None,
-        )
-        if near is not None:
-            bad.append(
-                {
-                    **row,
-                    "reason": f"closer than {apart} mutations to a better design",
-                }
-            )
-        elif select.top is not None and len(kept) >= select.top:
-            bad.append({**row, "reason": f"below the top {select.top}"})
-        else:
-            kept.append(row)
-    width = max(4, len(str(len(kept))))
-    for n, row in enumerate(kept, 1):
-        row["id"] = f"d{n:0{width}d}"
-    for n, row in enumerate(bad, 1):
-        row["id"] = f"r{n:0{width}d}"
-    return kept, bad
+        for s, ws in weights.items()
+    ]
 
 
-def _fault(plan: Plan, row: Mapping[str, Any]) -> str | None:
+def _hard(plan: Plan, row: Mapping[str, Any]) -> str | None:
+    """Return why a design can never be kept, whatever `select` says."""
     broken = plan.model.space.violations(row["sequence"])
     if broken:
         return f"constraint: {broken[0]}"
     for t in plan.guides():
         if row[t.label] == -math.inf:
             return f"rejected by {t.label}"
-    for text in plan.campaign.select.filters:
-        match = FILTER.match(text)
-        assert match is not None
-        if not _TESTS[match[2]](float(row[match[1]]), float(match[3])):
-            return f"filter: {text} (is {float(row[match[1]]):.4g})"
     return None
 
 
-def _ranked(plan: Plan, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rank = plan.campaign.select.rank_by
-    if rank == "pareto":
-        labels = [t for t in plan.terms if t.spec.role in ("guide", "final")]
-        if not rows:
-            return rows
-        values = np.array(
-            [[math.copysign(1, t.spec.weight) * r[t.label] for t in labels] for r in rows]
-        )
-        fronts = pareto_rank(values)
-        order = sorted(
-            range(len(rows)), key=lambda i: (fronts[i], -rows[i]["total"], rows[i]["sequence"])
-        )
-        return [rows[i] for i in order]
-    sign = 1.0 if rank.startswith("-") else -1.0
-    key = rank.removeprefix("-")
-    return sorted(rows, key=lambda r: (sign * float(r[key]), r["sequence"]))
+def _signs(rewards: Mapping[str, RewardSpec]) -> dict[str, float]:
+    """Return which way each reward is better, of those a Pareto ranking looks at."""
+    return {
+        label: math.copysign(1, spec.weight)
+        for label, spec in rewards.items()
+        if spec.role in ("guide", "final")
+    }
 
 
-def _fasta(plan: Plan, scored: _Scored, kept: Sequence[Mapping[str, Any]]) -> str:
-    if plan.campaign.output.fasta_style == "plain":
-        return fasta((str(row["id"]), str(row["sequence"])) for row in kept)
-    records = []
-    wild = plan.model.wild_type
-    labels = [t.label for t in plan.terms]
-    if wild is not None:
-        own = scored.rows[wild]
-        header = f"{plan.campaign.name}, wild_type, score={-own['prior_per_residue']:.4f}"
-        header += f", seed={plan.campaign.seed}"
-        records.append((header + "".join(f", {x}={own[x]:.4f}" for x in labels), wild))
-    for n, row in enumerate(kept, 1):
-        header = f"T={plan.model.process.temperature:g}, sample={n}"
-        header += f", score={-row['prior_per_residue']:.4f}"
-        if "seq_recovery" in row:
-            header += f", seq_recovery={row['seq_recovery']:.4f}"
-        header += f", id={row['id']}, total={row['total']:.4f}"
-        header += "".join(f", {x}={row[x]:.4f}" for x in labels)
-        if "mutations" in row:
-            header += f", mutations={row['mutations'] or 'none'}"
-        records.append((header, str(row["sequence"])))
-    return fasta(records)
+def _columns(rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+    guides = [label for label, spec in rewards.items() if spec.role == "guide"]
+    return [
+        "id",
+        "sequence",
+        *(("mutations", "n_mut", "seq_recovery") if wild else ()),
+        *rewards,
+        *(f"{x}_scaled" for x in guides),
+        "total",
+        "prior",
+        "prior_per_residue",
+        "log_w",
+        "copies",
+        "method",
+        "seed",
+    ]
+
+
+def _sheet(plan: Plan, scored: _Scored) -> Sheet:
+    """Return what designs.fasta says beside the designs."""
+    campaign, model, structure = plan.campaign, plan.model, plan.structure
+    wild = model.wild_type
+    style = campaign.output.fasta_style
+    shaped = structure is not None and wild is not None and style == "mpnn"
+    return Sheet(
+        style,
+        campaign.name,
+        campaign.seed,
+        model.name,
+        float(model.process.temperature),
+        tuple(t.label for t in plan.terms),
+        None if wild is None else rounded(scored.rows[wild]),
+        Layout.of(structure) if shaped and structure is not None else None,
+        _fixed_log_likelihood(plan, wild) if shaped and wild is not None else (0.0, 0.0),
+    )
+
+
+def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float, float]:
+    """Return the log-likelihood of the fixed letters before all others: natives, then designs'."""
+    space, process = plan.model.space, plan.model.process
+    fixed = [i for i, a in enumerate(space.fixed) if a != space.alphabet.mask_symbol]
+    x = space.alphabet.encode([wild, space.fixed])
+    free = x[1] == space.alphabet.mask
+    x[:, free] = space.alphabet.mask
+    found = prior_log_likelihood(process, x, fixed, orders=PRIOR_ORDERS, seed=plan.campaign.seed)
+    return float(found[0]), float(found[1])
 
 
 def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[dict[str, Any]]:
@@ -468,3 +436,168 @@ def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[dict[str, Any
                     "network_calls": s.network_calls // plan.islands,
                     "reward_calls": s.reward_calls // plan.islands,
                 }
+
+
+# selection again ----------------------------------------------------------------------------------
+
+
+def reselect(folder: RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Choose again among the designs of a finished run, and write every table anew.
+
+    Starts from the options the run was started with; `overrides` are texts such as
+    "select.top=24". Nothing is drawn or scored. A process killed at any moment loses no design:
+    the same call again finds them all.
+
+    Raises:
+        ValueError: the run is not finished, or another process works in its folder.
+        CampaignError: an option is wrong.
+    """
+    if not folder.path.is_dir():
+        raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
+    with folder.lock():
+        summary = folder.read_json("summary.json")
+        config = folder.read_config()
+        if "fasta" not in summary:
+            raise ValueError(
+                f"{folder.path} was written by an older version, which stored too little to choose "
+                "again. Run its campaign with --fresh."
+            )
+        for text in overrides:
+            if not text.strip().startswith("select."):
+                raise CampaignError(
+                    f"--set {text}: only select.* can change without sampling, such as "
+                    "select.top=24. Change the campaign and run it for anything else."
+                )
+        plain = {k: v for k, v in config.items() if k not in ("seqalign", "resolved")}
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "config.yaml"
+            path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
+            campaign, source = read(path, overrides, label=str(folder.path / "config.yaml"))
+        check_select(campaign, source)
+        sheet = Sheet.from_json(summary["fasta"])
+        columns = _columns(campaign.rewards, sheet.wild is not None)
+        rows = [*folder.read_csv("rejected.csv"), *folder.read_csv("designs.csv")]
+        pool: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            # rejected.csv comes first: it has the reasons
+            pool.setdefault(row["sequence"], _stored(row))
+        used = [campaign.select.rank_by.removeprefix("-")]
+        used += [match[1] for f in campaign.select.filters if (match := FILTER.match(f))]
+        for key in used:
+            if key not in (*columns, "pareto"):
+                raise source.error(("select",), f"this run has no column {key!r}.")
+        reasons = {s: row.get("reason", "") for s, row in pool.items()}
+
+        def hard(row: Mapping[str, Any]) -> str | None:
+            reason = reasons[row["sequence"]]
+            return reason if reason.startswith(HARD) else None
+
+        kept, rejected = choose(
+            list(pool.values()), campaign.select, _signs(campaign.rewards), hard
+        )
+        # every design is in rejected.csv while designs.csv changes
+        folder.write("rejected.csv", to_csv([*rejected, *kept], [*columns, "reason"]))
+        folder.write("designs.csv", to_csv(kept, columns))
+        folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
+        folder.write("designs.fasta", sheet.fasta(kept))
+        again = "".join(f" --set {shlex.quote(text)}" for text in overrides)
+        first = str(summary["command"]).partition("\n")[0]
+        summary |= {
+            "command": f"{first}\nseqalign select DIR{again}" if overrides else first,
+            "select": campaign.select.model_dump(mode="json"),
+            "designs": len(kept),
+            "rejected": len(rejected),
+        }
+        folder.write("report.html", render(folder, summary))
+        folder.write_json("summary.json", summary)
+        return summary
+
+
+def _stored(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row of a table with its numbers as numbers."""
+    text = ("id", "sequence", "mutations", "method", "reason")
+    whole = ("n_mut", "copies", "seed")
+    return {
+        k: v if k in text else int(v) if k in whole else float(v)
+        for k, v in row.items()
+        if v is not None
+    }
+
+
+# sequences of the user ----------------------------------------------------------------------------
+
+
+def score_table(
+    plan: Plan,
+    sequences: Sequence[str],
+    *,
+    constants: Mapping[str, Mapping[str, float | None]] | None = None,
+    prior: bool = True,
+    evaluating: Callable[[int], None] | None = None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Score sequences by the rewards, the prior and the constraints of a campaign.
+
+    Constraints do not stop a sequence from being scored: the column "violations" says which it
+    breaks. Where a reward is a z-score without `constants`, scaled columns and "total" are left
+    out: only a run fixes them.
+
+    Args:
+        plan: the campaign.
+        sequences: L letters each.
+        constants: mean and std of each z-score, as in the summary of a run.
+        prior: whether to ask the model for log-likelihoods.
+        evaluating: told of network calls.
+
+    Returns:
+        A row per sequence, in the order given, and the columns.
+
+    Raises:
+        RewardError: a reward broke its contract.
+    """
+    objective: Reward | None = plan.objective
+    if open_zscores(plan.objective):
+        objective = None if constants is None else _closed(plan.objective, constants)
+    scored = _score(plan, objective, sequences, evaluating, prior)
+    space = plan.model.space
+    rows = [{**scored.rows[s], "violations": "; ".join(space.violations(s))} for s in sequences]
+    columns = _columns(plan.campaign.rewards, plan.model.wild_type is not None)
+    there = [c for c in columns if c in rows[0]]
+    return rows, [*there, "violations"]
+
+
+def _closed(
+    objective: Reward, constants: Mapping[str, Mapping[str, float | None]]
+) -> Reward | None:
+    """Return the objective with the constants of a run; None if one is missing."""
+    assert isinstance(objective, Sum)
+    terms: list[tuple[float, Reward]] = []
+    for weight, term in objective.terms:
+        if isinstance(term, ZScore) and term.mean is None:
+            given = constants.get(term.name, {})
+            mean, std = given.get("mean"), given.get("std")
+            if mean is None or std is None:
+                return None
+            term = replace(term, mean=mean, std=std)
+        terms.append((weight, term))
+    return Sum(tuple(terms))
+
+
+def stored_constants(
+    plan: Plan, folder: RunFolder
+) -> Mapping[str, Mapping[str, float | None]] | None:
+    """Return the z-score constants of a finished run of this campaign.
+
+    None if there is no such run, or its model, backbone or rewards are others.
+    """
+    if not folder.done:
+        return None
+    before, now = folder.read_config(), json.loads(json.dumps(plan.config))
+    keys = ("model", "rewards", "constraints", "design")
+    resolved = ("model", "rewards", "structure_sha256", "wild_type")
+    same = all(before.get(k) == now.get(k) for k in keys) and all(
+        before["resolved"].get(k) == now["resolved"].get(k) for k in resolved
+    )
+    if not same:
+        return None
+    found: Mapping[str, Mapping[str, float | None]] = folder.read_json("summary.json")["zscore"]
+    return found

@@ -11,7 +11,7 @@ import importlib.util
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +21,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from seqalign.campaign import Campaign, KeyPath, RewardSpec, Source
+from seqalign.campaign import Campaign, KeyPath, ResidueSpec, RewardSpec, Source
 from seqalign.executor import REFERENCES, Arm, Rehearsal, reference_designs, rehearse
+from seqalign.mpnn_files import import_options
 from seqalign.objective import (
     Cached,
     Command,
@@ -44,12 +45,22 @@ from seqalign.registry import (
     load_reward,
     names,
     nearest,
+    parameters,
     to_mapping,
 )
-from seqalign.sequence import Alphabet
 from seqalign.store import read_fasta
+from seqalign.structure import Structure, read_structure
 
-__all__ = ["FILTER", "PRIOR_ORDERS", "Estimate", "Plan", "Term", "estimate", "prepare"]
+__all__ = [
+    "FILTER",
+    "PRIOR_ORDERS",
+    "Estimate",
+    "Plan",
+    "Term",
+    "check_select",
+    "estimate",
+    "prepare",
+]
 
 PRIOR_ORDERS = 2
 """Random reveal orders behind each reported log-likelihood."""
@@ -116,6 +127,7 @@ class Plan:
     campaign: Campaign
     source: Source
     model: Model
+    structure: Structure | None
     terms: tuple[Term, ...]
     objective: Reward
     arms: tuple[Arm, ...]
@@ -168,12 +180,10 @@ _RESERVED = (
 )
 
 
-def _wild_type(
-    campaign: Campaign, source: Source, alphabet: Alphabet, length: int
-) -> tuple[str | None, str | None]:
+def _wild_type(campaign: Campaign, source: Source) -> tuple[str | None, str | None]:
     """Return the given wild type (None for the model's own) and the hash of its file."""
     given, path = campaign.input.wild_type, ("input", "wild_type")
-    if given == "model":
+    if given in ("model", "structure"):
         return None, None
     digest = None
     text = "".join(given.split())
@@ -201,71 +211,120 @@ def _wild_type(
             )
         text = records[0][1]
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    for i, letter in enumerate(text):
-        if letter not in alphabet.letters:
-            raise source.error(
-                path,
-                f"position {i + 1} is {letter!r}, not one of {alphabet.letters!r}. Replace it.",
-            )
-    if len(text) != length:
-        raise source.error(
-            path,
-            f"the wild type has {len(text)} letters, but the model {campaign.model.name!r} designs "
-            f"exactly {length}. "
-            f"Give a sequence aligned to the model's construct, or 'model' for its own.",
-        )
     return text, digest
 
 
 _ELSEWHERE = {
+    "structure": "input.structure",
+    "chains": "input.chains",
+    "context": "input.context",
+    "numbering": "input.numbering",
     "wild_type": "input.wild_type",
     "design": "design.residues",
     "fix": "design.fix",
     "omit": "constraints.omit",
-    "allow": "constraints.residues.POSITIONS.allow",
-    "omit_at": "constraints.residues.POSITIONS.omit",
+    "allow": "constraints.residues.RESIDUES.allow",
+    "omit_at": "constraints.residues.RESIDUES.omit",
+    "bias": "constraints.residues.RESIDUES.bias",
+    "tie": "constraints.tie",
+    "homo_oligomer": "constraints.homo_oligomer",
     "max_mutations": "constraints.max_mutations",
+    "max_homopolymer": "constraints.max_homopolymer",
+    "composition": "constraints.composition",
+    "forbid": "constraints.forbid",
+    "net_charge": "constraints.net_charge",
 }
 
 
-def _load_space(campaign: Campaign, source: Source) -> tuple[Model, str | None]:
+def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, str | None]:
+    """Return the backbone of a campaign, if it has one, and the hash of its file."""
+    given = campaign.input
+    if given.structure is None:
+        for key in ("chains", "context"):
+            if getattr(given, key) is not None:
+                raise source.error(
+                    ("input", key), "chains belong to a structure. Give input.structure too."
+                )
+        return None, None
+    file = source.folder / given.structure
+    try:
+        structure = read_structure(
+            file, chains=given.chains, context=given.context, numbering=given.numbering
+        )
+    except (OSError, ValueError) as error:
+        raise source.error(("input", "structure"), str(error)) from error
+    return structure, _file_hash(file)
+
+
+def _load_space(
+    campaign: Campaign, source: Source, structure: Structure | None
+) -> tuple[Model, str | None]:
     spec = campaign.model
-    for key in spec.model_extra or {}:
+    params = dict(spec.model_extra or {})
+    for key in params:
         if key in _ELSEWHERE:
             other = _ELSEWHERE[key]
-            raise source.error(("model", key), f"constraints do not belong here; write {other}.")
+            raise source.error(("model", key), f"this does not belong here; write {other}.")
+    wild, digest = _wild_type(campaign, source)
     try:
-        bare = load_model(spec.name, steps=spec.steps, **(spec.model_extra or {}))
+        takes = parameters("model", spec.name)
     except SpecError as error:
-        at = ("model", *(error.path or ("name",)))
-        raise source.error(at, str(error)) from error
-    except ValueError as error:
-        raise source.error(("model",), str(error)) from error
-    alphabet, length = bare.process.alphabet, bare.process.length
-    wild, digest = _wild_type(campaign, source, alphabet, length)
-    fix = campaign.design.fix
-    if isinstance(fix, dict):
-        for key in fix:
-            if not re.fullmatch(r"[A-Za-z]?\d+", key):
-                raise source.error(
-                    ("design", "fix", key), f"{key!r} is not one position; write 12 or A12."
-                )
-        fix_: Any = {int(re.sub(r"\D", "", key)): a for key, a in fix.items()}
-    else:
-        fix_ = _text(fix)
-    residues = campaign.constraints.residues
+        raise source.error(("model", "name"), str(error)) from error
+    if structure is not None:
+        if "structure" not in takes:
+            able = [n for n in names("model") if "structure" in parameters("model", n)]
+            raise source.error(
+                ("model", "name"),
+                f"the model {spec.name!r} does not look at a structure, and input.structure gives "
+                f"one. Models that do: {', '.join(able)}.",
+            )
+        params["structure"] = structure
+    elif "structure" in takes:
+        raise source.error(
+            ("model", "name"),
+            f"the model {spec.name!r} designs for a backbone. Give input.structure, a PDB or mmCIF "
+            "file.",
+        )
+    constraints = campaign.constraints
+    fix: Any = campaign.design.fix
+    given = _imported(campaign, source, structure)
+    if given.get("fix"):
+        if isinstance(fix, dict):
+            raise source.error(
+                ("design", "fix"),
+                "letters cannot be given here when design.proteinmpnn fixes residues too. Name "
+                "residues, or leave one of the two out.",
+            )
+        fix = ", ".join(filter(None, (_joined(fix), given["fix"])))
+    residues, charge = dict(constraints.residues), constraints.net_charge
+    for key, item in given.get("residues", {}).items():
+        if key in residues:
+            raise source.error(
+                ("constraints", "residues", key),
+                "design.proteinmpnn speaks about it too. Keep one.",
+            )
+        residues[key] = ResidueSpec(**item)
     try:
         model = load_model(
             spec.name,
             wild_type=wild,
             design=_text(campaign.design.residues),
-            fix=fix_,
-            omit=campaign.constraints.omit,
+            fix=fix if isinstance(fix, dict) else _text(fix),
+            omit="".join(dict.fromkeys(constraints.omit + given.get("omit", ""))),
             allow={k: v.allow for k, v in residues.items() if v.allow is not None},
             omit_at={k: v.omit for k, v in residues.items() if v.omit is not None},
-            max_mutations=campaign.constraints.max_mutations,
+            bias={k: v.bias for k, v in residues.items() if v.bias is not None},
+            tie=[*constraints.tie, *given.get("tie", [])],
+            homo_oligomer=constraints.homo_oligomer,
+            max_mutations=constraints.max_mutations,
+            max_homopolymer=constraints.max_homopolymer,
+            composition={
+                k: v.model_dump(exclude_none=True) for k, v in constraints.composition.items()
+            },
+            forbid=constraints.forbid,
+            net_charge=None if charge is None else charge.model_dump(exclude_none=True),
             steps=spec.steps,
-            **(spec.model_extra or {}),
+            **params,
         )
     except SpecError as error:
         raise source.error(("model", *error.path), str(error)) from error
@@ -278,25 +337,61 @@ def _text(given: Any) -> Any:
     return str(given) if isinstance(given, int) else given
 
 
+def _joined(given: str | int | Sequence[str | int]) -> str:
+    return ", ".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
+
+
+def _imported(campaign: Campaign, source: Source, structure: Structure | None) -> Mapping[str, Any]:
+    """Return what ProteinMPNN's option files say, as keys of our own."""
+    files, path = campaign.design.proteinmpnn, ("design", "proteinmpnn")
+    if not files:
+        return {}
+    if structure is None or campaign.input.numbering != "author":
+        raise source.error(
+            path, "option files count along a structure. Give input.structure, author numbering."
+        )
+    there = {k: v if k == "omit_AAs" else source.folder / v for k, v in files.items()}
+    try:
+        return import_options(there, structure.name, structure.numbering, structure.known.tolist())
+    except (OSError, ValueError) as error:
+        raise source.error(path, str(error)) from error
+
+
 def _blame(message: str, campaign: Campaign) -> KeyPath:
-    """Guess the key an error of the design space is about."""
-    if "max_mutations" in message:
-        return ("constraints", "max_mutations")
+    """Return the key an error of the design space is about, as far as its words tell."""
+    if message.startswith(("wild_type", "DesignSpace: wild_type")):
+        return ("input", "wild_type")
+    for key in ("design", "fix"):
+        if message.startswith(f"{key}:"):
+            return ("design", "residues" if key == "design" else key)
     start = message.partition(":")[0]
-    table: dict[str, KeyPath] = {"design": ("design", "residues"), "fix": ("design", "fix")}
-    if start in table:
-        return table[start]
-    if start in ("allow", "omit"):
+    if start in ("allow", "omit", "bias"):
         for key in campaign.constraints.residues:
-            if any(f"{part.strip()!r}" in message for part in key.split(",")):
+            if any(f"{part.strip()!r}" in message for part in (key, *key.split(","))):
                 return ("constraints", "residues", key)
         return ("constraints", "omit" if start == "omit" else "residues")
-    at = re.search(r"position (\d+)", message)
+    # the constraint named first is the one that cannot be met
+    found = [
+        (place, key)
+        for key in (
+            "max_mutations",
+            "tie",
+            "homo_oligomer",
+            "max_homopolymer",
+            "composition",
+            "forbid",
+            "net_charge",
+        )
+        if (place := message.find(key)) >= 0
+    ]
+    if found:
+        return ("constraints", min(found)[1])
+    at = re.search(r"position (\w+)", message)
     if at is not None:
-        if "fixed" in message and "is fixed to" in message:
+        if "is fixed to" in message:
             return ("design", "fix")
         for key in campaign.constraints.residues:
-            if re.search(rf"(?<!\d){at[1]}(?!\d)", key) or "-" in key:
+            if re.search(rf"(?<!\d){at[1]}(?!\w)", key) or "-" in key:
                 return ("constraints", "residues", key)
     return ("design",) if "design" in message else ("constraints",)
 
@@ -327,7 +422,7 @@ def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _load_term(label: str, spec: RewardSpec, source: Source) -> Term:
+def _load_term(label: str, spec: RewardSpec, source: Source, structure: Structure | None) -> Term:
     path: KeyPath = ("rewards", label)
     if (
         not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label)
@@ -348,8 +443,12 @@ def _load_term(label: str, spec: RewardSpec, source: Source) -> Term:
             f"Known oracles: {', '.join(names('reward'))}.",
         )
     if spec.oracle is not None:
+        params = dict(spec.params)
         try:
-            inner = load_reward(spec.oracle, **spec.params)
+            # a reward that looks at a backbone looks at the campaign's, unless told otherwise
+            if structure is not None and "structure" in parameters("reward", spec.oracle):
+                params.setdefault("structure", structure)
+            inner = load_reward(spec.oracle, **params)
         except SpecError as error:
             at = (*path, "params", *error.path) if error.path else (*path, "oracle")
             raise source.error(at, str(error)) from error
@@ -428,10 +527,16 @@ FILTER = re.compile(
 def _columns(campaign: Campaign) -> list[str]:
     labels = list(campaign.rewards)
     numbers = ["n_mut", "seq_recovery", "total", "log_w", "copies", "prior", "prior_per_residue"]
-    return [*numbers, *labels, *(f"{x}_scaled" for x in labels)]
+    guides = [x for x in labels if campaign.rewards[x].role == "guide"]
+    return [*numbers, *labels, *(f"{x}_scaled" for x in guides)]
 
 
-def _check_select(campaign: Campaign, source: Source) -> None:
+def check_select(campaign: Campaign, source: Source) -> None:
+    """Refuse filters and rankings by columns that the tables will not have.
+
+    Raises:
+        CampaignError: the message names the filter and the nearest column.
+    """
     known = _columns(campaign)
     for i, text in enumerate(campaign.select.filters):
         match = FILTER.match(text)
@@ -473,7 +578,7 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
             )
         if name in campaign.baselines[:i]:
             raise source.error(("baselines", i), f"{name!r} is given twice. Keep one.")
-    _check_select(campaign, source)
+    check_select(campaign, source)
     sampler = campaign.sampler
     try:
         method = build_method(sampler.name, sampler.model_extra or {})
@@ -492,7 +597,8 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
                 f"sampler.islands is {islands}. Raise islands, or leave it out.",
             )
     islands = islands or 1
-    model, digest = _load_space(campaign, source)
+    structure, structure_digest = _structure(campaign, source)
+    model, digest = _load_space(campaign, source, structure)
     if model.wild_type is None:
         used = [
             t
@@ -501,7 +607,9 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         ]
         if used:
             raise source.error(("select",), f"{used[0]!r} needs a wild type. Give input.wild_type.")
-    terms = tuple(_load_term(label, spec, source) for label, spec in campaign.rewards.items())
+    terms = tuple(
+        _load_term(label, spec, source, structure) for label, spec in campaign.rewards.items()
+    )
     guides = [t for t in terms if t.spec.role == "guide"]
     if not guides:
         raise source.error(
@@ -538,6 +646,9 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         "resolved": {
             "wild_type": model.wild_type,
             "input_sha256": digest,
+            "structure_sha256": structure_digest,
+            "residues": list(model.residues),
+            "chains": list(model.chains),
             "islands": islands,
             "steps": model.process.steps,
             "free": "".join(
@@ -563,6 +674,7 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         campaign,
         source,
         model,
+        structure,
         terms,
         objective,
         tuple(arms),

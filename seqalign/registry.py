@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import reprlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
@@ -17,21 +18,25 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
+from itertools import groupby
 from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
+import torch
 import yaml
 from torch import Tensor
 
 from seqalign import potential, tempering, value
-from seqalign.design_space import DesignSpace, positions
+from seqalign.design_space import DesignSpace
 from seqalign.discrete import MaskedProcess
 from seqalign.objective import Reward
 from seqalign.particles import Particles, Samples
 from seqalign.process import Process
 from seqalign.proposal import Base, Tilted
 from seqalign.selection import Resample
+from seqalign.sequence import Alphabet
 from seqalign.smc import Observe
 from seqalign.streams import Streams
+from seqalign.structure import Numbering
 
 __all__ = [
     "Kind",
@@ -47,6 +52,7 @@ __all__ = [
     "load_reward",
     "names",
     "nearest",
+    "parameters",
     "to_mapping",
 ]
 
@@ -113,6 +119,20 @@ class Model:
     def wild_type(self) -> str | None:
         """The sequence that mutations are counted from."""
         return self.space.wild_type
+
+    @property
+    def residues(self) -> tuple[str, ...]:
+        """Names of the L positions in mutations: author numbers, with the chain if several."""
+        numbering = self.process.numbering or Numbering.plain(self.process.length)
+        if len(set(numbering.chains)) == 1:
+            return numbering.numbers
+        return tuple(numbering.name(i) for i in range(1, len(numbering) + 1))
+
+    @property
+    def chains(self) -> tuple[int, ...]:
+        """Lengths of the chains, in order; FASTA joins them by '/'."""
+        numbering = self.process.numbering or Numbering.plain(self.process.length)
+        return tuple(len(list(run)) for _, run in groupby(numbering.chains))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -396,16 +416,23 @@ def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[st
     try:
         return factory(**params)
     except FileNotFoundError as error:
-        raise SpecError(
-            f"The {kind} {name!r} misses a file: {error}. Install the package again, or give its "
-            "path."
-        ) from error
+        cure = "" if error.errno is None else " Install the package again, or give its path."
+        raise SpecError(f"The {kind} {name!r} misses a file: {error}{cure}") from error
     except Exception as error:
         # a plugin may fail in any way on values it did not expect; the cause stays attached
+        given = ", ".join(f"{key}={reprlib.repr(value)}" for key, value in params.items())
         raise SpecError(
-            f"The {kind} {name!r} cannot be built from {dict(params)!r}: "
-            f"{type(error).__name__}: {error}"
+            f"The {kind} {name!r} cannot be built from ({given}): {type(error).__name__}: {error}"
         ) from error
+
+
+def parameters(kind: Kind, name: str) -> list[str]:
+    """Return the parameters a reward or model takes.
+
+    Raises:
+        SpecError: the name is unknown, or what it needs is not installed.
+    """
+    return list(inspect.signature(_load(kind, name)).parameters)
 
 
 def load_reward(name: str, /, **params: Any) -> Reward:
@@ -425,25 +452,38 @@ def load_model(
     /,
     *,
     wild_type: str | None = None,
-    design: str | Sequence[int] | None = None,
-    fix: str | Sequence[int] | Mapping[int, str] = "",
+    design: str | Sequence[int | str] | None = None,
+    fix: str | Sequence[int | str] | Mapping[int | str, str] = "",
     omit: str = "",
     allow: Mapping[str, str] | None = None,
     omit_at: Mapping[str, str] | None = None,
+    bias: Mapping[str, Mapping[str, float]] | None = None,
+    tie: Sequence[Sequence[int | str]] = (),
+    homo_oligomer: Sequence[Sequence[str]] = (),
     max_mutations: int | None = None,
+    max_homopolymer: int | None = None,
+    composition: Mapping[str, Mapping[str, float]] | None = None,
+    forbid: Sequence[str] = (),
+    net_charge: Mapping[str, int] | None = None,
     steps: int | None = None,
     **params: Any,
 ) -> Model:
-    """Return a model by name, with its design space; positions are 1-based: "1-5, 12, not 3".
+    """Return a model by name, with its design space.
 
-    Positions the model knows nothing about keep the wild type unless `design` names them. Order
-    "random" gets one step per free position unless `steps` is given; `params` go to the model.
+    Residues are named as in the structure ("A1-56, not A30"), or count from 1 where there is none.
+    Positions the model knows nothing about, and chains that are only seen, keep the wild type
+    unless `design` names them. `bias` adds to the logits of some residues: it changes p_pre, all
+    others are hard constraints. Order "random" gets one step per free position unless `steps` is
+    given; `params` go to the model.
 
     Raises:
         SpecError: the name or a parameter is unknown.
         ValueError: the constraints cannot be met, or leave nothing to design.
     """
-    process = _call("model", name, _load("model", name), params)
+    factory = _load("model", name)
+    if wild_type is not None and "wild_type" in inspect.signature(factory).parameters:
+        params["wild_type"] = wild_type
+    process = _call("model", name, factory, params)
     if not isinstance(process, MaskedProcess):
         raise SpecError(
             f"The model {name!r} is a {type(process).__name__}; sequence design needs a "
@@ -451,10 +491,11 @@ def load_model(
         )
     wild_type = wild_type or process.wild_type
     length = process.length
+    numbering = process.numbering or Numbering.plain(length)
     wanted = design
     if wanted is None and process.keep:
-        kept = set(positions(process.keep, length, "keep"))
-        wanted = [i for i in range(1, length + 1) if i not in kept]
+        kept = set(numbering.positions(process.keep, "keep"))
+        wanted = [numbering.name(i) for i in range(1, length + 1) if i not in kept]
     space = DesignSpace.build(
         process.alphabet,
         length,
@@ -464,22 +505,49 @@ def load_model(
         omit=omit,
         allow=allow,
         omit_at=omit_at,
+        tie=tie,
+        homo_oligomer=homo_oligomer,
         max_mutations=max_mutations,
+        max_homopolymer=max_homopolymer,
+        composition=composition,
+        forbid=forbid,
+        net_charge=net_charge,
+        numbering=numbering,
     )
     if not space.free:
         raise ValueError(
             f"Nothing is left to design: all {length} positions are fixed. Free some with design, "
             "or fix fewer."
         )
+    process = replace(process, bias=_bias(bias, process.alphabet, numbering), blocks=space.blocks)
+    # tied positions are revealed together, in one step
     if steps is None and process.order == "random":
-        steps = space.free
+        steps = space.reveals
     if steps is not None:
-        if process.order == "random" and steps < space.free:
+        if process.order == "random" and steps < space.reveals:
             raise SpecError(
                 f"steps = {steps} is too few: order 'random' reveals one position per step and "
-                f"{space.free} are free. "
-                f"Leave steps out, or set steps >= {space.free}.",
+                f"{space.reveals} are free. "
+                f"Leave steps out, or set steps >= {space.reveals}.",
                 ("steps",),
             )
         process = replace(process, steps=steps)
     return Model(name, process, space, card("model", name), dict(params))
+
+
+def _bias(
+    given: Mapping[str, Mapping[str, float]] | None, alphabet: Alphabet, numbering: Numbering
+) -> Tensor | None:
+    """Return (L, V) numbers to add to the logits, in nats; None if there are none."""
+    if not given:
+        return None
+    bias = torch.zeros(len(numbering), len(alphabet))
+    for expression, letters in given.items():
+        where = [i - 1 for i in numbering.positions(expression, "bias")]
+        for letter, added in letters.items():
+            if len(letter) != 1 or letter not in alphabet.letters:
+                raise ValueError(
+                    f"bias: {letter!r} at {expression!r} is not one of {alphabet.letters!r}."
+                )
+            bias[where, alphabet.letters.index(letter)] += added
+    return bias

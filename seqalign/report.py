@@ -168,8 +168,26 @@ def _glyph(letter: str) -> str:
     return "".join(parts)
 
 
-def logo(sequences: Sequence[str], wild_type: str | None, per_line: int = 42) -> Markup:
-    """Draw letter frequencies per position, numbered from 1; letters of the wild type are faint, mutations colored."""
+def _ticks(residues: Sequence[str]) -> dict[int, str]:
+    """Return the residues to label: every number that five divides, and the first if it is apart."""
+    ticks = {
+        i: name
+        for i, name in enumerate(residues)
+        if name[-1].isdigit() and int(re.sub(r"\D", "", name)) % 5 == 0
+    }
+    if residues and not ticks.keys() & {0, 1, 2}:
+        ticks[0] = residues[0]
+    return ticks
+
+
+def logo(
+    sequences: Sequence[str],
+    wild_type: str | None,
+    residues: Sequence[str],
+    per_line: int = 42,
+) -> Markup:
+    """Draw letter frequencies per residue; letters of the wild type are faint, mutations colored."""
+    ticks = _ticks(residues)
     length = len(sequences[0])
     cell, high, top, gap = 22.0, 96.0, 8.0, 40.0
     lines = math.ceil(length / per_line)
@@ -197,7 +215,7 @@ def logo(sequences: Sequence[str], wild_type: str | None, per_line: int = 42) ->
             native = wild_type is not None and letter == wild_type[i]
             fill = "var(--native)" if native else _COLOR.get(letter, "var(--ink)")
             parts.append(
-                f'<g fill="{fill}"><title>{i + 1}: {letter} {100 * count / len(sequences):.0f} %</title>'
+                f'<g fill="{fill}"><title>{residues[i]}: {letter} {100 * count / len(sequences):.0f} %</title>'
                 f'<use href="#aa-{letter}" transform="translate({x + 1:.1f} {at + 0.4:.2f}) scale({cell - 2:.1f} {size - 0.8:.2f})"/></g>'
             )
         changed = wild_type is not None and counts.get(wild_type[i], 0) < len(sequences)
@@ -206,18 +224,23 @@ def logo(sequences: Sequence[str], wild_type: str | None, per_line: int = 42) ->
             parts.append(
                 f'<text x="{x + cell / 2:.1f}" y="{base + 13:.1f}" class="letter"{weight}>{wild_type[i]}</text>'
             )
-        if (i + 1) % 5 == 0 or i == 0:
+        if i in ticks:
             parts.append(
-                f'<text x="{x + cell / 2:.1f}" y="{base + 26:.1f}" class="number">{i + 1}</text>'
+                f'<text x="{x + cell / 2:.1f}" y="{base + 26:.1f}" class="number">{ticks[i]}</text>'
             )
     parts.append("</svg>")
     return Markup("".join(parts))
 
 
 def heat_map(
-    sequences: Sequence[str], wild_type: str | None, free: Sequence[bool], per_line: int = 84
+    sequences: Sequence[str],
+    wild_type: str | None,
+    free: Sequence[bool],
+    residues: Sequence[str],
+    per_line: int = 84,
 ) -> Markup:
-    """Draw how often each letter appears at each position, numbered from 1; the wild type is a dot, fixed columns hatched."""
+    """Draw how often each letter appears per residue; the wild type is a dot, fixed columns hatched."""
+    ticks = _ticks(residues)
     length = len(sequences[0])
     lines = math.ceil(length / per_line)
     columns = min(per_line, length)
@@ -242,7 +265,7 @@ def heat_map(
         x, y0 = left + column * cell_x, top + line * (20 * cell_y + gap)
         if not free[i]:
             parts.append(
-                f'<rect x="{x}" y="{y0}" width="{cell_x}" height="{20 * cell_y}" class="fixed"><title>{i + 1} is fixed</title></rect>'
+                f'<rect x="{x}" y="{y0}" width="{cell_x}" height="{20 * cell_y}" class="fixed"><title>{residues[i]} is fixed</title></rect>'
             )
         counts = Counter(s[i] for s in sequences)
         for letter, count in counts.items():
@@ -255,15 +278,15 @@ def heat_map(
             parts.append(
                 f'<rect x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell_x - 1}" height="{cell_y - 1}" rx="1.5" '
                 f'fill="var(--aligned)" fill-opacity="{0.12 + 0.88 * math.sqrt(share):.3f}">'
-                f"<title>{wild_type[i] if wild_type else ''}{i + 1}{letter}: {100 * share:.0f} % "
+                f"<title>{wild_type[i] if wild_type else ''}{residues[i]}{letter}: {100 * share:.0f} % "
                 "of designs</title></rect>"
             )
         if wild_type is not None and wild_type[i] in _LETTERS:
             y = y0 + (_LETTERS.index(wild_type[i]) + 0.5) * cell_y
             parts.append(f'<circle cx="{x + cell_x / 2:.1f}" cy="{y:.1f}" r="1.8" class="dot"/>')
-        if (i + 1) % 5 == 0 or i == 0:
+        if i in ticks:
             parts.append(
-                f'<text x="{x + cell_x / 2:.1f}" y="{y0 + 20 * cell_y + 14:.1f}" class="number">{i + 1}</text>'
+                f'<text x="{x + cell_x / 2:.1f}" y="{y0 + 20 * cell_y + 14:.1f}" class="number">{ticks[i]}</text>'
             )
     parts.append("</svg>")
     return Markup("".join(parts))
@@ -595,6 +618,8 @@ def _distances(sequences: Sequence[str]) -> np.ndarray:
 def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     """Return the HTML of a run from the files in its folder and its summary."""
     config = folder.read_config()
+    # a run can be chosen from again without sampling
+    config["select"] = summary.get("select", config["select"])
     kept, rejected = folder.read_csv("designs.csv"), folder.read_csv("rejected.csv")
     others = folder.read_csv("baselines.csv")
     trace = [row for row in folder.read_lines("trace.jsonl") if row["arm"] == "aligned"]
@@ -662,8 +687,10 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
             whole=True,
         )
         sequences = [r["sequence"] for r in (kept or aligned)]
-        figures["logo"] = logo(sequences, wild)
-        figures["heat_map"] = heat_map(sequences, wild, _free(aligned, plain, wild, config))
+        residues = config["resolved"]["residues"]
+        figures["logo"] = logo(sequences, wild, residues)
+        free = _free(aligned, plain, wild, config)
+        figures["heat_map"] = heat_map(sequences, wild, free, residues)
         figures["composition"] = _composition(sequences, [r["sequence"] for r in plain], wild)
     pairs = _pairs(summary, config) if aligned else []
     verdicts = _verdicts(pairs, rows) if plain else []

@@ -151,6 +151,14 @@ class SMC:
             raise TypeError(
                 "A DesignSpace holds letters; continuous processes have none. Drop the constraints."
             )
+        if getattr(self.process, "order", None) is not None:
+            tied = () if self.space is None else self.space.blocks
+            if self.space is not None and self.process.blocks != tied:  # type: ignore[attr-defined]
+                raise ValueError(
+                    f"The design space ties {tied or 'nothing'}, and the process reveals "
+                    f"{self.process.blocks or 'no positions'} together. "  # type: ignore[attr-defined]
+                    f"Use replace(process, blocks=space.blocks)."
+                )
         if getattr(self.process, "eta", 1.0) == 0:
             raise ValueError(
                 "eta = 0 makes every step deterministic: particles cannot explore and weights "
@@ -285,7 +293,7 @@ class SMC:
         if self.space is not None and masked is not None:
             x = self.space.start(x)
         if masked == "random":
-            open_ = int((x == self.process.alphabet.mask).sum(-1).max())  # type: ignore[attr-defined]
+            open_ = int(self.process.reveals(x).max())  # type: ignore[attr-defined]
             left = len(self._times) - 1 - step
             if open_ > left:
                 raise ValueError(
@@ -402,19 +410,17 @@ class SMC:
             if state.guide is state.posterior
             else self.process.transition(state.x, state.guide, t, s)
         )
+        if self.space is not None:
+            unknown = self.process.unknown(state.x)  # type: ignore[attr-defined]
+            if s == self._times[-1] or getattr(self.process, "order", None) is not None:
+                q = self.space.restrict(q, state.x, state.guide, unknown)
         if state.score is not None and isinstance(self.proposal, Tilted):
             lam = state.lam
             if not self.tempering.adaptive:
                 n = len(self._times) - 1
                 lam = torch.ones_like(lam) if i == n else self.tempering(i, n, lam, ess)
-            g = (self.proposal.scale * lam).reshape(
-                -1, *[1] * (state.score.dim() - 1)
-            ) * state.score
-            q = q.tilt(g)
-        if self.space is not None:
-            unknown = self.process.unknown(state.x)  # type: ignore[attr-defined]
-            if s == self._times[-1] or getattr(self.process, "order", None) is not None:
-                q = self.space.restrict(q, state.x, state.guide, unknown)
+            strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
+            q = q.tilt(strength.to(state.score.dtype) * state.score)
         rng = rng.at("proposal")
         if q is p and pinned is None:
             x_s = p.sample(rng)
@@ -482,10 +488,15 @@ class SMC:
         log_w = particles.log_w
         log_z = particles.log_z + log_mean_exp(log_w) if weighted else None
         designs = self.process.decode(particles.x)
+        if not weighted:
+            # what lies outside the design space is no design, whatever the method makes of weights
+            log_w = torch.zeros_like(log_w)
+            if self.space is not None:
+                log_w = torch.where(self.space.contains(particles.x), log_w, -torch.inf)
         return Samples(
             designs,
             particles.reward,
-            log_w if weighted else torch.zeros_like(log_w),
+            log_w,
             log_z,
             tuple(trace),
         )

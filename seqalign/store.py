@@ -27,7 +27,7 @@ from seqalign.particles import Samples, Step
 from seqalign.process import Designs
 from seqalign.sequence import Alphabet
 
-__all__ = ["RunFolder", "fasta", "read_fasta", "to_csv", "write_atomic"]
+__all__ = ["RunFolder", "fasta", "finite", "read_fasta", "to_csv", "write_atomic"]
 
 _OURS = (
     "config.yaml",
@@ -107,14 +107,14 @@ def read_fasta(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _jsonable(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace what JSON cannot say (infinities, NaN) by null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(k): _jsonable(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_jsonable(v) for v in value]
+        return [finite(v) for v in value]
     return value
 
 
@@ -262,11 +262,11 @@ class RunFolder:
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write JSON; infinities become null."""
-        self.write(name, json.dumps(_jsonable(data), indent=2, ensure_ascii=False) + "\n")
+        self.write(name, json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
 
     def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write JSON lines."""
-        self.write(name, "".join(json.dumps(_jsonable(row)) + "\n" for row in rows))
+        self.write(name, "".join(json.dumps(finite(row)) + "\n" for row in rows))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return a JSON file of the run.

@@ -965,7 +965,7 @@ _Residue: TypeAlias = tuple[tuple[str, str, str], list[_Atom]]
 
 
 def demo_backbone() -> Structure:
-    """Return the embedded backbone: PDB entry 3A4R, chain A, a SUMO-like domain, 79 residues."""
+    """Return the embedded backbone: PDB entry 3A4R, chain A, a SUMO-like domain, 74 residues."""
     with as_file(files("seqalign").joinpath("data", "3a4r.pdb")) as path:
         return read_structure(path)
 

@@ -33,10 +33,13 @@ from seqalign.particles import Samples
 from seqalign.process import Designs
 from seqalign.sequence import PROTEIN, Alphabet
 from seqalign.streams import Streams
+from seqalign.structure import Numbering
 
 # the one false-alarm rate of all statistical tests, in standard errors (two-sided 7e-6 each)
 FALSE_ALARM = 4.5
 ABC = Alphabet("ABC")
+# letters with charges 0, +1 and -1
+AKD = Alphabet("AKD")
 TESTBED = Path(__file__).parent / "data" / "markov_testbed.npz"
 
 
@@ -213,33 +216,54 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def masked_law(
-    table: Table, steps: int, order: str, start: Sequence[int], begin: int = 0
+    table: Table,
+    steps: int,
+    order: str,
+    start: Sequence[int],
+    begin: int = 0,
+    blocks: Sequence[Sequence[int]] = (),
 ) -> np.ndarray:
     """p_pre over all V^L designs of a masked chain from `start` at step `begin`, by enumeration
-    of its states.
+    of its states; 1-based positions of a block are revealed together, letter by letter.
     """
     v, length = table.width - 1, table.logits.shape[1]
+    inside = {i for group in blocks for i in group}
+    groups = [[i - 1 for i in group] for group in blocks]
+    groups += [[i] for i in range(length) if i + 1 not in inside]
     law = {tuple(start): 1.0}
     for n in range(begin, steps):
         t, s = 1 - n / steps, 1 - (n + 1) / steps
         probs, nxt = _softmax(table.at(t).numpy()), {}
         for state, mass in law.items():
             pi = probs[int(np.dot(state, (v + 1) ** np.arange(length - 1, -1, -1)))]
-            masked = [i for i in range(length) if state[i] == v]
+            masked = [[i for i in group if state[i] == v] for group in groups]
+            masked = [group for group in masked if group]
+
+            def shown(
+                group: list[int], state: tuple[int, ...] = state, pi: np.ndarray = pi
+            ) -> list[tuple[dict[int, int], float]]:
+                """Every reveal of a group and its probability."""
+                return [
+                    (dict(zip(group, some, strict=True)), math.prod(pi[group, some]))
+                    for some in itertools.product(range(v), repeat=len(group))
+                ]
+
             if order == "random":
                 moves = [
-                    ((*state[:i], a, *state[i + 1 :]), pi[i, a] / len(masked))
-                    for i in masked
-                    for a in range(v)
+                    (tuple(new.get(i, a) for i, a in enumerate(state)), p / len(masked))
+                    for group in masked
+                    for new, p in shown(group)
                 ] or [(state, 1.0)]
             else:
                 moves = []
-                for letters in itertools.product(range(v + 1), repeat=len(masked)):
-                    child, p = list(state), 1.0
-                    for i, a in zip(masked, letters, strict=True):
-                        child[i] = a
-                        p *= s / t if a == v else (1 - s / t) * pi[i, a]
-                    moves.append((tuple(child), p))
+                options = [
+                    [({}, s / t), *((new, (1 - s / t) * p) for new, p in shown(group))]
+                    for group in masked
+                ]
+                for choice in itertools.product(*options):
+                    new = {i: a for part, _ in choice for i, a in part.items()}
+                    child = tuple(new.get(i, a) for i, a in enumerate(state))
+                    moves.append((child, math.prod(p for _, p in choice)))
             for child, p in moves:
                 nxt[child] = nxt.get(child, 0.0) + mass * p
         law = nxt
@@ -339,12 +363,13 @@ def enumerated(
     process: Any, reward: Reward, alpha: float, p_pre: np.ndarray, space: DesignSpace | None = None
 ) -> Problem:
     """Tilt and restrict an enumerated p_pre."""
-    v, length = len(ABC), process.length
+    letters, length = process.alphabet, process.length
+    v = len(letters)
     full = torch.tensor(grid(v, length))
-    r = reward(Designs(full[None], ABC))[0].numpy()
+    r = reward(Designs(full[None], letters))[0].numpy()
     weight = p_pre * np.exp(r / alpha)
     if space is not None:
-        weight = weight * np.array([not space.violations(s) for s in ABC.decode(full)])
+        weight = weight * np.array([not space.violations(s) for s in letters.decode(full)])
     z = weight.sum()
     target = weight / z
     common = torch.tensor(np.flatnonzero(target > 0.005))
@@ -378,22 +403,25 @@ def masked(
     """An enumerable masked problem; `bias` and `drift` make the network inconsistent and
     dependent on time.
     """
-    table = any_order_table(len(ABC), length, seed, bias, drift)
+    letters = ABC if space is None else space.alphabet
+    blocks = () if space is None else space.blocks
+    table = any_order_table(len(letters), length, seed, bias, drift)
     process = MaskedProcess(
         table,
-        ABC,
+        letters,
         length,
         steps,
         order=order,  # type: ignore[arg-type]
         takes_time=bool(drift) if takes_time is None else takes_time,
         differentiable=True,
         chunk=chunk,
+        blocks=blocks,
     )
-    start = [len(ABC)] * length
+    start = [len(letters)] * length
     if space is not None:
-        start = [len(ABC) if a == ABC.mask_symbol else ABC.letters.index(a) for a in space.fixed]
-    p_pre = masked_law(table, steps, order, start)
-    reward = PairReward(length, len(ABC), seed + 10, scale) if reward is None else reward
+        start = letters.encode([space.fixed])[0].tolist()
+    p_pre = masked_law(table, steps, order, start, blocks=blocks)
+    reward = PairReward(length, len(letters), seed + 10, scale) if reward is None else reward
     return enumerated(process, reward, alpha, p_pre, space)
 
 
@@ -410,7 +438,8 @@ def uniform(
     seed: int = 2,
 ) -> Problem:
     """An enumerable uniform problem with an inexact network."""
-    rng, v = np.random.default_rng(seed), len(ABC)
+    letters = ABC if space is None else space.alphabet
+    rng, v = np.random.default_rng(seed), len(letters)
     joint = np.exp(rng.normal(size=v**length))
     sizes = (v**length, length, v)
     logits, drift = (
@@ -418,7 +447,7 @@ def uniform(
         torch.tensor(bias * rng.normal(size=sizes)),
     )
     table = UniformTable(logits, drift, v, joint / joint.sum())
-    process = UniformProcess(table, ABC, length, steps, differentiable=True, chunk=chunk)
+    process = UniformProcess(table, letters, length, steps, differentiable=True, chunk=chunk)
     reward = PairReward(length, v, seed + 10, scale) if reward is None else reward
     return enumerated(process, reward, alpha, uniform_law(table, steps), space)
 
@@ -496,6 +525,50 @@ def space(
         wild_type,
         budget,
     )
+
+
+def constrained(length: int = 4, cut: int | None = None, **constraints: Any) -> DesignSpace:
+    """Build a design space over AKD; `cut` ends chain A and begins chain B after a position."""
+    numbering = None
+    if cut is not None:
+        chains = ("A",) * cut + ("B",) * (length - cut)
+        numbers = [*range(1, cut + 1), *range(1, length - cut + 1)]
+        numbering = Numbering(chains, tuple(map(str, numbers)))
+    limit = constraints.pop("joint_limit", None)
+    built = DesignSpace.build(AKD, length, numbering=numbering, **constraints)
+    return built if limit is None else replace(built, joint_limit=limit)
+
+
+# every constraint alone, then together; `joint_limit` 0 splits them: h is approximate then
+CONSTRAINED: dict[str, Callable[[], DesignSpace]] = {
+    "run": lambda: constrained(max_homopolymer=1),
+    "run-chains": lambda: constrained(max_homopolymer=1, cut=2),
+    "composition-max": lambda: constrained(composition={"A": {"max": 0.3}}),
+    "composition-min": lambda: constrained(composition={"KD": {"min": 0.7}}),
+    "composition-both": lambda: constrained(composition={"K": {"min": 0.25, "max": 0.5}}),
+    "forbid": lambda: constrained(forbid=["K.D", "AA"]),
+    "forbid-ends": lambda: constrained(forbid=["^A", "D$"], cut=2),
+    "charge-max": lambda: constrained(net_charge={"max": -1}),
+    "charge-both": lambda: constrained(net_charge={"min": 0, "max": 1}),
+    "tie": lambda: constrained(tie=[[1, 4]]),
+    "tie-fixed": lambda: constrained(tie=[[1, 3]], fix={1: "K"}),
+    "tie-budget": lambda: constrained(tie=[[2, 3]], wild_type="AKDA", max_mutations=2),
+    "tie-charge": lambda: constrained(tie=[[1, 2]], net_charge={"min": 1}),
+    "copies": lambda: constrained(homo_oligomer=[["A", "B"]], forbid=["AA|DK"], cut=2),
+    "tie-forbid": lambda: constrained(tie=[[1, 3]], forbid=["A.A", "DK"]),
+    "all": lambda: constrained(
+        wild_type="AKDA", max_mutations=3, max_homopolymer=2, composition={"A": {"max": 0.5}},
+        net_charge={"min": -1}, forbid=["KD"], omit_at={"2": "A"},
+    ),
+    "all-split": lambda: constrained(
+        wild_type="AKDA", max_mutations=3, max_homopolymer=2, composition={"A": {"max": 0.5}},
+        net_charge={"min": -1}, forbid=["KD"], omit_at={"2": "A"}, joint_limit=0,
+    ),
+    "all-tied": lambda: constrained(
+        wild_type="AKDA", max_mutations=3, tie=[["A1", "B2"]], composition={"K": {"max": 0.5}},
+        net_charge={"max": 1}, forbid=["DD"], cut=2, joint_limit=0,
+    ),
+}  # fmt: skip
 
 
 # the law ------------------------------------------------------------------------------------------

@@ -312,17 +312,71 @@ MUTANTS = (
         "forced-wild-type",
         "the wild type is forced once the budget is spent, with no look-ahead before",
         edit(
-            "design_space",
-            "            log_h, keep, change = _budget(split, self.max_mutations - used)\n",
-            "            left = (self.max_mutations - used)[..., None]\n"
-            "            keep = torch.where(left > 0, split.keep, 0.0)\n"
-            "            change = torch.where(left > 0, split.change, -torch.inf)\n"
-            "            log_h = torch.where(left[..., 0] >= 0, 0.0, -torch.inf).double()\n",
+            "lookahead",
+            "            log_h, kept, changed = _budget(few, left)\n",
+            "            room = left[..., None] > 0\n"
+            "            kept = torch.where(room, few.keep, 0.0)\n"
+            "            changed = torch.where(room, few.change, -torch.inf)\n"
+            "            log_h = torch.where(left >= 0, 0.0, -torch.inf).double()\n",
         ),
         (
             "test_design_space.py::test_wild_type_is_never_forced_before_the_budget_is_spent",
             "test_design_space.py::test_condition_equals_enumeration",
         ),
+    ),
+    Mutant(
+        "look-ahead-twice",
+        "the look-ahead of x_t is not taken back when that of x_s is added: h counts twice",
+        edit(
+            "smc",
+            "state.log_w + shift + log_h - state.log_h",
+            "state.log_w + shift + log_h",
+        ),
+        (
+            "test_laws_exactness.py::test_every_constraint_is_exact[charge-both]",
+            "test_laws_exactness.py::test_every_constraint_is_exact[tie]",
+        ),
+    ),
+    Mutant(
+        "end-unchecked",
+        "an approximate look-ahead without the indicator of the constraints at the end",
+        edit(
+            "smc",
+            "inside = torch.where(self.space.contains(x_s), 0.0, -torch.inf)",
+            "pass",
+        ),
+        ("test_laws_exactness.py::test_every_constraint_is_exact_on_a_parallel_process[all-tied]",),
+    ),
+    Mutant(
+        "tie-weighs-one",
+        "a tied block is weighed by the letter of one of its members",
+        edit(
+            "discrete",
+            "log_q = torch.where(changed, letters, 0.0).sum(-1)",
+            "first = changed & (changed.cumsum(-1) == 1)\n"
+            "        log_q = torch.where(first, letters, 0.0).sum(-1)",
+        ),
+        ("test_laws_exactness.py::test_every_constraint_is_exact[tie]",),
+    ),
+    Mutant(
+        "tie-looks-at-one",
+        "the look-ahead of a tied group takes the law of one of its members",
+        edit(
+            "design_space",
+            "law.index_add_(2, self._unit, log_pi)",
+            "law = log_pi.index_select(2, self._leader)",
+        ),
+        ("test_design_space.py::test_every_look_ahead_is_enumeration_or_says_that_it_is_not",),
+    ),
+    Mutant(
+        "run-across-chains",
+        "runs and patterns go on from the end of one chain into the next",
+        edit(
+            "design_space",
+            "if i == 0 or chains[i] != chains[i - 1]:",
+            "if i == 0:",
+        ),
+        ("test_design_space.py::test_the_verdict_is_the_one_of_enumeration",),
     ),
     Mutant(
         "single-precision-cumsum",

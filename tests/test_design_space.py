@@ -6,11 +6,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from exact import PairReward
+from exact import AKD, CONSTRAINED, PairReward, masked
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,8 +25,11 @@ from seqalign.discrete import Categorical, CategoricalPosterior, MaskedProcess, 
 from seqalign.methods.das import DAS
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.smc import PlainSMC
+from seqalign.methods.tds import TDS
 from seqalign.sequence import PROTEIN, Alphabet
+from seqalign.smc import SMC
 from seqalign.streams import Streams
+from seqalign.structure import Numbering
 
 ABC = Alphabet("ABC")
 V = 3
@@ -54,7 +62,7 @@ def test_positions_reads_its_language(text, answer):
     [
         ("x", "cannot read 'x'"),
         ("1-", "cannot read"),
-        ("-3", "cannot read"),
+        ("-3", "outside positions 1-8"),
         ("1.5", "cannot read"),
         ("not", "cannot read"),
         ("notice", "cannot read"),
@@ -62,7 +70,7 @@ def test_positions_reads_its_language(text, answer):
         ("9", "outside positions 1-8"),
         ("5-3", "Did you mean 3-5"),
         ([0], "outside"),
-        ([-1], "cannot read"),
+        ([-1], "outside"),
     ],
 )
 def test_positions_says_what_is_wrong_and_where(text, message):
@@ -447,3 +455,271 @@ class _Additive(PairReward):
 
     def relaxed(self, x: Tensor) -> Tensor:
         return (x * self.table.flip(-1)).sum((-1, -2))
+
+
+# every constraint ---------------------------------------------------------------------------------
+
+
+def rules(seed: int) -> tuple[int, dict[str, Any]]:
+    """Draw a length and a random set of constraints over AKD, feasible or not."""
+    r = random.Random(seed)
+    n = r.randint(2, 5)
+    cut = r.choice([n, n, *range(1, n)])
+    numbers = [*range(1, cut + 1), *range(1, n - cut + 1)]
+    named = Numbering(("A",) * cut + ("B",) * (n - cut), tuple(map(str, numbers)))
+
+    def ends(values: list[float]) -> dict[str, float]:
+        low, high = sorted(r.choices(values, k=2))
+        return {k: v for k, v in (("min", low), ("max", high)) if r.random() < 0.6} or {"max": high}
+
+    options = {
+        "max_mutations": lambda: r.randint(0, n),
+        "max_homopolymer": lambda: r.randint(1, 3),
+        "composition": lambda: {r.choice(["A", "K", "DA"]): ends([0, 0.2, 0.4, 0.5, 0.8, 1])},
+        "forbid": lambda: r.sample(
+            ["AK", "K.D", "[^A]A", "^K", "D$", "A{2,}", "(KD|DK)", "K.*K"], r.choice([1, 2])
+        ),
+        "net_charge": lambda: ends([-3, -2, -1, 0, 1, 2, 3]),
+        "tie": lambda: [[named.name(i) for i in r.sample(range(1, n + 1), 2)]],
+        "allow": lambda: {named.name(r.randint(1, n)): r.choice(["AK", "D", "KD"])},
+        "fix": lambda: {named.name(r.randint(1, n)): r.choice("AKD")},
+    }
+    chosen = {key: make() for key, make in options.items() if r.random() < 0.4}
+    if 2 * cut == n and r.random() < 0.5:
+        chosen["homo_oligomer"] = [["A", "B"]]
+    wild = "".join(r.choices("AKD", k=n))
+    return n, {"wild_type": wild, "numbering": named, **chosen}
+
+
+def obeys(rule: dict[str, Any], word: str, skip: str = "") -> bool:
+    """Return whether a word obeys every rule but one, from their plain meaning."""
+    named, n = rule["numbering"], len(word)
+    rule = {k: v for k, v in rule.items() if k != skip}
+    groups = [{named.positions(i)[0] for i in g} for g in rule.get("tie", [])]
+    if "homo_oligomer" in rule:
+        groups += [{i, i + n // 2} for i in range(1, n // 2 + 1)]
+    fixed = {named.positions(k)[0]: a for k, a in rule.get("fix", {}).items()}
+    settled, size = set(fixed), -1
+    while len(settled) > size:
+        size = len(settled)
+        settled |= {i for g in groups if g & settled for i in g}
+    allow = {named.positions(k)[0]: a for k, a in rule.get("allow", {}).items()}
+    charge = word.count("K") - word.count("D")
+    shares = [(sum(a in k for a in word) / n, e) for k, e in rule.get("composition", {}).items()]
+    bounds = [*shares, (charge, rule.get("net_charge", {}))]
+    chains = ["".join(a for a, c in zip(word, named.chains, strict=True) if c == k) for k in "AB"]
+    run = rule.get("max_homopolymer", n)
+    return (
+        all(word[i - 1] == a for i, a in fixed.items())
+        and all(word[i - 1] in a for i, a in allow.items() if i not in settled)
+        and all(len({word[i - 1] for i in g}) == 1 for g in groups)
+        and sum(map(str.__ne__, word, rule["wild_type"])) <= rule.get("max_mutations", n)
+        and all(e.get("min", -9) - 1e-9 <= x <= e.get("max", 9) + 1e-9 for x, e in bounds)
+        and not any(re.search(rf"(.)\1{{{run}}}", c) for c in chains)
+        and not any(re.search(p, c) for p in rule.get("forbid", []) for c in chains if c)
+    )
+
+
+def every_word(n: int) -> list[str]:
+    return ["".join(w) for w in itertools.product("AKD", repeat=n)]
+
+
+def best_bound(rule: dict[str, Any], message: str) -> Iterator[tuple[float, float]]:
+    """Yield the value a message promises and the one that enumeration finds."""
+    n = len(rule["wild_type"])
+    found = re.search(r"(smallest|largest) feasible value is (-?[0-9.]+[0-9]|-?[0-9])", message)
+    if found is None:
+        return
+    key = next(k for k in CURES if k in message)
+    rest = [w for w in every_word(n) if obeys(rule, w, key)]
+    promised = float(found[2])
+    if key == "max_homopolymer":
+        chains = rule["numbering"].chains
+        words = [["".join(a for a, c in zip(w, chains, strict=True) if c == k) for k in "AB"]
+                 for w in rest]  # fmt: skip
+        runs = [max(len(m[0]) for c in w for m in re.finditer(r"(.)\1*", c)) for w in words]
+        yield promised, min(runs)
+        return
+    if key == "max_mutations":
+        yield promised, min(sum(map(str.__ne__, w, rule["wild_type"])) for w in rest)
+        return
+    if key == "net_charge":
+        totals, ends = [w.count("K") - w.count("D") for w in rest], rule[key]
+    else:
+        ((letters, ends),) = rule[key].items()
+        totals = [sum(a in letters for a in w) / n for w in rest]
+    # the nearest total beyond the bound that is in the way
+    if found[1] == "smallest":
+        yield promised, min(t for t in totals if t > ends["max"])
+    else:
+        yield promised, max(t for t in totals if t < ends["min"])
+
+
+CURES = ("max_mutations", "max_homopolymer", "composition", "net_charge")
+
+
+@settings(max_examples=250, deadline=None)
+@given(seed=st.integers(0, 10**9))
+def test_the_verdict_is_the_one_of_enumeration(seed):
+    n, rule = rules(seed)
+    inside = [w for w in every_word(n) if obeys(rule, w)]
+    if not inside:
+        with pytest.raises(ValueError, match=r"\w") as caught:
+            DesignSpace.build(AKD, n, **rule)
+        for promised, found in best_bound(rule, str(caught.value)):
+            assert abs(promised - found) < 1e-4, str(caught.value)
+        return
+    space = DesignSpace.build(AKD, n, **rule)
+    kept = space.contains(AKD.encode(every_word(n))[None])[0].tolist()
+    for word, ok in zip(every_word(n), kept, strict=True):
+        assert ok == (word in inside), word
+        assert ok == (space.violations(word) == []), word
+
+
+def look(space: DesignSpace, seed: int, scale: float) -> tuple[Any, ...]:
+    """Condition random posteriors on random, partly revealed states."""
+    n, k = space.length, 4
+    gen = torch.Generator().manual_seed(seed)
+    log_pi = torch.log_softmax(scale * torch.randn(1, k, n, V, generator=gen).double(), -1)
+    x = torch.randint(0, V, (1, k, n), generator=gen)
+    unknown = torch.rand(1, k, n, generator=gen) < 0.6
+    x = torch.where(unknown, V, x)
+    hot = torch.nn.functional.one_hot(x.clamp(max=V - 1), V).bool()
+    log_pi = torch.where(unknown[..., None], log_pi, torch.where(hot, 0.0, -torch.inf).double())
+    log_h, guide = space.condition(CategoricalPosterior(log_pi), x, unknown)
+    every = AKD.encode([w for w in every_word(n) if space.violations(w) == []])
+    agrees = ((every == x[0, :, None]) | unknown[0, :, None]).all(-1)
+    logs = log_pi[0][:, torch.arange(n), every].masked_fill(~unknown[0, :, None], 0.0).sum(-1)
+    p = torch.where(agrees, logs.exp(), 0.0)
+    mass = torch.einsum("kw,wiv->kiv", p, torch.nn.functional.one_hot(every, V).double())
+    return log_h[0], guide.mean[0], p.sum(-1), mass
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**9),
+    scale=st.sampled_from([0.5, 3.0, 30.0]),
+    limit=st.sampled_from([1000, 1000, 0, 12]),
+)
+def test_every_look_ahead_is_enumeration_or_says_that_it_is_not(seed, scale, limit):
+    n, rule = rules(seed)
+    try:
+        space = replace(DesignSpace.build(AKD, n, **rule), joint_limit=limit)
+    except ValueError:
+        assume(False)
+    log_h, mean, p, mass = look(space, seed, scale)
+    alive = p > 0
+    if space.exact_lookahead:
+        assert torch.allclose(log_h[alive], p[alive].log(), atol=1e-8), space.lookahead_note
+        assert bool(torch.isneginf(log_h[~alive]).all()), space.lookahead_note
+        marginals = mass[alive] / p[alive, None, None]
+        assert torch.allclose(mean[alive], marginals, atol=1e-8), space.lookahead_note
+    else:
+        # finite wherever there is a completion, and no letter that completes is ruled out
+        assert space.lookahead_note.startswith("approximate")
+        assert bool(torch.isfinite(log_h[alive]).all())
+        assert bool((mean[alive][mass[alive] > 1e-30] > 0).all())
+        assert torch.allclose(mean.sum(-1), torch.ones(len(p), n).double())
+
+
+def test_sharp_posteriors_fall_back_to_logarithms():
+    """A budget together with a charge at 1e-60 per letter: sums of products would underflow."""
+    n = 12
+    log_pi = torch.tensor([0.0, -140.0, -150.0]).double().expand(1, 3, n, 3)
+    log_pi = torch.log_softmax(log_pi, -1)
+    space = DesignSpace.build(
+        AKD, n, wild_type="K" * n, max_mutations=3, net_charge={"min": 3, "max": 8}
+    )
+    assert space.exact_lookahead
+    x = torch.full((1, 3, n), V)
+    log_h, guide = space.condition(CategoricalPosterior(log_pi), x, x == V)
+    # m mutations, c of them to D: charge n - m - c
+    terms = [
+        math.log(math.comb(n, m) * math.comb(m, c)) - 140.0 * (n - m) - 150.0 * c
+        for m in range(4)
+        for c in range(m + 1)
+        if 3 <= n - m - c <= 8
+    ]
+    want = float(torch.logsumexp(torch.tensor(terms, dtype=torch.float64), 0))
+    assert torch.allclose(log_h, torch.full((1, 3), want, dtype=torch.float64), rtol=1e-9)
+    assert torch.allclose(guide.mean.sum(-1), torch.ones(1, 3, n).double(), atol=1e-9)
+    # only the mutations differ: nine K remain in all but a share of e^-10
+    assert abs(float(guide.mean[0, 0, :, 1].sum()) - 9) < 1e-3
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+@pytest.mark.parametrize("order", ["random", "parallel"])
+def test_weighted_designs_obey_every_constraint(order, name):
+    p = masked(order, length=4, steps=4, bias=1.0, space=CONSTRAINED[name]())
+    for method in (PlainSMC(), TDS(), DAS(), Guidance()):
+        samples = p.run(method, (20, 6), 3)
+        alive = torch.isfinite(samples.log_w)
+        for b, row in enumerate(samples.designs.sequences):
+            for k, s in enumerate(row):
+                assert not alive[b, k] or p.space.violations(s) == [], s
+        if p.space.exact_lookahead:
+            assert bool(alive.all()), "finite logits have no dead end"
+
+
+def test_ties_must_be_revealed_together():
+    p = masked("random", length=4, steps=4, space=CONSTRAINED["tie"]())
+    loose = replace(p.process, blocks=())
+    with pytest.raises(ValueError, match=r"blocks=space.blocks"):
+        SMC(loose, p.reward, 1.0, space=p.space)
+    assert p.space.reveals == 3
+    assert p.space.free == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tie": [["A1"]]}, "ties nothing"),
+        ({"tie": [["A1", "A9"]]}, "tie: 'A9'"),
+        ({"tie": [["A1", "B1"]], "fix": {"A1": "A", "B1": "K"}}, "A1, B1: fixed to A and K"),
+        ({"tie": [["A1", "B1"]], "allow": {"A1": "A", "B1": "K"}}, "no letter is allowed at all"),
+        ({"homo_oligomer": [["A", "C"]]}, "there is no 'C'"),
+        ({"homo_oligomer": [["A"]]}, "two or more chains"),
+        ({"homo_oligomer": [["A", "B"]]}, r"A \(3 positions\) and B \(2\).*residue 3 is in one"),
+        ({"max_homopolymer": 0}, "max_homopolymer must be >= 1"),
+        ({"composition": {"A": {"max": 3}}}, "3 is not a fraction of the 5 letters"),
+        ({"composition": {"X": {"max": 0.3}}}, "one or more different letters"),
+        ({"composition": {"A": {"most": 0.3}}}, "write min, max or both"),
+        ({"composition": {"A": {"min": 0.3, "max": 0.35}}}, "no whole number of the 5 letters"),
+        ({"net_charge": {"min": 2, "max": 1}}, "min 2 is above max 1"),
+        ({"net_charge": {"max": 0.5}}, "not a whole number"),
+        ({"forbid": ["A("]}, "never closed"),
+        ({"forbid": ["A", "K", "D"]}, "forbid"),
+        ({"net_charge": {"min": 4}, "omit_at": {"A1-2": "K"}}, "largest feasible value is 3"),
+    ],
+)
+def test_what_cannot_be_is_said_with_its_place(options, message):
+    named = Numbering(("A", "A", "A", "B", "B"), ("1", "2", "3", "1", "2"))
+    with pytest.raises(ValueError, match=message):
+        DesignSpace.build(AKD, 5, numbering=named, **options)
+
+
+def test_violations_name_residues_as_the_author_does():
+    named = Numbering(("A", "A", "A", "H", "H"), ("1", "2", "82A", "7", "9"))
+    space = DesignSpace.build(
+        AKD, 5, numbering=named, wild_type="AAAAA", tie=[["A1", "H9"]], max_homopolymer=2,
+        composition={"K": {"max": 0.4}}, forbid=["KD"], net_charge={"min": 0, "max": 2},
+    )  # fmt: skip
+    assert space.violations("DDDKD") == [
+        "the net charge is -3, at least +0 is required",
+        "A1 to A82A is a run of 3 'D', at most 2 are allowed",
+        "H7 to H9 is 'KD', which matches the forbidden 'KD'",
+    ]
+    assert space.violations("AKKKD")[:2] == [
+        "tied positions differ: A1 is 'A', H9 is 'D'",
+        "3 of 5 letters are 'K', at most 2 (0.4) are allowed",
+    ]
+    # a run does not go on in the next chain
+    assert space.violations("KAKKK")[-1:] != ["A82A to H9 is a run of 3 'K', at most 2 are allowed"]
+    assert space.fixed == "_____"
+
+
+def test_a_tie_with_a_fixed_position_is_fixed():
+    space = DesignSpace.build(AKD, 4, tie=[[1, 3], [3, 4]], fix={4: "D"}, omit="D")
+    assert space.fixed == "D_DD"
+    assert space.ties == ((1, 3, 4),)
+    assert space.reveals == 1

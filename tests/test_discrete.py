@@ -17,6 +17,7 @@ from seqalign.discrete import Categorical, CategoricalPosterior, MaskedProcess, 
 from seqalign.process import Designs
 from seqalign.sequence import Alphabet
 from seqalign.streams import Streams
+from seqalign.structure import Numbering
 
 ABC = Alphabet("ABC")
 V, L = 3, 4
@@ -276,6 +277,71 @@ def test_uniform_padding_takes_identity_steps():
     assert bool((law.log_probs[1, :, 2:, 0] == 0).all())
 
 
+# blocks and bias ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["random", "parallel"])
+def test_a_block_is_revealed_as_a_whole_and_tilts_as_one(order):
+    """The kernel is what its definition says, and its tilt is brute-force reweighting."""
+    process = masked(order, blocks=((1, 3),))
+    every = torch.tensor(list(itertools.product(range(V + 1), repeat=L)))
+    for state in ([3, 3, 3, 3], [3, 0, 3, 2], [1, 3, 2, 3], [1, 0, 2, 2]):
+        x_t = torch.tensor([[state]])
+        posterior = process.posterior(x_t, 0.75)
+        p = process.transition(x_t, posterior, 0.75, 0.5)
+        open_ = [g for g in ([0, 2], [1], [3]) if state[g[0]] == V]
+        g = randn(1, 1, L, V + 1, seed=5)
+        base = torch.stack([p.log_prob(x[None, None])[0, 0] for x in every]).exp()
+        tilted = torch.stack([p.tilt(g).log_prob(x[None, None])[0, 0] for x in every]).exp()
+        want = torch.zeros(len(every)).double()
+        for n, x in enumerate(every.tolist()):
+            shown = [group for group in open_ if all(x[i] < V for i in group)]
+            hidden = [group for group in open_ if all(x[i] == V for i in group)]
+            still = all(x[i] == state[i] for i in range(L) if state[i] < V)
+            if not still or len(shown) + len(hidden) < len(open_):
+                continue
+            if order == "random":
+                want[n] = (1 / len(open_) if len(shown) == 1 else 0.0) if open_ else 1.0
+            else:
+                want[n] = (1 / 3) ** len(shown) * (2 / 3) ** len(hidden)
+            for i in (i for group in shown for i in group):
+                want[n] *= float(posterior.mean[0, 0, i, x[i]])
+        assert torch.allclose(base, want, atol=1e-12)
+        gain = torch.stack([g[0, 0, torch.arange(L), x].sum() for x in every])
+        brute = want * gain.exp()
+        assert torch.allclose(tilted, brute / brute.sum(), atol=1e-12)
+
+
+@pytest.mark.parametrize("order", ["random", "parallel"])
+def test_block_draws_follow_their_log_prob(order):
+    process, n = masked(order, blocks=((1, 3),)), 20000
+    x_t = process.prior((1, n), Streams(0, (0,)))
+    p = process.transition(x_t, process.posterior(x_t, 0.75), 0.75, 0.5)
+    x = p.sample(Streams(1, (0,)))
+    every = torch.tensor(list(itertools.product(range(V + 1), repeat=L)))
+    one = process.transition(x_t[:, :1], process.posterior(x_t[:, :1], 0.75), 0.75, 0.5)
+    law = torch.stack([one.log_prob(y[None, None])[0, 0] for y in every]).exp()
+    place = (V + 1) ** torch.arange(L).flip(0)
+    counts_are(torch.bincount((x[0] * place).sum(-1), minlength=len(every)), law)
+    assert torch.equal(process.reveals(x_t), torch.full((1, n), 3))
+
+
+@pytest.mark.parametrize("order", ["random", "parallel"])
+def test_corruption_masks_whole_blocks(order):
+    process = masked(order, blocks=((1, 3),))
+    x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 3000, L)
+    hit = process.corrupt(x_0, 1 / 3, Streams(0, (0,)))[0] == ABC.mask
+    assert torch.equal(hit[:, 0], hit[:, 2])
+    mean_is(hit[:, 0].double(), 1 / 3)
+    mean_is(hit[:, 3].double(), 1 / 3)
+
+
+def test_bias_is_added_before_the_temperature_divides():
+    x, bias = masked().prior((1, 1), Streams(0, (0,))), randn(L, V, seed=9)
+    p = masked(temperature=0.5, bias=bias).posterior(x, 1.0).log_probs
+    assert torch.allclose(p, torch.log_softmax((Mixer(V + 1)(x, 1.0) + bias) / 0.5, -1))
+
+
 def test_decode_refuses_masks_and_prints_letters():
     x = torch.tensor([[[0, 1, 2, 0]]])
     assert masked().decode(x).sequences == [["ABCA"]]
@@ -299,6 +365,11 @@ def test_designs_select_and_refuse():
         ({"steps": 0}, "steps must be >= 1"),
         ({"order": "left"}, "'random' or 'parallel'"),
         ({"temperature": 0.0}, "temperature must be > 0"),
+        ({"bias": torch.zeros(V, L)}, "one number per position and letter"),
+        ({"numbering": Numbering.plain(L + 1)}, "names 5 positions"),
+        ({"blocks": ((1, 2), (2, 3))}, "disjoint groups"),
+        ({"blocks": ((1, 5),)}, "disjoint groups of positions 1-4"),
+        ({"blocks": ((1, 2),), "event_mask": PADDING}, "cannot be combined"),
     ],
 )
 def test_bad_hyper_parameters_are_refused(bad, message):

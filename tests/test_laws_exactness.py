@@ -190,6 +190,47 @@ def test_design_space_on_a_uniform_process(space, method):
     exact.assert_exact(samples, p)
 
 
+def assert_constrained(order: str, name: str, method: str, islands: int, seed: int) -> None:
+    space = exact.CONSTRAINED[name]()
+    if order == "uniform":
+        p = exact.uniform(length=4, steps=2, space=space, scale=0.3, bias=0.1)
+    else:
+        drift = 0.2 if order == "parallel" else 0.0
+        p = exact.masked(order, length=4, steps=4, bias=0.2, drift=drift, space=space, scale=0.3)
+    samples = p.run(METHODS[method], (islands, 2), seed)
+    exact.assert_exact(samples, p)
+    if space.exact_lookahead and order != "uniform":
+        assert bool(space.contains(samples.designs.x).all()), "finite logits have no dead end"
+
+
+TURNS = ("tds", "smc", "das-always")
+
+
+@pytest.mark.parametrize("name", exact.CONSTRAINED)
+def test_every_constraint_is_exact(name):
+    turn = list(exact.CONSTRAINED).index(name)
+    assert_constrained("random", name, TURNS[turn % 3], 12_000, 30)
+
+
+@pytest.mark.parametrize("name", ["run-chains", "charge-both", "tie-budget", "copies", "all-tied"])
+def test_every_constraint_is_exact_on_a_parallel_process(name):
+    turn = list(exact.CONSTRAINED).index(name) + 1
+    assert_constrained("parallel", name, TURNS[turn % 3], 24_000, 30)
+
+
+@pytest.mark.parametrize("name", ["forbid", "charge-max", "tie", "all-tied"])
+def test_every_constraint_is_exact_on_a_uniform_process(name):
+    assert_constrained("uniform", name, "smc", ISLANDS, 31)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", TURNS)
+@pytest.mark.parametrize("order", ["random", "parallel"])
+@pytest.mark.parametrize("name", exact.CONSTRAINED)
+def test_every_constraint_is_exact_with_every_method(order, name, method):
+    assert_constrained(order, name, method, 40_000, 32)
+
+
 @pytest.mark.parametrize("through", ["posterior", "network"])
 def test_design_space_with_tilted_budget(through):
     p = exact.masked("parallel", space=SPACES["budget-1"])

@@ -75,11 +75,9 @@ def test_log_likelihood_of_an_autoregressive_law_is_exact():
                     )
         return logits.reshape(*x.shape, 2)
 
-    process = MaskedProcess(network, alphabet, length, length)
+    process = MaskedProcess(network, alphabet, length, length, chunk=5)
     seen = []
-    got = prior_log_likelihood(
-        process, every, range(length), orders=3, chunk=5, observe=seen.append
-    )
+    got = prior_log_likelihood(process, every, range(length), orders=3, observe=seen.append)
     assert torch.allclose(got, torch.log(joint.flatten()))
     # 1, 2 and 4 distinct states in an order, in two chunks that cover all letters but the last
     assert 3 * (1 + 2 + 4) <= sum(seen) <= 3 * 3 * 8

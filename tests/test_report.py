@@ -66,16 +66,16 @@ def test_rendering_again_changes_nothing(folder):
     assert render(folder, folder.read_json("summary.json")) == html
 
 
-def test_the_logo_counts_from_one():
-    drawing = str(logo(["MKT", "MKA", "MKA"], "MKT"))
-    assert "<title>3: A 67 %</title>" in drawing
+def test_the_logo_names_residues():
+    drawing = str(logo(["MKT", "MKA", "MKA"], "MKT", ["7", "8", "9"]))
+    assert "<title>9: A 67 %</title>" in drawing
     assert drawing.count("<path") == 4
     ET.fromstring(drawing)
 
 
 def test_the_heat_map_shows_mutations_only():
-    drawing = str(heat_map(["MKA", "MRA"], "MKT", [False, True, True]))
-    assert "K2R: 50 % of designs" in drawing
-    assert "T3A: 100 % of designs" in drawing
-    assert "K2K" not in drawing
-    assert "1 is fixed" in drawing
+    drawing = str(heat_map(["MKA", "MRA"], "MKT", [False, True, True], ["7", "8", "9"]))
+    assert "K8R: 50 % of designs" in drawing
+    assert "T9A: 100 % of designs" in drawing
+    assert "K8K" not in drawing
+    assert "7 is fixed" in drawing

@@ -358,9 +358,9 @@ def test_nothing_is_said_but_what_is_raised(recwarn, capfd):
 def test_the_demo_backbone_is_whole():
     structure = demo_backbone()
     assert structure.wild_type == structure.sequence
-    assert len(structure) == 79
+    assert len(structure) == 74
     assert structure.breaks.sum() == 1
-    assert structure.numbering.positions("A-4-A0, A339-412") == tuple(range(1, 80))
+    assert structure.numbering.positions("A339-412") == tuple(range(1, 75))
 
 
 def test_importing_the_package_does_not_import_parsers():

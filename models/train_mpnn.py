@@ -1,0 +1,665 @@
+"""Train and evaluate mpnn-mini, the embedded inverse-folding model.
+
+    python -m seqalign.models.train_mpnn --data ../shared/data --out runs/mpnn
+    python -m seqalign.models.train_mpnn --data ../shared/data --evaluate mpnn-mini.safetensors
+
+`--data` is a folder with `structures/`: chains_train.jsonl.gz, chains_extra.jsonl.gz and, for the
+benchmark backbones that are never trained on, minis_pdb.tar.xz.
+
+*Chains.* One chain per cluster and pass, drawn from the cluster. A chain that repeats its first 25
+letters later (two copies of a unit under one name) is cut to the first copy; of a longer chain than
+`crop` a random window is taken. C and N further apart than 2 Å are a chain break: the residue
+numbers jump. Gaussian noise is added to all coordinates, anew in every pass.
+
+*Objective.* Any-order masked diffusion: of n residues a uniform number m in 1..n is masked
+(stratified over the chains of a batch), and the loss is the cross-entropy of the masked ones, each
+weighted by n / m. That is the exact expectation of -log p over uniformly random orders (Hoogeboom
+et al. 2022, eq. 4); in training, not in evaluation, the weight is bounded by 8.
+
+*Held out.* 60 clusters for testing and 30 for validation, drawn with a seed among those whose chain
+in chains_train has 40-400 residues; no chain of them is trained on. Clusters with a chain that
+contains more than a fifth of the 4-letter words of a benchmark mini protein are left out.
+
+*Reproducibility.* The data and the masks of a pass are drawn from (seed, pass), so that a run that
+was stopped and started again with the same options ends with the same weights, given the number of
+threads. With two or more threads each is a process of its own with its share of every batch.
+
+References:
+    Robust deep learning-based protein sequence design using ProteinMPNN, Dauparas et al., Science
+    2022, https://doi.org/10.1126/science.add2187
+    Autoregressive diffusion models, Hoogeboom et al., ICLR 2022, https://arxiv.org/abs/2110.02037
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gzip
+import json
+import math
+import os
+import random
+import tarfile
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from Bio import Align
+from safetensors.torch import load, save_file
+from torch import Tensor
+from torch.multiprocessing.spawn import spawn
+
+from seqalign.models.inverse_folding import (
+    LETTERS,
+    MASKED,
+    MPNN,
+    NEIGHBORS,
+    Backbone,
+    Graph,
+    join,
+    neighbor_graph,
+    of,
+    residue_numbers,
+)
+from seqalign.structure import read_structure
+
+TRAIN: Final = "structures/chains_train.jsonl.gz"
+EXTRA: Final = "structures/chains_extra.jsonl.gz"
+MINIS: Final = "structures/minis_pdb.tar.xz"
+TEST, VALIDATION = 60, 30
+LENGTHS: Final = (40, 400)
+# of a mini's 4-letter words: a cluster with a chain that contains more is left out
+LEAK: Final = 0.2
+# letters: a chain that shows its first ones again is two copies
+COPY: Final = 25
+# identity to every training chain below which a held-out chain is also reported apart
+APART: Final = 0.3
+MOST_WEIGHT: Final = 8.0
+EVALUATION_SEED: Final = 2024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of one training run; stored in its checkpoint and checked on resuming."""
+
+    seed: int = 0
+    passes: int = 78
+    threads: int = 1
+    residues: int = 2048
+    crop: int = 400
+    width: int = 64
+    depth: int = 3
+    neighbors: int = NEIGHBORS
+    dropout: float = 0.1
+    noise: float = 0.1
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    ema: float = 0.998
+    bfloat16: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A backbone with its letters.
+
+    Attributes:
+        name: of the chain.
+        cluster: chains of one cluster stay together in every split.
+        coords: (L, 4, 3) in Å, N, CA, C, O.
+        tokens: (L,) int64.
+        numbers: (L,) int64, residue numbers.
+    """
+
+    name: str
+    cluster: str
+    coords: Tensor
+    tokens: Tensor
+    numbers: Tensor
+
+    def __len__(self) -> int:
+        """Count the residues."""
+        return len(self.tokens)
+
+    @classmethod
+    def of(cls, name: str, cluster: str, letters: str, coords: Tensor) -> Chain:
+        """Return the chain of these letters and coordinates."""
+        tokens = torch.tensor([LETTERS.index(a) for a in letters])
+        return cls(name, cluster, coords, tokens, residue_numbers(coords))
+
+    def window(self, start: int, length: int) -> Chain:
+        """Return `length` residues from `start` on."""
+        part = slice(start, start + length)
+        return dataclasses.replace(
+            self, coords=self.coords[part], tokens=self.tokens[part], numbers=self.numbers[part]
+        )
+
+    def graph(self, neighbors: int, noise: float = 0.0) -> Graph:
+        """Return the neighbor graph; of coordinates with Gaussian noise of this many Å if asked."""
+        coords = self.coords + noise * torch.randn(self.coords.shape) if noise else self.coords
+        return neighbor_graph(coords, self.numbers, torch.zeros_like(self.numbers), neighbors)
+
+
+def read_chains(path: Path) -> list[Chain]:
+    """Return the chains of a gzipped jsonl file; two copies under one name become one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; give --data a folder with {TRAIN}.")
+    chains = []
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            row = json.loads(line)
+            atoms = [torch.tensor(row["coords"][a]) for a in ("N", "CA", "C", "O")]
+            coords = torch.stack(atoms, 1).float()
+            letters = row["seq"]
+            # up to ten residues of the first copy may be missing
+            again = letters.find(letters[:COPY], max(COPY, len(letters) // 2 - 10))
+            chain = Chain.of(row["name"], row["cluster"], letters, coords)
+            chains.append(chain if again < 0 else chain.window(0, again))
+    return chains
+
+
+def read_minis(path: Path) -> list[Chain]:
+    """Return the benchmark's mini-protein backbones, whole residues with a standard letter."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; give --data a folder with {MINIS}.")
+    chains = []
+    with tarfile.open(path) as archive, tempfile.TemporaryDirectory() as folder:
+        for member in sorted(archive.getmembers(), key=lambda m: m.name):
+            content = archive.extractfile(member)
+            if content is not None and member.name.endswith(".pdb"):
+                file = Path(folder) / Path(member.name).name
+                file.write_bytes(content.read())
+                s = read_structure(file)
+                chains.append(Chain.of(file.stem, file.stem, s.wild_type, s.coords[s.known]))
+    return chains
+
+
+def words(tokens: Tensor) -> set[int]:
+    """Return the 4-letter words of (L,) tokens."""
+    return set((tokens.unfold(0, 4, 1) * torch.tensor([1, 21, 441, 9261])).sum(1).tolist())
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The clusters to train on, each a list of chains, and one chain of each held-out cluster."""
+
+    train: list[list[Chain]]
+    validation: list[Chain]
+    test: list[Chain]
+
+
+def split(chains: Sequence[Chain], extra: Sequence[Chain], minis: Sequence[Chain]) -> Parts:
+    """Split whole clusters; held-out ones are represented by their chain among `chains`."""
+    known = [words(m.tokens) for m in minis]
+    clusters: dict[str, list[Chain]] = defaultdict(list)
+    leaking = set()
+    for chain in (*chains, *extra):
+        clusters[chain.cluster].append(chain)
+        own = words(chain.tokens)
+        if any(len(own & m) > LEAK * len(m) for m in known):
+            leaking.add(chain.cluster)
+    least, most = LENGTHS
+    fit = [c for c in chains if c.cluster not in leaking and least <= len(c) <= most]
+    if len(fit) < TEST + VALIDATION + 1:
+        raise ValueError(
+            f"Only {len(fit)} clusters have a chain of {least}-{most} residues; "
+            f"{TEST + VALIDATION + 1} are needed. Give --data the whole set."
+        )
+    drawn = random.Random(0).sample(sorted(fit, key=lambda c: c.name), TEST + VALIDATION)
+    out = {c.cluster for c in drawn} | leaking
+    train = [group for name, group in sorted(clusters.items()) if name not in out]
+    return Parts(train, drawn[TEST:], drawn[:TEST])
+
+
+def read_parts(data: Path, log: Callable[[str], None] = print) -> Parts:
+    """Read and split the data of a folder."""
+    chains, extra = read_chains(data / TRAIN), read_chains(data / EXTRA)
+    parts = split(chains, extra, read_minis(data / MINIS))
+    log(
+        f"{len(parts.train)} clusters with {sum(map(len, parts.train))} chains to train on, "
+        f"{len(parts.validation)} to validate, {len(parts.test)} to test"
+    )
+    return parts
+
+
+def background(parts: Parts) -> Tensor:
+    """Return the frequencies (20,) of letters, one chain per training cluster."""
+    counts = torch.bincount(torch.cat([g[0].tokens for g in parts.train]), minlength=22) + 1.0
+    return counts[:20] / counts[:20].sum()
+
+
+# training -----------------------------------------------------------------------------------------
+
+
+def batches(
+    groups: list[list[Chain]], settings: Settings, draw: random.Random
+) -> Iterator[list[Chain]]:
+    """Yield batches of one pass: one chain per cluster, windows that add up to a fixed size."""
+    batch: list[Chain] = []
+    room = settings.residues
+    for group in draw.sample(groups, len(groups)):
+        chain = draw.choice(group)
+        length = min(len(chain), settings.crop, room)
+        batch.append(chain.window(draw.randrange(len(chain) - length + 1), length))
+        room -= length
+        if room < 30:
+            yield batch
+            batch, room = [], settings.residues
+    # what does not fill a batch comes again in the next pass
+
+
+def masked_counts(lengths: Sequence[int]) -> list[int]:
+    """Return how many residues to mask in each chain: uniform in 1..n, stratified over chains."""
+    levels = (torch.randperm(len(lengths)) + torch.rand(len(lengths))) / len(lengths)
+    return [1 + int(u * n) for u, n in zip(levels.tolist(), lengths, strict=True)]
+
+
+def training_loss(network: MPNN, batch: Sequence[Chain], settings: Settings) -> Tensor:
+    """Return the any-order negative log-likelihood per residue in nats, its weights bounded."""
+    tokens = torch.cat([c.tokens for c in batch])
+    masked, weights = [], []
+    lengths = [len(c) for c in batch]
+    for n, m in zip(lengths, masked_counts(lengths), strict=True):
+        hit = torch.zeros(n, dtype=torch.bool)
+        hit[torch.randperm(n)[:m]] = True
+        masked.append(hit)
+        # a chain with few masked residues would speak through them alone, and loudly
+        weights.append(torch.full((n,), min(n / m, MOST_WEIGHT)))
+    hidden, weight = torch.cat(masked), torch.cat(weights)
+    graph = join([c.graph(settings.neighbors, settings.noise) for c in batch])
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
+        logits = network(graph, tokens.masked_fill(hidden, MASKED))
+    loss = F.cross_entropy(logits.float()[hidden][:, :20], tokens[hidden], reduction="none")
+    return (loss * weight[hidden]).sum() / len(tokens)
+
+
+def new_network(settings: Settings, frequencies: Tensor | None = None) -> MPNN:
+    """Return an untrained network; with frequencies (20,) it starts near them."""
+    network = MPNN(settings.width, settings.depth, MASKED + 1, settings.dropout)
+    if frequencies is not None:
+        with torch.no_grad():
+            network.W_out.weight.mul_(0.1)
+            network.W_out.bias.zero_()
+            network.W_out.bias[:20] = frequencies.log()
+    return network
+
+
+def learning_rate(step: int, share: float, settings: Settings) -> float:
+    """Return the rate: linear warm-up over steps, a cosine to zero over the share that is done."""
+    rise = min(1.0, (step + 1) / settings.warmup)
+    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def train(
+    parts: Parts,
+    settings: Settings,
+    out: Path,
+    rank: int = 0,
+    *,
+    check_every: int = 5,
+    stop: int | None = None,
+    log: Callable[[str], None] = print,
+) -> MPNN:
+    """Train one network and return it with its averaged weights.
+
+    Args:
+        parts: from `split`.
+        settings: hyper-parameters.
+        out: folder of `checkpoint.pt`, from which an interrupted run continues.
+        rank: which of the `settings.threads` processes this is.
+        check_every: passes between checkpoints, each with a look at the validation chains.
+        stop: end after this many passes, as an interruption would, with a checkpoint.
+        log: takes one line of progress at a time.
+
+    Raises:
+        ValueError: the checkpoint was written under other settings.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    torch.manual_seed(settings.seed)
+    network = new_network(settings, background(parts))
+    parameters: list[Tensor] = list(network.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1]},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+    )
+    average = [p.detach().clone() for p in parameters]
+    step, first, spent = 0, 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["settings"] != dataclasses.asdict(settings):
+            raise ValueError(
+                f"{checkpoint}: it was written with {state['settings']}, not with "
+                f"{dataclasses.asdict(settings)}; use the same options or another --out."
+            )
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, step, first, spent = (state[k] for k in ("average", "step", "pass", "spent"))
+    shown = new_network(settings).eval()
+    began = time.monotonic() - spent
+
+    def averaged() -> MPNN:
+        with torch.no_grad():
+            for p, a in zip(shown.parameters(), average, strict=True):
+                p.copy_(a)
+        return shown
+
+    last = settings.passes if stop is None else min(stop, settings.passes)
+    for number in range(first, last):
+        seed = settings.seed * 1_000_003 + number
+        work = list(batches(parts.train, settings, random.Random(seed)))
+        network.train()
+        torch.manual_seed(seed * settings.threads + rank)
+        total = 0.0
+        for i, batch in enumerate(work):
+            share = (number + i / len(work)) / settings.passes
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, share, settings)
+            loss = training_loss(network, batch[rank :: settings.threads], settings)
+            optimizer.zero_grad(set_to_none=False)
+            loss.backward()
+            if settings.threads > 1:
+                _share_gradients(parameters, settings.threads)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            # The average follows closely at first, so that it never remembers the start.
+            keep = min(settings.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(average, parameters, 1 - keep)
+            step += 1
+            total += loss.item()
+        if rank == 0 and ((number + 1) % check_every == 0 or number + 1 == last):
+            spent = time.monotonic() - began
+            value = perplexity(averaged(), parts.validation, settings.neighbors, states=4)
+            log(
+                f"pass {number + 1}/{settings.passes}  {spent / 60:.1f} min  "
+                f"loss {total / max(len(work), 1):.4f}  validation perplexity {value:.4f}"
+            )
+            state = {
+                "settings": dataclasses.asdict(settings),
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step,
+                "pass": number + 1,
+                "spent": spent,
+            }
+            partial = checkpoint.with_suffix(".part")
+            torch.save(state, partial)
+            os.replace(partial, checkpoint)
+    return averaged()
+
+
+def _share_gradients(parameters: Sequence[Tensor], workers: int) -> None:
+    """Replace every gradient by its mean over the processes."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    pieces = (flat / workers).split([g.numel() for g in gradients])
+    for g, piece in zip(gradients, pieces, strict=True):
+        g.copy_(piece.view_as(g))
+
+
+def save_weights(network: MPNN, path: Path) -> None:
+    """Write a network's weights as safetensors in half precision."""
+    save_file({n: w.half().contiguous() for n, w in network.state_dict().items()}, path)
+
+
+# evaluation ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def any_order_nll(backbone: Backbone, tokens: Tensor, *, states: int, seed: int) -> float:
+    """Return an unbiased estimate of a chain's any-order -log p in nats.
+
+    For a uniformly random order, -log p of n residues is the sum over m = 1..n of the -log p of the
+    next residue when m are masked; its expectation is n times the mean cross-entropy of the masked
+    residues at uniform m. `states` states are looked at, their m stratified.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n = len(tokens)
+    hidden = torch.zeros(states, n, dtype=torch.bool)
+    for j in range(states):
+        m = 1 + int((j + torch.rand((), generator=generator).item()) / states * n)
+        hidden[j, torch.randperm(n, generator=generator)[:m]] = True
+    x = torch.where(hidden, MASKED, tokens)
+    logits = torch.cat([backbone.logits(piece) for piece in x.split(4)])[..., :20]
+    target = tokens.expand(states, n)[..., None]
+    loss = -logits.double().log_softmax(-1).gather(-1, target)[..., 0]
+    per_state = (loss * hidden).sum(1) / hidden.sum(1)
+    return n * float(per_state.mean())
+
+
+def perplexity(network: MPNN, chains: Sequence[Chain], neighbors: int, *, states: int) -> float:
+    """Return the any-order perplexity per residue of some chains."""
+    total = sum(
+        any_order_nll(
+            Backbone.encode(network, c.graph(neighbors)), c.tokens, states=states, seed=7 + i
+        )
+        for i, c in enumerate(chains)
+    )
+    return math.exp(total / sum(map(len, chains)))
+
+
+@torch.no_grad()
+def sampled(backbone: Backbone, n: int, *, temperature: float, draws: int, seed: int) -> Tensor:
+    """Return sequences (draws, n) drawn from all-mask, one uniformly random position a step."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.full((draws, n), MASKED)
+    rows = torch.arange(draws)
+    for i in torch.rand(draws, n, generator=generator).argsort(-1).T:
+        logits = backbone.logits(x)[rows, i, :20].double()
+        p = (logits / temperature).softmax(-1)
+        x[rows, i] = torch.multinomial(p, 1, generator=generator)[:, 0]
+    return x
+
+
+def interval(values: Tensor, weights: Tensor, seed: int = 0) -> tuple[float, float]:
+    """Return a 95 % bootstrap interval of a weighted mean, whole chains drawn 2,000 times."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(values), (2000, len(values)), generator=generator)
+    means = ((values * weights)[rows].sum(1) / weights[rows].sum(1)).sort().values
+    return float(means[49]), float(means[1949])
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figures of one chain: nats per residue and shares; `base` is the background's.
+
+    Attributes:
+        length: residues.
+        nll: any-order -log p per residue.
+        recovery: share of native letters in sequences drawn from all-mask.
+        base_nll: -log p per residue of the background frequencies.
+        base_recovery: share of the most frequent letter, the background's sharpest guess.
+    """
+
+    length: int
+    nll: float
+    recovery: float
+    base_nll: float
+    base_recovery: float
+
+
+def evaluate(
+    network: MPNN,
+    chains: Sequence[Chain],
+    frequencies: Tensor,
+    *,
+    neighbors: int = NEIGHBORS,
+    states: int = 32,
+    draws: int = 2,
+    temperature: float = 0.1,
+) -> list[Score]:
+    """Return the figures of each chain, its coordinates without noise."""
+    scores = []
+    common = int(frequencies.argmax())
+    for i, chain in enumerate(chains):
+        backbone = Backbone.encode(network, chain.graph(neighbors))
+        seed = EVALUATION_SEED + i
+        x = sampled(backbone, len(chain), temperature=temperature, draws=draws, seed=seed)
+        scores.append(
+            Score(
+                length=len(chain),
+                nll=any_order_nll(backbone, chain.tokens, states=states, seed=seed) / len(chain),
+                recovery=float((x == chain.tokens).double().mean()),
+                base_nll=-float(frequencies.log()[chain.tokens].double().mean()),
+                base_recovery=float((chain.tokens == common).double().mean()),
+            )
+        )
+    return scores
+
+
+def summary(scores: Sequence[Score]) -> dict[str, Any]:
+    """Return perplexities per residue, mean recoveries of chains, and bootstrap intervals."""
+    column = {
+        field.name: torch.tensor([float(getattr(s, field.name)) for s in scores]).double()
+        for field in dataclasses.fields(Score)
+    }
+    length = column["length"]
+
+    def per_residue(name: str) -> float:
+        return math.exp(float((column[name] * length).sum() / length.sum()))
+
+    low, high = interval(column["nll"], length)
+    return {
+        "chains": len(scores),
+        "residues": int(length.sum()),
+        "perplexity": per_residue("nll"),
+        "perplexity_interval": (math.exp(low), math.exp(high)),
+        "perplexity_background": per_residue("base_nll"),
+        "recovery": float(column["recovery"].mean()),
+        "recovery_interval": interval(column["recovery"], torch.ones_like(length)),
+        "recovery_median": float(column["recovery"].median()),
+        "recovery_background": float(column["base_recovery"].mean()),
+    }
+
+
+def nearest_identity(chains: Sequence[Chain], training: Sequence[Chain]) -> list[float]:
+    """Return each chain's largest identity to a training chain, over half of its length or more.
+
+    Of the five best local alignments (BLOSUM62, gaps 11 and 1); 0 where none covers half.
+    """
+    # biopython has no annotations
+    bio: Any = Align
+    aligner = bio.PairwiseAligner(
+        mode="local",
+        substitution_matrix=bio.substitution_matrices.load("BLOSUM62"),
+        open_gap_score=-11,
+        extend_gap_score=-1,
+    )
+    known = ["".join(LETTERS[a] for a in c.tokens.tolist()) for c in training]
+    nearest = []
+    for chain in chains:
+        query = "".join(LETTERS[a] for a in chain.tokens.tolist())
+        score = [aligner.score(query, k) for k in known]
+        identity = 0.0
+        for i in sorted(range(len(known)), key=lambda i: -score[i])[:5]:
+            counts = aligner.align(query, known[i])[0].counts()
+            pairs = counts.identities + counts.mismatches
+            if 2 * pairs >= len(query):
+                identity = max(identity, counts.identities / pairs)
+        nearest.append(identity)
+    return nearest
+
+
+def worker(rank: int, data: Path, settings: Settings, out: Path) -> None:
+    """Train in one of several processes, one thread each."""
+    torch.set_num_threads(1)
+    # numbers too small to matter take ten times as long
+    torch.set_flush_denormal(True)
+    if settings.threads > 1:
+        meeting = f"file://{(out / 'meeting').absolute()}"
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=settings.threads)
+    network = train(read_parts(data), settings, out, rank)
+    if rank == 0:
+        save_weights(network, out / "mpnn-mini.safetensors")
+
+
+def passes_in(data: Path, settings: Settings, minutes: float) -> int:
+    """Return how many passes fit in these minutes, from the time of twenty steps."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    parts = read_parts(data, log=lambda line: None)
+    network = new_network(settings).train()
+    work = list(batches(parts.train, settings, random.Random(0)))
+    clock = time.monotonic()
+    for batch in work[:20]:
+        training_loss(network, batch, settings).backward()
+    step = (time.monotonic() - clock) / 20 / settings.threads
+    return max(1, int(60 * minutes / (step * len(work))))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, or evaluate with `--evaluate`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/mpnn"))
+    parser.add_argument("--evaluate", type=Path, metavar="FILE", help="weights to evaluate")
+    parser.add_argument("--minutes", type=float, help="as many passes as fit, instead of --passes")
+    parser.add_argument("--draws", type=int, default=2, help="sequences per chain (evaluation)")
+    parser.add_argument("--states", type=int, default=32, help="states per chain (evaluation)")
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="also those without a training chain of 30 % identity or more (takes minutes)",
+    )
+    parser.add_argument(
+        "--parts", nargs="+", default=["test", "minis"], choices=["test", "validation", "minis"]
+    )
+    for field in dataclasses.fields(Settings):
+        if isinstance(field.default, bool):
+            continue
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default
+        )
+    options = vars(parser.parse_args(arguments))
+    names = {field.name for field in dataclasses.fields(Settings)}
+    settings = Settings(**{k: v for k, v in options.items() if k in names})
+    data, out = options["data"], options["out"]
+    if options["evaluate"] is not None:
+        torch.set_num_threads(settings.threads)
+        network = of(load(options["evaluate"].read_bytes()))
+        parts = read_parts(data)
+        frequencies = background(parts)
+        for name in options["parts"]:
+            chains = read_minis(data / MINIS) if name == "minis" else getattr(parts, name)
+            scores = evaluate(
+                network, chains, frequencies, states=options["states"], draws=options["draws"]
+            )
+            print(json.dumps({"part": name, **summary(scores)}), flush=True)
+            if options["apart"]:
+                near = nearest_identity(chains, [c for group in parts.train for c in group])
+                far = [s for s, n in zip(scores, near, strict=True) if n < APART]
+                print(json.dumps({"part": f"{name}, apart", **summary(far)}), flush=True)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "meeting").unlink(missing_ok=True)
+    if options["minutes"] is not None:
+        passes = passes_in(data, settings, options["minutes"])
+        settings = dataclasses.replace(settings, passes=passes)
+        print(f"{passes} passes fit; the same run again: --passes {passes}")
+    if settings.threads == 1:
+        worker(0, data, settings, out)
+    else:
+        spawn(worker, (data, settings, out), nprocs=settings.threads)
+
+
+if __name__ == "__main__":
+    main()
