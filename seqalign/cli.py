@@ -40,7 +40,7 @@ from rich.text import Text
 
 from seqalign import fetch as downloads
 from seqalign import registry, report, weights
-from seqalign.campaign import CampaignError, Source, read
+from seqalign.campaign import CampaignError, ConstraintSpec, Source, read
 from seqalign.candidates import read_candidates
 from seqalign.compare import compare
 from seqalign.draft import draft
@@ -167,7 +167,7 @@ class _Watch:
         designs = sum(a.particles for a in plan.arms) * plan.islands + 1
         self.total = plan.network_calls + designs * PRIOR_ORDERS * space.free
         if open_zscores(plan.objective):
-            self.total += REFERENCES * space.free
+            self.total += REFERENCES * space.reveals
         self.done, self.tenth = 0, 0
         self.best = -float("inf")
         self.begin = time.perf_counter()
@@ -423,6 +423,8 @@ def check(
     )
     for line in _map(plan):
         say(line)
+    if plan.campaign.constraints != ConstraintSpec():
+        say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
     say("\nRewards")
     for t in plan.terms:
         c = (

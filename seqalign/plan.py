@@ -737,7 +737,7 @@ def estimate(plan: Plan) -> Estimate:
         for a in plan.arms
     }
     if any(t.spec.scale == "zscore" for t in plan.guides()):
-        network["calibration"] = REFERENCES * plan.model.space.free
+        network["calibration"] = REFERENCES * plan.model.space.reveals
     network["evaluation"] = _designs(plan) * PRIOR_ORDERS * plan.model.space.free
     oracle = {
         t.label: plan.reward_calls if t.spec.role == "guide" else _designs(plan) for t in plan.terms

@@ -155,6 +155,17 @@ def test_permuting_particles_commutes_with_a_step(problems, problem, value):
         assert torch.allclose(a.double(), b.double(), rtol=1e-12, atol=1e-12, equal_nan=True), name
 
 
+def same(problem: str, a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Compare bits on tabular models.
+
+    The Gaussian network and reward are matrix products, whose last bit depends on the size of the
+    batch on some processors.
+    """
+    if not problem.startswith("gaussian"):
+        return torch.equal(a, b)
+    return torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("chunk", [None, 4])
@@ -165,14 +176,14 @@ def test_some_islands_alone_are_those_islands(problems, problem, method, chunk):
     run, space = METHODS[method], p.space
     whole = run(p.process, p.reward, (16, k), rng=Streams(9, range(16)), space=space)
     alone = run(p.process.take(SOME), p.reward, (2, k), rng=Streams(9, SOME), space=space)
-    assert torch.equal(whole.designs.x[list(SOME)], alone.designs.x)
+    assert same(problem, whole.designs.x[list(SOME)], alone.designs.x)
     for name in ("rewards", "log_w", "log_z"):
         a, b = getattr(whole, name), getattr(alone, name)
         assert (a is None) == (b is None)
-        assert a is None or torch.equal(a[list(SOME)], b), name
+        assert a is None or same(problem, a[list(SOME)], b), name
     for a, b in zip(whole.trace, alone.trace, strict=True):
         for name in ("ess", "lam", "log_z", "value_mean", "value_max"):
-            assert torch.equal(getattr(a, name)[list(SOME)], getattr(b, name)), name
+            assert same(problem, getattr(a, name)[list(SOME)], getattr(b, name)), name
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -109,7 +109,9 @@ def test_shapes(problems, problem, name, b, k):
     samples = method(p.process, p.reward, (b, k), rng=rng, observe=steps.append)
     assert samples.designs.shape == (b, k)
     assert samples.rewards.shape == samples.log_w.shape == (b, k)
-    assert torch.equal(samples.rewards, p.reward(samples.designs).double())
+    # a matrix product's last bit depends on the size of the batch
+    again = p.reward(samples.designs).double()
+    assert torch.allclose(samples.rewards, again, rtol=1e-12, atol=1e-12)
     assert samples.log_w.dtype == torch.float64
     assert (samples.log_z is not None) == method.consistent
     if samples.log_z is not None:

@@ -34,7 +34,7 @@ from seqalign.sequence import PROTEIN
 from seqalign.streams import Streams
 from seqalign.structure import Numbering, Structure
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARITY = Path(os.environ.get("SEQALIGN_DATA", "absent")).parent / "fixtures" / "parity"
 needs_fixtures = pytest.mark.skipif(
     not (PARITY / "fmif_random.pt").exists(),
