@@ -46,10 +46,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args
 import torch
 
 from seqalign import weights as published
+from seqalign.numbering import Numbering
 from seqalign.objective import Reward
 from seqalign.rewards import geometry
 from seqalign.sequence import PROTEIN
-from seqalign.structure import Numbering, Structure, read_structure
+from seqalign.structure import Structure, read_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

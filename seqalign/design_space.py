@@ -37,10 +37,10 @@ from seqalign.automaton import Automaton, Pattern, forbidding
 from seqalign.discrete import BlockReveal, Categorical, CategoricalPosterior, OneReveal
 from seqalign.feasibility import Problem, Undecided
 from seqalign.lookahead import Counter, Lookahead
+from seqalign.numbering import Numbering
 from seqalign.process import Transition, draw
 from seqalign.sequence import Alphabet
 from seqalign.streams import Streams
-from seqalign.structure import Numbering
 
 __all__ = ["CHARGE", "DesignSpace", "RestrictedReveal", "TiedReveal", "positions"]
 

@@ -12,18 +12,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqalign.numbering import Numbering
 from seqalign.process import Designs
 from seqalign.sequence import Alphabet
 from seqalign.streams import Streams
-
-if TYPE_CHECKING:
-    from seqalign.structure import Numbering
 
 __all__ = [
     "BlockReveal",

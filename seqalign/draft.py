@@ -18,9 +18,10 @@ from jinja2 import Environment, StrictUndefined
 
 from seqalign import weights
 from seqalign.design_space import CHARGE
+from seqalign.numbering import Numbering
 from seqalign.registry import SpecError, entry, load_model, names, parameters
 from seqalign.store import read_fasta
-from seqalign.structure import LETTERS, Numbering, Structure, read_structure
+from seqalign.structure import LETTERS, Structure, read_structure
 
 __all__ = ["Draft", "draft"]
 

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from seqalign.numbering import Numbering
 from seqalign.sequence import PROTEIN
 from seqalign.store import fasta, read_fasta
-from seqalign.structure import Numbering
 
 __all__ = ["Native", "Sample", "by_chain", "import_options", "mpnn_fasta", "read_mpnn_fasta"]
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from seqalign import potential, tempering, value
 from seqalign.design_space import DesignSpace
 from seqalign.discrete import MaskedProcess
+from seqalign.numbering import Numbering
 from seqalign.objective import Reward
 from seqalign.particles import Particles, Samples
 from seqalign.process import Process
@@ -36,7 +37,6 @@ from seqalign.selection import Resample
 from seqalign.sequence import Alphabet
 from seqalign.smc import Observe
 from seqalign.streams import Streams
-from seqalign.structure import Numbering
 
 __all__ = [
     "Kind",

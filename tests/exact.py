@@ -28,12 +28,12 @@ from torch import Tensor
 from seqalign.design_space import DesignSpace
 from seqalign.discrete import MaskedProcess, UniformProcess
 from seqalign.gaussian import GaussianProcess, RectifiedFlow, VariancePreserving
+from seqalign.numbering import Numbering
 from seqalign.objective import Reward
 from seqalign.particles import Samples
 from seqalign.process import Designs
 from seqalign.sequence import PROTEIN, Alphabet
 from seqalign.streams import Streams
-from seqalign.structure import Numbering
 
 # the one false-alarm rate of all statistical tests, in standard errors (two-sided 7e-6 each)
 FALSE_ALARM = 4.5

@@ -26,10 +26,10 @@ from seqalign.methods.das import DAS
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.smc import PlainSMC
 from seqalign.methods.tds import TDS
+from seqalign.numbering import Numbering
 from seqalign.sequence import PROTEIN, Alphabet
 from seqalign.smc import SMC
 from seqalign.streams import Streams
-from seqalign.structure import Numbering
 
 ABC = Alphabet("ABC")
 V = 3

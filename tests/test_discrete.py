@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqalign.discrete import Categorical, CategoricalPosterior, MaskedProcess, UniformProcess
+from seqalign.numbering import Numbering
 from seqalign.process import Designs
 from seqalign.sequence import Alphabet
 from seqalign.streams import Streams
-from seqalign.structure import Numbering
 
 ABC = Alphabet("ABC")
 V, L = 3, 4

@@ -17,8 +17,8 @@ from seqalign.mpnn_files import (
     mpnn_fasta,
     read_mpnn_fasta,
 )
+from seqalign.numbering import Numbering
 from seqalign.sequence import PROTEIN
-from seqalign.structure import Numbering
 
 # chain A: 5 6 (7 missing) 8 8A 8B 9, counted 1 2 3 4 5 6 7; chain B: -1 0 1 2, counted 1 2 3 4
 NUMBERING = Numbering(

@@ -15,14 +15,8 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from seqalign.structure import (
-    Numbering,
-    ResidueError,
-    Structure,
-    StructureError,
-    demo_backbone,
-    read_structure,
-)
+from seqalign.numbering import Numbering, ResidueError
+from seqalign.structure import Structure, StructureError, demo_backbone, read_structure
 
 FILES = Path(__file__).parent / "structures"
 

@@ -47,9 +47,10 @@ from seqalign.models.inverse_folding import (
     process,
     sample_autoregressive,
 )
+from seqalign.numbering import Numbering
 from seqalign.objective import Reward
 from seqalign.process import Designs
-from seqalign.structure import Numbering, Structure
+from seqalign.structure import Structure
 from seqalign.value import PosteriorMode
 
 PAIRS = (

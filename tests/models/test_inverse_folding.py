@@ -30,9 +30,10 @@ from seqalign.models.inverse_folding import (
     proteinmpnn,
     sample_autoregressive,
 )
+from seqalign.numbering import Numbering
 from seqalign.sequence import PROTEIN
 from seqalign.streams import Streams
-from seqalign.structure import Numbering, Structure
+from seqalign.structure import Structure
 
 ROOT = Path(__file__).parents[2]
 PARITY = Path(os.environ.get("SEQALIGN_DATA", "absent")).parent / "fixtures" / "parity"

@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 
+from seqalign.numbering import Numbering
 from seqalign.process import Designs
 from seqalign.rewards import folding, geometry
 from seqalign.sequence import DNA, PROTEIN
-from seqalign.structure import Numbering, Structure
+from seqalign.structure import Structure
 
 transformers = pytest.importorskip("transformers")
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from backbones import HELIX, STRAND, TURN, backbone
 
+from seqalign.numbering import Numbering
 from seqalign.process import Designs
 from seqalign.rewards import ddg, train_ddg
 from seqalign.rewards.train_ddg import Chain, Row
 from seqalign.sequence import PROTEIN
-from seqalign.structure import Numbering, Structure
+from seqalign.structure import Structure
 
 
 def sequence(seed, length=40):
