@@ -1,11 +1,19 @@
-"""Ideal backbones from torsion angles, for tests of what reads geometry."""
+"""Backbones for tests of what reads geometry, and a small network that reads them."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from seqalign.models.inverse_folding import MPNN
+from seqalign.numbering import Numbering
+from seqalign.sequence import PROTEIN
+from seqalign.structure import Structure
 
 HELIX, STRAND, TURN = (-60.0, -45.0), (-120.0, 130.0), (60.0, 40.0)
 
@@ -38,3 +46,42 @@ def backbone(torsions: list[tuple[float, float]]) -> Tensor:
         next_ca = _next(ca, c, next_n, 1.46, 121.7, 180)
         n, ca, c = next_n, next_ca, _next(c, next_n, next_ca, 1.52, 111.0, next_phi)
     return torch.stack(residues)
+
+
+def _benchmark():
+    path = Path(__file__).parents[1] / "examples" / "benchmarks" / "inverse_folding.py"
+    spec = importlib.util.spec_from_file_location("benchmark_inverse_folding", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BENCHMARK = _benchmark()
+
+
+def backbone_of(length: int, seed: int = 0, chains: int = 1) -> Structure:
+    """Return a perturbed helical bundle with random letters."""
+    generator = torch.Generator().manual_seed(seed)
+    ideal = BENCHMARK.bundle(length, helix=14)
+    letters = torch.randint(20, (length,), generator=generator).tolist()
+    names = tuple("ABC"[i * chains // length] for i in range(length))
+    index = torch.arange(length) + 100 * torch.tensor(["ABC".index(c) for c in names])
+    return replace(
+        ideal,
+        sequence="".join(PROTEIN.letters[a] for a in letters),
+        coords=ideal.coords + 0.03 * torch.randn(length, 4, 3, generator=generator),
+        numbering=Numbering(names, tuple(str(i + 1) for i in range(length))),
+        residue_index=index,
+    )
+
+
+def network(letters: int = 22, width: int = 16, seed: int = 0) -> MPNN:
+    """Return a small network whose outputs differ clearly."""
+    torch.manual_seed(seed)
+    net = MPNN(width, 3, letters)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+        net.W_out.weight.mul_(2)
+        net.W_s.weight.mul_(5)
+    return net.eval().requires_grad_(False)

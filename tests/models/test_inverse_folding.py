@@ -1,6 +1,5 @@
 """Inverse folding: parity with the published forward pass, invariances, processes, samplers."""
 
-import importlib.util
 import math
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from backbones import BENCHMARK, backbone_of, network
 from checks import counts_are
 from torch import Tensor
 
@@ -43,44 +43,7 @@ needs_fixtures = pytest.mark.skipif(
 )
 
 
-def _benchmark():
-    path = ROOT / "examples" / "benchmarks" / "inverse_folding.py"
-    spec = importlib.util.spec_from_file_location("benchmark_inverse_folding", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-BENCHMARK = _benchmark()
 Published = BENCHMARK.Published
-
-
-def backbone_of(length: int, seed: int = 0, chains: int = 1) -> Structure:
-    """Return a perturbed helical bundle with random letters."""
-    generator = torch.Generator().manual_seed(seed)
-    ideal = BENCHMARK.bundle(length, helix=14)
-    letters = torch.randint(20, (length,), generator=generator).tolist()
-    names = tuple("ABC"[i * chains // length] for i in range(length))
-    index = torch.arange(length) + 100 * torch.tensor(["ABC".index(c) for c in names])
-    return replace(
-        ideal,
-        sequence="".join(PROTEIN.letters[a] for a in letters),
-        coords=ideal.coords + 0.03 * torch.randn(length, 4, 3, generator=generator),
-        numbering=Numbering(names, tuple(str(i + 1) for i in range(length))),
-        residue_index=index,
-    )
-
-
-def network(letters: int = 22, width: int = 16, seed: int = 0) -> MPNN:
-    """Return a small network whose outputs differ clearly."""
-    torch.manual_seed(seed)
-    net = MPNN(width, 3, letters)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-        net.W_out.weight.mul_(2)
-        net.W_s.weight.mul_(5)
-    return net.eval().requires_grad_(False)
 
 
 def plainly(net: MPNN, k: int, structure: Structure, tokens: Tensor, **how) -> Tensor:

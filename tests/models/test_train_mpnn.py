@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from backbones import BENCHMARK, backbone_of, network
 from checks import mean_is
-from test_inverse_folding import BENCHMARK, backbone_of, network
 from torch import Tensor
 
 from seqalign.models import train_mpnn as training
