@@ -44,6 +44,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -577,11 +578,20 @@ def nearest_identity(chains: Sequence[Chain], training: Sequence[Chain]) -> list
     return nearest
 
 
+@contextmanager
+def without_denormals() -> Iterator[None]:
+    """Let numbers too small to matter be zero, in here only: they take ten times as long."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@without_denormals()
 def worker(rank: int, data: Path, settings: Settings, out: Path) -> None:
     """Train in one of several processes, one thread each."""
     torch.set_num_threads(1)
-    # numbers too small to matter take ten times as long
-    torch.set_flush_denormal(True)
     if settings.threads > 1:
         meeting = f"file://{(out / 'meeting').absolute()}"
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=settings.threads)
@@ -590,10 +600,10 @@ def worker(rank: int, data: Path, settings: Settings, out: Path) -> None:
         save_weights(network, out / "mpnn-mini.safetensors")
 
 
+@without_denormals()
 def passes_in(data: Path, settings: Settings, minutes: float) -> int:
     """Return how many passes fit in these minutes, from the time of twenty steps."""
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     parts = read_parts(data, log=lambda line: None)
     network = new_network(settings).train()
     work = list(batches(parts.train, settings, random.Random(0)))

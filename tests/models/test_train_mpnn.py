@@ -281,6 +281,8 @@ def test_the_script_trains_and_evaluates(folder, capsys):
     assert all(line["chains"] == 1 and line["perplexity"] > 1 for line in lines)
     training.main([*arguments, *size, "--out", str(folder / "timed"), "--minutes", "1e-6"])
     assert "1 passes fit" in capsys.readouterr().out
+    # training lets small numbers be zero; whoever called it keeps them
+    assert float(torch.tensor(1e-300, dtype=torch.float64) * 1e-20) > 0
 
 
 @pytest.mark.slow
