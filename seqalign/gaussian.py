@@ -30,7 +30,8 @@ __all__ = [
     "VariancePreserving",
 ]
 
-# (B, K, *event) states and t to the (B, K, *event) mean of p(x_0 | x_t)
+# (B, K, *event) states and t to the (B, K, *event) mean of p(x_0 | x_t); one that holds something
+# for each island (the encoding of its prompt) has a method take(islands), too
 Denoiser = Callable[[Tensor, float], Tensor]
 
 
@@ -128,7 +129,9 @@ class GaussianProcess:
         denoiser: (B, K, *event) and t to the mean of x_0.
         event: shape of one state.
         eta: 0 is deterministic (no particle method can weigh it), 1 ancestral.
-        decoder: maps finished states to what rewards see; identity by default.
+        decoder: maps finished states to what rewards see, differentiably; identity by default.
+        prompts: what each of the B islands is asked for, in words; None without a text condition.
+        device: where states live.
     """
 
     denoiser: Denoiser
@@ -144,6 +147,8 @@ class GaussianProcess:
     takes_time: bool = True
     discrete: bool = False
     event_mask: Tensor | None = None
+    prompts: tuple[str, ...] | None = None
+    device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
         """Check eta and steps."""
@@ -158,12 +163,17 @@ class GaussianProcess:
         return torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
 
     def take(self, islands: Sequence[int]) -> GaussianProcess:
-        """Return the process of a subset of its islands: the same for all."""
-        return self
+        """Return the process of a subset of its islands."""
+        part = getattr(self.denoiser, "take", None)
+        if part is None and self.prompts is None:
+            return self
+        prompts = self.prompts and tuple(self.prompts[i] for i in islands)
+        denoiser = self.denoiser if part is None else part(islands)
+        return replace(self, denoiser=denoiser, prompts=prompts)
 
     def prior(self, shape: tuple[int, int], rng: Streams) -> Tensor:
         """Draw x_T ~ N(0, I), (B, K, *event)."""
-        return rng.normal((*shape, *self.event)).to(self.dtype)
+        return rng.normal((*shape, *self.event), self.device).to(self.dtype)
 
     def relax(self, x: Tensor) -> Tensor:
         """Return x."""
@@ -193,4 +203,5 @@ class GaussianProcess:
 
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished states into designs."""
-        return Designs(x_0 if self.decoder is None else self.decoder(x_0))
+        x = x_0 if self.decoder is None else self.decoder(x_0)
+        return Designs(x, prompts=self.prompts)

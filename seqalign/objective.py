@@ -78,6 +78,13 @@ class Reward(ABC):
             f"or value 'posterior_sample', or a differentiable reward."
         )
 
+    def graded(self, designs: Designs) -> Tensor:
+        """Score continuous designs as (B, K), differentiably in designs.x.
+
+        A reward that reads the prompts overrides this; for others it is `relaxed(designs.x)`.
+        """
+        return self.relaxed(designs.x)
+
     def __mul__(self, weight: float) -> Sum:
         """Weigh the reward."""
         return Sum(tuple((float(weight) * w, r) for w, r in _split(self)))
@@ -153,6 +160,10 @@ class Sum(Reward):
         parts = [weight * reward.relaxed(x) for weight, reward in self.terms]
         return torch.stack(parts).sum(0)
 
+    def graded(self, designs: Designs) -> Tensor:
+        """Score continuous designs, (B, K), differentiably."""
+        return torch.stack([w * reward.graded(designs) for w, reward in self.terms]).sum(0)
+
 
 @dataclass(frozen=True)
 class Clip(Reward):
@@ -177,6 +188,10 @@ class Clip(Reward):
     def relaxed(self, x: Tensor) -> Tensor:
         """Score relaxed designs, (B, K)."""
         return self.inner.relaxed(x).clamp(self.lo, self.hi)
+
+    def graded(self, designs: Designs) -> Tensor:
+        """Score continuous designs, (B, K), differentiably."""
+        return self.inner.graded(designs).clamp(self.lo, self.hi)
 
 
 @dataclass(frozen=True)
@@ -212,6 +227,10 @@ class ZScore(Reward):
     def relaxed(self, x: Tensor) -> Tensor:
         """Score relaxed designs, (B, K)."""
         return self._scale(self.inner.relaxed(x))
+
+    def graded(self, designs: Designs) -> Tensor:
+        """Score continuous designs, (B, K), differentiably."""
+        return self._scale(self.inner.graded(designs))
 
 
 def _inherit(outer: Any, inner: Reward) -> None:
@@ -417,6 +436,12 @@ class Counted(Reward):
         self.relaxed_calls += x.shape[0] * x.shape[1]
         return self.inner.relaxed(x)
 
+    def graded(self, designs: Designs) -> Tensor:
+        """Score continuous designs, (B, K), differentiably."""
+        n = designs.shape[0] * designs.shape[1]
+        self.calls, self.relaxed_calls = self.calls + n, self.relaxed_calls + n
+        return self.inner.graded(designs)
+
 
 class Cached(Reward):
     """Score identical designs once, ever: the memory holds one float per distinct design."""
@@ -437,15 +462,24 @@ class Cached(Reward):
         flat = x.flatten(0, 1)
         rows = flat.cpu().contiguous().numpy()
         masks = [b""] * b if mask is None else [m.cpu().numpy().tobytes() for m in mask]
+        if designs.prompts is not None:
+            masks = [m + p.encode() + b"\0" for m, p in zip(masks, designs.prompts, strict=True)]
         keys = [masks[i // k] + rows[i].tobytes() for i in range(b * k)]
         new = {key: i for i, key in enumerate(keys) if key not in self.memory}
         if new:
             picks = torch.tensor(list(new.values()), device=flat.device)
-            if mask is None:
+            if mask is None and designs.prompts is None:
                 asked = replace(designs, x=flat[picks][None])
                 values = evaluate(self.inner, asked)[0]
             else:
-                asked = replace(designs, x=flat[picks][:, None], event_mask=mask[picks // k])
+                # what belongs to an island goes with each of its designs
+                own = [i // k for i in new.values()]
+                asked = replace(
+                    designs,
+                    x=flat[picks][:, None],
+                    event_mask=None if mask is None else mask[picks // k],
+                    prompts=designs.prompts and tuple(designs.prompts[j] for j in own),
+                )
                 values = evaluate(self.inner, asked)[:, 0]
             self.memory.update(zip(new, values.tolist(), strict=True))
         answer = torch.tensor(
@@ -456,6 +490,10 @@ class Cached(Reward):
     def relaxed(self, x: Tensor) -> Tensor:
         """Score relaxed designs, (B, K); never cached, they hardly repeat."""
         return self.inner.relaxed(x)
+
+    def graded(self, designs: Designs) -> Tensor:
+        """Score continuous designs, (B, K); never cached, they hardly repeat."""
+        return self.inner.graded(designs)
 
 
 class Chunked(Reward):
@@ -469,32 +507,28 @@ class Chunked(Reward):
         self.size = size
         _inherit(self, inner)
 
-    def __call__(self, designs: Designs) -> Tensor:
-        """Score designs, (B, K)."""
-        b, k = designs.shape
-        rows = [
-            torch.cat(
-                [
-                    evaluate(self.inner, designs[i : i + 1, j : j + self.size])
-                    for j in range(0, k, self.size)
-                ],
-                1,
-            )
+    def _pieces(self, shape: tuple[int, int]) -> list[list[tuple[slice, slice]]]:
+        b, k = shape
+        return [
+            [(slice(i, i + 1), slice(j, j + self.size)) for j in range(0, k, self.size)]
             for i in range(b)
         ]
-        return torch.cat(rows)
+
+    def __call__(self, designs: Designs) -> Tensor:
+        """Score designs, (B, K)."""
+        rows = self._pieces(designs.shape)
+        return torch.cat(
+            [torch.cat([evaluate(self.inner, designs[at]) for at in row], 1) for row in rows]
+        )
 
     def relaxed(self, x: Tensor) -> Tensor:
         """Score relaxed designs, (B, K)."""
-        b, k = x.shape[:2]
-        rows = [
-            torch.cat(
-                [
-                    self.inner.relaxed(x[i : i + 1, j : j + self.size])
-                    for j in range(0, k, self.size)
-                ],
-                1,
-            )
-            for i in range(b)
-        ]
-        return torch.cat(rows)
+        rows = self._pieces((x.shape[0], x.shape[1]))
+        return torch.cat([torch.cat([self.inner.relaxed(x[at]) for at in row], 1) for row in rows])
+
+    def graded(self, designs: Designs) -> Tensor:
+        """Score continuous designs, (B, K), differentiably."""
+        rows = self._pieces(designs.shape)
+        return torch.cat(
+            [torch.cat([self.inner.graded(designs[at]) for at in row], 1) for row in rows]
+        )

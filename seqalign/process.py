@@ -27,11 +27,13 @@ class Designs:
         alphabet: the letters of the tokens; None for continuous designs.
         event_mask: (B, L) bool, True where a position exists, for islands of different length; None
             if all exist.
+        prompts: what each of the B islands was asked for, in words; None without a text condition.
     """
 
     x: Tensor
     alphabet: Alphabet | None = None
     event_mask: Tensor | None = None
+    prompts: tuple[str, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,7 +59,8 @@ class Designs:
         """Select islands and particles by a pair of slices."""
         islands, particles = index
         mask = None if self.event_mask is None else self.event_mask[islands]
-        return replace(self, x=self.x[islands][:, particles], event_mask=mask)
+        prompts = None if self.prompts is None else self.prompts[islands]
+        return replace(self, x=self.x[islands][:, particles], event_mask=mask, prompts=prompts)
 
     @classmethod
     def of(cls, sequences: Sequence[str], alphabet: Alphabet) -> Designs:
@@ -167,7 +170,11 @@ class Process(Protocol):
 
 
 class Metered:
-    """A process that counts the particles its network sees, and is otherwise itself."""
+    """A process that counts the particles its network sees, and is otherwise itself.
+
+    A process whose network sees each particle more than once per step (classifier-free guidance:
+    twice) says so by `calls_per_state`.
+    """
 
     def __init__(self, process: Process, total: Metered | None = None) -> None:
         """Start at zero calls, or count into another meter's total."""
@@ -181,8 +188,13 @@ class Metered:
 
     def posterior(self, x: Tensor, t: float) -> Posterior:
         """Count (B·K) calls and forward."""
-        self._total.calls += x.shape[0] * x.shape[1]
+        self._total.calls += self.count(x)
         return self._process.posterior(x, t)
+
+    def count(self, x: Tensor) -> int:
+        """Return the network calls that one visit of states (B, K, *event) costs."""
+        each: int = getattr(self._process, "calls_per_state", 1)
+        return each * x.shape[0] * x.shape[1]
 
     def take(self, islands: Sequence[int]) -> Metered:
         """Return the metered process of a subset, counting into this one's total."""

@@ -56,6 +56,10 @@ class _Meter(Reward):
         self.calls += x.shape[0] * x.shape[1]
         return self.inner.relaxed(x)
 
+    def graded(self, designs: Designs) -> Tensor:
+        self.calls += designs.shape[0] * designs.shape[1]
+        return self.inner.graded(designs)
+
 
 @dataclass(frozen=True)
 class _Look:
@@ -240,7 +244,8 @@ class SMC:
             if through == "posterior":
                 score = process.lift(score, guide)  # type: ignore[attr-defined]
             else:
-                cast(Metered, self.process).calls += 2 * x.shape[0] * x.shape[1]
+                meter = cast(Metered, self.process)
+                meter.calls += 2 * meter.count(x)
             score = torch.nan_to_num(score.detach(), nan=0.0, posinf=0.0, neginf=0.0)
         # the guide's value is the particle's own if both are the mean of the same posterior
         same = through == "posterior" or (through == "network" and self.space is None)

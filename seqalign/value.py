@@ -48,7 +48,10 @@ class Value(Protocol):
 
 @dataclass(frozen=True)
 class PosteriorMean:
-    """The reward of the relaxed posterior mean: differentiable, one call."""
+    """The reward of the relaxed posterior mean: differentiable, one call.
+
+    A continuous mean is decoded first, so that the reward sees what it will see in the end.
+    """
 
     reward: Reward | None = field(default=None, repr=False)
 
@@ -71,7 +74,9 @@ class PosteriorMean:
     ) -> Tensor:
         """Return v/alpha, (B, K)."""
         assert self.reward is not None
-        return self.reward.relaxed(posterior.mean).double() / alpha
+        if process.discrete:
+            return self.reward.relaxed(posterior.mean).double() / alpha
+        return self.reward.graded(process.decode(posterior.mean)).double() / alpha
 
 
 @dataclass(frozen=True)
