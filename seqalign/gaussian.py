@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 # (B, K, *event) states and t to the (B, K, *event) mean of p(x_0 | x_t); one that holds something
-# for each island (the encoding of its prompt) has a method take(islands), too
+# for each island (the encoding of its prompt) has a method take(islands), too, and one that calls a
+# network more than once (classifier-free guidance: twice) says so by calls_per_state
 Denoiser = Callable[[Tensor, float], Tensor]
 
 
@@ -161,6 +162,12 @@ class GaussianProcess:
     def times(self) -> Tensor:
         """(T + 1,) from 1 to 0."""
         return torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
+
+    @property
+    def calls_per_state(self) -> int:
+        """Network calls that one visit of a state costs."""
+        each: int = getattr(self.denoiser, "calls_per_state", 1)
+        return each
 
     def take(self, islands: Sequence[int]) -> GaussianProcess:
         """Return the process of a subset of its islands."""
