@@ -17,11 +17,12 @@ demo: $(VENV)/.ready
 	$(BIN)/seqalign demo backbone
 	$(BIN)/seqalign demo pdz3
 
+# two workers of one thread each: more threads than cores only wait for each other
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 quick: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -35,7 +36,7 @@ types: $(VENV)/.ready
 	cd $(VENV)-types && bin/mypy --config-file ../pyproject.toml -p seqalign
 
 mutants: $(VENV)/.ready
-	$(BIN)/python tests/mutants.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
 
 benchmarks: $(VENV)/.ready
 	for script in examples/benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -18,7 +18,7 @@ from importlib.metadata import version as _version
 
 from seqalign.design_space import DesignSpace
 from seqalign.discrete import MaskedProcess, UniformProcess
-from seqalign.executor import Picks, Result, RewardMaker, sample
+from seqalign.executor import ImagePicks, ImageResult, Picks, Result, RewardMaker, sample
 from seqalign.gaussian import GaussianProcess
 from seqalign.objective import (
     Cached,
@@ -33,6 +33,7 @@ from seqalign.objective import (
 from seqalign.particles import Particles, Samples, Step
 from seqalign.process import Designs
 from seqalign.registry import (
+    ImageModel,
     Method,
     Model,
     SpecError,
@@ -63,6 +64,9 @@ __all__ = [
     "DesignSpace",
     "Designs",
     "GaussianProcess",
+    "ImageModel",
+    "ImagePicks",
+    "ImageResult",
     "MaskedProcess",
     "Method",
     "Model",

@@ -185,13 +185,15 @@ class _Open(BaseModel):
 
 
 class InputSpec(_Strict):
-    """What is given: a backbone, a wild type, or nothing but the model's own."""
+    """What is given: a backbone, a wild type, prompts, or nothing but the model's own."""
 
     structure: str | None = None
     numbering: Literal["author", "label", "index"] = "author"
     chains: list[str] | None = Field(default=None, min_length=1)
     context: list[str] | None = Field(default=None, min_length=1)
     wild_type: str = "model"
+    prompts: str | list[str] | None = None
+    negative_prompt: str | None = None
 
 
 class DesignSpec(_Strict):
@@ -243,7 +245,7 @@ class ModelSpec(_Open):
 
     name: str
     steps: int | None = Field(default=None, ge=1)
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class RewardSpec(_Strict):
@@ -262,7 +264,10 @@ class RewardSpec(_Strict):
 
 
 class SamplerSpec(_Open):
-    """A method by name; what is not listed goes to the method."""
+    """A method by name; what is not listed goes to the method.
+
+    Islands are those of the run, or, with prompts, of each prompt.
+    """
 
     name: str = "das"
     islands: int | None = Field(default=None, ge=1)
@@ -283,7 +288,7 @@ class DiversitySpec(_Strict):
 
 
 class SelectSpec(_Strict):
-    """What is kept."""
+    """What is kept; with prompts, `top` of each."""
 
     filters: list[str] = Field(default_factory=list)
     rank_by: str = "total"
@@ -317,7 +322,6 @@ class Campaign(_Strict):
 
 
 _LATER: dict[tuple[str, ...], str] = {
-    ("input", "prompts"): "image campaigns",
     ("data",): "measured data as input",
     ("budget", "minutes"): "a limit in minutes",
 }
@@ -384,6 +388,12 @@ def _at(data: Any, path: KeyPath) -> Any:
         else:
             return None
     return data
+
+
+_RESIDUES = "Write text, such as 'A1-5, 12', or a list of numbers."
+_UNIONS: dict[KeyPath, str] = {
+    ("input", "prompts"): "Write a list of texts, or the name of a file with one on each line.",
+}
 
 
 def _sentence(error: Mapping[str, Any], source: Source) -> str:
@@ -460,8 +470,8 @@ def read(
         problems = [
             some[0]
             if len(some) == 1
-            else f"{source.place(at)}{_short(_at(data, at))} does not fit. Write text, such as "
-            f"'A1-5, 12', or a list of numbers."
+            else f"{source.place(at)}{_short(_at(data, at))} does not fit. "
+            f"{_UNIONS.get(at, _RESIDUES)}"
             for at, some in found.items()
         ]
         raise CampaignError("\n".join(problems[:8])) from error

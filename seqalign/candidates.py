@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqalign.plan import Plan
+from seqalign.registry import Model
 from seqalign.sheet import Layout
 from seqalign.store import read_fasta
 
@@ -35,14 +36,15 @@ def read_candidates(path: Path, plan: Plan) -> list[Candidate]:
     chains by name, gaps in the numbers as X), else one after another.
 
     Raises:
-        ValueError: the file cannot be read, or a sequence does not fit the campaign; the message
-            names the record.
+        ValueError: the campaign draws images, the file cannot be read, or a sequence does not fit
+            the campaign; the message names the record.
     """
+    model = plan.letters
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file. Give a FASTA or CSV file.")
     rows = _of_csv(path) if path.suffix.lower() == ".csv" else _of_fasta(path)
     layout = None if plan.structure is None else Layout.of(plan.structure)
-    return [Candidate(name, _fitted(text, where, plan, layout)) for where, name, text in rows]
+    return [Candidate(name, _fitted(text, where, model, layout)) for where, name, text in rows]
 
 
 def _of_fasta(path: Path) -> Iterator[tuple[str, str, str]]:
@@ -83,9 +85,8 @@ def _of_csv(path: Path) -> Iterator[tuple[str, str, str]]:
         raise ValueError(f"{path} has a header and no rows. Add sequences.")
 
 
-def _fitted(text: str, where: str, plan: Plan, layout: Layout | None) -> str:
+def _fitted(text: str, where: str, model: Model, layout: Layout | None) -> str:
     """Return the letters of all positions."""
-    model = plan.model
     alphabet, length = model.space.alphabet, model.space.length
     plain = text.replace("/", "")
     if (

@@ -44,12 +44,12 @@ from seqalign.campaign import CampaignError, ConstraintSpec, Source, read
 from seqalign.candidates import read_candidates
 from seqalign.compare import compare
 from seqalign.draft import draft
-from seqalign.executor import REFERENCES, open_zscores
+from seqalign.executor import open_zscores, references
 from seqalign.export import Wells, export
 from seqalign.outcome import reselect, score_table, stored_constants
 from seqalign.outcome import run as execute
 from seqalign.particles import Step
-from seqalign.plan import PRIOR_ORDERS, Plan, estimate, prepare
+from seqalign.plan import PRIOR_ORDERS, Estimate, Plan, estimate, prepare
 from seqalign.status import status
 from seqalign.store import RunFolder, finite, to_csv, write_atomic
 
@@ -59,7 +59,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Reward-guided design of biological sequences from pretrained diffusion models.",
+    help="Reward-guided design of biological sequences and images from pretrained diffusion "
+    "models.",
     epilog="Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, "
     "5 interrupted (the same command continues).",
 )
@@ -88,9 +89,11 @@ def _ours(error: BaseException) -> bool:
     return name.partition(".")[0] == "seqalign"
 
 
-def _lacks_weights(error: BaseException | None) -> bool:
-    """Whether an error goes back to weights that are not on this machine."""
+def _lacks(error: BaseException | None) -> bool:
+    """Whether an error goes back to weights that are not on this machine, or to an extra."""
     while error is not None and not isinstance(error, weights.MissingWeights):
+        if isinstance(error, ImportError) and "pip install" in str(error):
+            return True
         error = error.__cause__
     return error is not None
 
@@ -119,7 +122,7 @@ def _guarded(command: Callable[P, R]) -> Callable[P, R]:
             raise _no_memory(error, again) from None
         except (ValueError, TypeError) as error:
             if isinstance(error, (CampaignError, registry.SpecError)) or _ours(error):
-                raise _fail(str(error), 4 if _lacks_weights(error) else 2) from None
+                raise _fail(str(error), 4 if _lacks(error) else 2) from None
             raise
         except RuntimeError as error:
             if "allocate memory" in str(error):
@@ -152,7 +155,7 @@ def _root(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Reward-guided design of biological sequences."""
+    """Reward-guided design of biological sequences and images."""
 
 
 # progress -----------------------------------------------------------------------------------------
@@ -163,11 +166,15 @@ class _Watch:
 
     def __init__(self, plan: Plan, quiet: bool) -> None:
         self.plan, self.quiet = plan, quiet
-        space = plan.model.space
-        designs = sum(a.particles for a in plan.arms) * plan.islands + 1
-        self.total = plan.network_calls + designs * PRIOR_ORDERS * space.free
+        self.total = plan.network_calls
+        islands, designs = references(plan.model)
+        if isinstance(plan.model, registry.Model):
+            self.total += (plan.drawn + 1) * PRIOR_ORDERS * plan.model.space.free
+            each = plan.model.space.reveals
+        else:
+            each = plan.model.steps * getattr(plan.model.process, "calls_per_state", 1)
         if open_zscores(plan.objective):
-            self.total += REFERENCES * space.reveals
+            self.total += islands * designs * each
         self.done, self.tenth = 0, 0
         self.best = -float("inf")
         self.begin = time.perf_counter()
@@ -296,16 +303,24 @@ def _comparison(summary: Mapping[str, Any]) -> Table:
         table.add_column(label + (f"\n{unit}" if unit else ""), justify="right")
     if any("n_mut" in row for row in summary["rows"]):
         table.add_column("mutations", justify="right")
-    table.add_column("log-likelihood\nnats/residue", justify="right")
-    table.add_column("diversity\nmutations apart", justify="right")
+    images = summary.get("kind") == "images"
+    if images:
+        table.add_column(f"diversity\n{summary['diversity']['unit']}", justify="right")
+        table.add_column("Vendi score\nper prompt", justify="right")
+    else:
+        table.add_column("log-likelihood\nnats/residue", justify="right")
+        table.add_column("diversity\nmutations apart", justify="right")
     for row in summary["rows"]:
         cells = [_number(row.get(label)) for label in labels]
         if any("n_mut" in r for r in summary["rows"]):
             cells.append(_number(row.get("n_mut"), 1))
-        cells += [
-            _number(row.get("prior_per_residue"), 3),
-            _number(row.get("diversity"), 1) if row["designs"] > 1 else "–",
-        ]
+        if images:
+            cells += [_number(row.get("diversity"), 3), _number(row.get("vendi"))]
+        else:
+            cells += [
+                _number(row.get("prior_per_residue"), 3),
+                _number(row.get("diversity"), 1) if row["designs"] > 1 else "–",
+            ]
         style = "bold" if row["row"] == "aligned" else None
         table.add_row(row["row"], row["which"], *cells, style=style)
     return table
@@ -314,17 +329,37 @@ def _comparison(summary: Mapping[str, Any]) -> Table:
 def _notes(console: Console, summary: Mapping[str, Any], folder: RunFolder) -> None:
     calls = summary["network_calls"]
     parts = [f"{name} {count:,}" for name, count in calls.items()]
+    images = summary.get("kind") == "images"
     lines = [
-        f"top: by the sum of the guiding rewards ({', '.join(summary['guides'])}), higher is "
-        "better; hold-outs were never optimized.",
+        f"{'best' if images else 'top'}: by the sum of the guiding rewards "
+        f"({', '.join(summary['guides'])}), higher is better; hold-outs were never optimized.",
         f"Network calls: {', '.join(parts)}. Reward calls: "
         f"{', '.join(f'{k} {v:,}' for k, v in summary['reward_calls'].items())}.",
         f"{summary['designs']} designs kept, {summary['rejected']} rejected.",
         f"Designs: {folder.path / 'designs.csv'}",
+        *([f"Images:  {folder.path / 'contact-sheet.png'}"] if images else []),
         f"Report:  {folder.path / 'report.html'}",
     ]
+    if images:
+        lines[1:1] = _gained(summary["paired"], summary["guides"] + summary["holdouts"])
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _gained(paired: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """Say what the best aligned design of each pair gains over best-of-N."""
+    lines = []
+    for label in labels:
+        row = paired["best_of_n"].get(label)
+        if row is not None and row["gain"] is not None:
+            text = f"{label}: {row['gain']:+.2f} over best-of-N at equal network calls"
+            if row["low"] is not None:
+                text += (
+                    f" (paired over {paired['pairs']} {paired['over']}, 95 % interval "
+                    f"{row['low']:+.2f} to {row['high']:+.2f})"
+                )
+            lines.append(text + ".")
+    return lines
 
 
 class _Demo(StrEnum):
@@ -390,31 +425,65 @@ def check(
     """Validate everything before anything runs: design map, calls, time, memory."""
     plan, _ = _plan(path, overrides)
     cost = estimate(plan)
-    space = plan.model.space
     if as_json:
         data = {
             "ok": True,
             "name": plan.campaign.name,
-            "length": space.length,
-            "free": space.free,
-            "fixed": space.length - space.free,
-            "allowed": {
-                plan.model.residues[i]: a
-                for i, a in enumerate(space.allowed)
-                if space.fixed[i] == space.alphabet.mask_symbol
-            },
-            "max_mutations": space.max_mutations,
+            **_asked(plan),
             "islands": plan.islands,
             "network_calls": dict(cost.network),
             "oracle_calls": dict(cost.oracle),
             "seconds": cost.seconds,
-            "gigabytes": cost.gigabytes,
+            "gigabytes": finite(cost.gigabytes),
         }
-        typer.echo(json.dumps(data))
+        typer.echo(json.dumps(data, ensure_ascii=False))
         return
     console = _out()
-    say = functools.partial(console.print, highlight=False, soft_wrap=True)
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(f"{plan.source.file}: fine.", style="bold green")
+    if isinstance(plan.model, registry.ImageModel):
+        _say_prompts(plan.model, plan.replicates, say)
+    else:
+        _say_map(plan, plan.model, say)
+    _say_parts(plan, cost, say)
+
+
+def _asked(plan: Plan) -> dict[str, Any]:
+    """Return what a campaign asks of its model, for programs."""
+    if isinstance(plan.model, registry.ImageModel):
+        prompts = plan.model.prompts
+        return {
+            "prompts": None if prompts is None else list(prompts),
+            "islands_per_prompt": plan.replicates,
+            "steps": plan.model.steps,
+        }
+    space = plan.model.space
+    return {
+        "length": space.length,
+        "free": space.free,
+        "fixed": space.length - space.free,
+        "allowed": {
+            plan.model.residues[i]: a
+            for i, a in enumerate(space.allowed)
+            if space.fixed[i] == space.alphabet.mask_symbol
+        },
+        "max_mutations": space.max_mutations,
+    }
+
+
+def _say_prompts(model: registry.ImageModel, replicates: int, say: Callable[[str], object]) -> None:
+    each = f"{replicates} island{'s' if replicates > 1 else ''} each"
+    if model.prompts is None:
+        say(f"\nImages without a prompt, {replicates} island{'s' if replicates > 1 else ''}")
+        return
+    n = len(model.prompts)
+    say(f"\n{n} prompt{'s' if n > 1 else ''}, {each}, {model.steps} steps")
+    for text in model.prompts:
+        say(f"  {text}")
+
+
+def _say_map(plan: Plan, model: registry.Model, say: Callable[[str], object]) -> None:
+    space = model.space
     say(
         f"\nDesign map ({space.length} positions, {space.free} free, {space.length - space.free} "
         "fixed"
@@ -425,6 +494,9 @@ def check(
         say(line)
     if plan.campaign.constraints != ConstraintSpec():
         say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
+
+
+def _say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
     say("\nRewards")
     for t in plan.terms:
         c = (
@@ -472,7 +544,7 @@ def _duration(seconds: float) -> str:
 
 def _map(plan: Plan) -> list[str]:
     """Draw the design map, chain by chain: wild type, and below it what may change."""
-    space, names = plan.model.space, plan.model.residues
+    space, names = plan.letters.space, plan.letters.residues
     free = space.alphabet.mask_symbol
     letters = space.alphabet.letters
     top = space.wild_type or "".join(a if a != free else "?" for a in space.fixed)
@@ -481,7 +553,7 @@ def _map(plan: Plan) -> list[str]:
         for i in range(space.length)
     )
     lines, begin = [], 0
-    for size in plan.model.chains:
+    for size in plan.letters.chains:
         for start in range(begin, begin + size, 60):
             end = min(start + 60, begin + size)
             ruler = "".join(f"{names[i]:<10s}" for i in range(start, end, 10))
@@ -594,7 +666,7 @@ def score(
                 err=True,
             )
     sequences = [c.sequence for c in candidates]
-    calls = len(set(sequences)) * PRIOR_ORDERS * plan.model.space.free
+    calls = len(set(sequences)) * PRIOR_ORDERS * plan.letters.space.free
     with _counted(calls, "log-likelihoods", as_json or not prior) as count:
         rows, columns = score_table(
             plan, sequences, constants=constants, prior=prior, evaluating=count
@@ -699,7 +771,9 @@ def status_(
         lines.append(f"{found['designs']} designs kept, {found['rejected']} rejected.")
         if found["best"] is not None:
             best = dict(found["best"])
-            lines.append(f"Best: {best.pop('id')} {best.pop('sequence')}")
+            name = best.pop("id")
+            what = [best.pop(k) for k in ("sequence", "prompt", "file") if k in best]
+            lines.append(f"Best: {name} {' '.join(filter(None, what))}")
             lines.append("  " + ", ".join(f"{k} {_number(v, 3)}" for k, v in best.items()))
     else:
         left = found["seconds_left"]
@@ -766,13 +840,16 @@ def compare_(
         typer.echo(json.dumps(found, ensure_ascii=False))
         return
     keys = [
-        k for k in ("total", "n_mut", "prior_per_residue", "diversity") if k in found["rows"][-1]
+        k
+        for k in ("total", "n_mut", "prior_per_residue", "diversity", "vendi")
+        if k in found["rows"][-1]
     ]
     heads = {
         "total": "sum of\nthe guides",
         "n_mut": "mutations",
         "prior_per_residue": "log-likelihood\nnats/residue",
-        "diversity": "diversity\nmutations apart",
+        "diversity": f"diversity\n{found['diversity']}",
+        "vendi": "Vendi score\nper prompt",
     }
     table = Table("run", "row", "method", "designs")
     for label in found["labels"]:
@@ -1049,7 +1126,13 @@ def cite(
     library = yaml.safe_load(
         files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
     )
-    found: list[str] = [*library["always"], *library["parts"]["masked"], *library["parts"]["prior"]]
+    try:
+        images = registry.draws_images(campaign.model.name)
+    except registry.SpecError as error:
+        raise source.error(("model", "name"), str(error)) from error
+    found: list[str] = list(library["always"])
+    for part in ("gaussian", "vendi") if images else ("masked", "prior"):
+        found += library["parts"][part]
     used = [campaign.sampler.name, *campaign.baselines]
     for name in used:
         found += library["methods"].get(name, [])

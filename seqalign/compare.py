@@ -15,6 +15,7 @@ def compare(folders: Sequence[RunFolder]) -> dict[str, Any]:
     """Return the rows of several finished runs of the same model and rewards.
 
     Keys: runs (name, folder, seed, designs, network_calls, reward_calls, seconds), labels, units,
+    diversity (its unit),
     rows (run, row, which, designs, means of every reward, network_calls of the sampler behind the
     row), notes (sentences on what differs and bears on the comparison). Means of the summed
     objective are left out where runs have other z-score constants.
@@ -46,11 +47,14 @@ def compare(folders: Sequence[RunFolder]) -> dict[str, Any]:
     same_scale = all(s["zscore"] == first["zscore"] for s in summaries)
     if not same_scale:
         notes.append("z-score constants differ, so the summed objective is not comparable.")
+    if len({s["diversity"]["width"] for s in summaries if "diversity" in s}) > 1:
+        notes.append("Vendi scores have kernels of different widths, each of its own run.")
     for key in ("design", "constraints", "select"):
         if any(c[key] != configs[0][key] for c in configs):
             notes.append(f"{key} differs between the runs.")
     rows: list[dict[str, Any]] = []
-    keys = [*labels, *(["total"] if same_scale else []), "n_mut", "prior_per_residue", "diversity"]
+    keys = [*labels, *(["total"] if same_scale else [])]
+    keys += ["n_mut", "prior_per_residue", "diversity", "vendi"]
     for name, summary, config in zip(names, summaries, configs, strict=True):
         for row in summary["rows"]:
             if row["row"] == "wild type" and any(r["row"] == "wild type" for r in rows):
@@ -85,6 +89,7 @@ def compare(folders: Sequence[RunFolder]) -> dict[str, Any]:
             for name, folder, summary in zip(names, folders, summaries, strict=True)
         ],
         "labels": labels,
+        "diversity": first.get("diversity", {}).get("unit", "mutations apart"),
         "units": first["units"],
         "rows": rows,
         "notes": notes,
@@ -126,6 +131,8 @@ def _difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
         return f"the model's {changed[0]} differs"
     if a["structure_sha256"] != b["structure_sha256"]:
         return "the backbones are different files"
+    if a.get("prompts") != b.get("prompts"):
+        return "the prompts differ"
     if a["residues"] != b["residues"]:
         return "the positions are different"
     if a["wild_type"] != b["wild_type"]:

@@ -19,7 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from seqalign import weights
 from seqalign.design_space import CHARGE
 from seqalign.numbering import Numbering
-from seqalign.registry import SpecError, entry, load_model, names, parameters
+from seqalign.registry import Model, SpecError, draws_images, entry, load_model, names, parameters
 from seqalign.store import read_fasta
 from seqalign.structure import LETTERS, Structure, read_structure
 
@@ -66,8 +66,11 @@ def draft(given: Path, out: Path, model: str | None = None) -> Draft:
         )
     if not given.is_file():
         raise ValueError(f"{given}: there is no such file. Check the path.")
-    if model is not None:
-        entry("model", model)
+    if model is not None and draws_images(model):
+        raise SpecError(
+            f"The model {model!r} draws images, which need prompts and no file of letters: write "
+            "version, name, input.prompts, model and rewards, and say seqalign check."
+        )
     if suffix in _STRUCTURES:
         values = _of_structure(given, model or "mpnn-mini")
     else:
@@ -199,7 +202,7 @@ def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
                 f"The model {model!r} knows one construct of {len(home or '')} residues, and the "
                 f"{len(letters)} of {file} are another sequence. Leave --model out, or take esm2."
             )
-        kept = set(numbering.positions(load_model(model).process.keep, "keep"))
+        kept = set(numbering.positions(_loaded(model).process.keep, "keep"))
     free = [i for i in range(1, len(letters) + 1) if i not in kept]
     about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1", *_ruler(letters)]
     if kept:
@@ -222,7 +225,19 @@ def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
 
 def _home(model: str) -> str | None:
     """Return the one sequence a model was made for."""
-    return load_model(model).process.wild_type
+    return _loaded(model).process.wild_type
+
+
+def _loaded(model: str) -> Model:
+    """Return a model of sequences.
+
+    Raises:
+        SpecError: it draws images.
+    """
+    found = load_model(model)
+    if not isinstance(found, Model):
+        raise SpecError(f"The model {model!r} draws images. Leave --model out.")
+    return found
 
 
 def _numbers(numbering: Numbering, chain: str) -> list[str]:

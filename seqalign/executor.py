@@ -1,22 +1,26 @@
 """Run islands: one island is the unit of work, and nothing else changes its result.
 
 Random streams are keyed by the global island id and every island is sent through the network
-alone, so a run that was interrupted and continued gives the bits of an undisturbed one.
+alone, so a run that was interrupted and continued gives the bits of an undisturbed one. An image
+model has one island per prompt, or several, and the streams of a prompt are keyed by its words:
+what it gives does not depend on the prompts beside it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
 
 from seqalign.design_space import DesignSpace
 from seqalign.discrete import MaskedProcess
+from seqalign.gaussian import GaussianProcess
 from seqalign.metrics import mutations
 from seqalign.objective import (
     Cached,
@@ -33,14 +37,16 @@ from seqalign.objective import (
     function,
 )
 from seqalign.particles import Samples, Step
-from seqalign.process import Designs
-from seqalign.registry import Method, Model, SpecError, build_method, load_method
-from seqalign.store import RunFolder, fasta, to_csv, write_atomic
+from seqalign.process import Designs, Process
+from seqalign.registry import ImageModel, Method, Model, SpecError, build_method, load_method
+from seqalign.store import RunFolder, contact_sheet, fasta, png, to_csv, write_atomic
 from seqalign.streams import Streams
 
 __all__ = [
     "REFERENCES",
     "Arm",
+    "ImagePicks",
+    "ImageResult",
     "Picks",
     "Progress",
     "Rehearsal",
@@ -50,6 +56,7 @@ __all__ = [
     "join",
     "open_zscores",
     "reference_designs",
+    "references",
     "rehearse",
     "run_arm",
     "sample",
@@ -123,8 +130,11 @@ def join(parts: Sequence[Samples]) -> Samples:
             )
         )
     log_z = [p.log_z for p in parts if p.log_z is not None]
+    prompts = None
+    if first.designs.prompts is not None:
+        prompts = tuple(prompt for p in parts for prompt in p.designs.prompts)
     return Samples(
-        replace(first.designs, x=torch.cat([p.designs.x for p in parts])),
+        replace(first.designs, x=torch.cat([p.designs.x for p in parts]), prompts=prompts),
         torch.cat([p.rewards for p in parts]),
         torch.cat([p.log_w for p in parts]),
         torch.cat(log_z) if len(log_z) == len(parts) else None,
@@ -132,17 +142,63 @@ def join(parts: Sequence[Samples]) -> Samples:
     )
 
 
+def _place(
+    model: Model | ImageModel, island: int, seed: int, replicates: int
+) -> tuple[Process, Streams]:
+    """Return the process and the random streams of one island."""
+    if isinstance(model, Model):
+        return model.process, Streams(seed, (island,))
+    row, replicate = divmod(island, replicates)
+    if model.prompts is None:
+        return model.one(row), Streams(seed, (replicate,))
+    text = model.prompts[row]
+    replicate += replicates * model.prompts[:row].count(text)
+    return model.one(row), Streams(seed, (replicate,)).at("prompt", text)
+
+
+def _even(process: Process, states: int) -> Process:
+    """Return a process whose chunks of `states` particles are of one size: fewer are padded."""
+    if process.chunk is None or states <= process.chunk:
+        return process
+    pieces = math.ceil(states / process.chunk)
+    changed: Process = replace(cast(Any, process), chunk=math.ceil(states / pieces))
+    return changed
+
+
+def _on_cpu(samples: Samples) -> Samples:
+    """Return samples as a run folder gives them back; an accelerator keeps nothing of them."""
+    if samples.rewards.device.type == "cpu" and samples.designs.x.device.type == "cpu":
+        return samples
+
+    def moved(step: Step) -> Step:
+        names = ("ess", "lam", "log_z", "value_mean", "value_max")
+        there = {name: getattr(step, name).cpu() for name in names}
+        parents = None if step.ancestors is None else step.ancestors.cpu()
+        return replace(step, ancestors=parents, **there)
+
+    return Samples(
+        replace(samples.designs, x=samples.designs.x.cpu()),
+        samples.rewards.cpu(),
+        samples.log_w.cpu(),
+        None if samples.log_z is None else samples.log_z.cpu(),
+        tuple(moved(step) for step in samples.trace),
+    )
+
+
 def run_arm(
     arm: Arm,
-    model: Model,
+    model: Model | ImageModel,
     reward: Reward,
     *,
     seed: int,
     islands: Iterable[int],
+    replicates: int = 1,
     folder: RunFolder | None = None,
     progress: Progress | None = None,
 ) -> tuple[Samples, float]:
     """Run, or load, the islands of an arm; return (B, K) samples and the seconds they took.
+
+    `replicates` islands in a row belong to each prompt of an image model.
 
     Raises:
         RewardError: a reward broke its contract.
@@ -150,8 +206,16 @@ def run_arm(
     """
     parts: list[Samples] = []
     total = 0.0
+    space = model.space if isinstance(model, Model) else None
+    alphabet = model.process.alphabet if isinstance(model, Model) else None
     for island in islands:
-        known = folder.load_island(arm.name, island, model.process.alphabet) if folder else None
+        process, rng = _place(model, island, seed, replicates)
+        if isinstance(model, ImageModel):
+            process = _even(process, _states(arm.method, arm.particles))
+        known = None
+        if folder is not None:
+            prompts = getattr(process, "prompts", None)
+            known = folder.load_island(arm.name, island, alphabet, prompts)
         if known is None:
             begin = time.perf_counter()
 
@@ -159,16 +223,19 @@ def run_arm(
                 if progress is not None:
                     progress(arm.name, island, step)
 
-            samples = arm.method(
-                model.process,
-                reward,
-                (1, arm.particles),
-                rng=Streams(seed, (island,)).at(*arm.streams),
-                space=model.space,
-                observe=observe,
+            samples = _on_cpu(
+                arm.method(
+                    process,
+                    reward,
+                    (1, arm.particles),
+                    rng=rng.at(*arm.streams),
+                    space=space,
+                    observe=observe,
+                )
             )
             seconds = time.perf_counter() - begin
-            check_designs(samples, model.space)
+            if space is not None:
+                check_designs(samples, space)
             if folder is not None:
                 folder.save_island(arm.name, island, samples, seconds)
         else:
@@ -179,6 +246,11 @@ def run_arm(
         parts.append(samples)
         total += seconds
     return join(parts), total
+
+
+def _states(method: Method, particles: int) -> int:
+    """Return how many states of an island the network sees at once."""
+    return particles * int(getattr(method, "branch", 1))
 
 
 def check_designs(samples: Samples, space: DesignSpace) -> None:
@@ -215,15 +287,38 @@ def open_zscores(reward: Reward) -> bool:
     return False
 
 
+def references(model: Model | ImageModel) -> tuple[int, int]:
+    """Return islands and designs per island of a calibration: every prompt has its share."""
+    if isinstance(model, Model):
+        return 1, REFERENCES
+    return model.conditions, max(math.ceil(REFERENCES / model.conditions), 2)
+
+
 def settle(
-    model: Model, reward: Reward, seed: int, progress: Progress | None = None
+    model: Model | ImageModel,
+    reward: Reward,
+    seed: int,
+    progress: Progress | None = None,
+    folder: RunFolder | None = None,
 ) -> tuple[Reward, int]:
-    """Fix open zscores from unguided designs of the space; return the reward and network calls."""
+    """Fix open zscores from unguided designs; return the reward and network calls.
+
+    The designs are kept in a folder, if one is given.
+    """
     if not open_zscores(reward):
         return reward, 0
-    arm = Arm("calibration", load_method("best_of_n"), REFERENCES, ("calibrate",))
+    islands, particles = references(model)
+    arm = Arm("calibration", load_method("best_of_n"), particles, ("calibrate",))
     nothing = Function(lambda items: [0.0] * len(items), "nothing")
-    samples, _ = run_arm(arm, model, nothing, seed=seed, islands=[0], progress=progress)
+    samples, _ = run_arm(
+        arm,
+        model,
+        nothing,
+        seed=seed,
+        islands=range(islands),
+        folder=folder,
+        progress=progress,
+    )
     return calibrate(reward, samples.designs), samples.network_calls
 
 
@@ -232,7 +327,7 @@ def settle(
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one island will ask for, counted on two particles with an empty network.
+    """What one island will ask for, counted with an empty network.
 
     Attributes:
         network: network calls per particle; a backward pass counts as two.
@@ -258,13 +353,33 @@ class _Blank(Reward):
         return 0.0 * x.double().flatten(2).sum(-1)
 
 
-def rehearse(method: Method, model: Model, reward: Reward) -> Rehearsal:
-    """Run a method with the network and the reward taken out: exact counts at no cost.
+@dataclass(frozen=True)
+class _Zero:
+    """A denoiser that costs nothing and counts like another."""
 
-    Raises:
-        TypeError: the method needs a gradient that the reward or model lacks.
-        ValueError: a hyper-parameter is out of range.
-    """
+    calls_per_state: int
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        return 0.0 * x
+
+
+def _free_images(model: ImageModel) -> GaussianProcess:
+    """Return a process that asks for the same calls as a model's and makes none."""
+    real = model.process
+    # one number per state: what is counted does not depend on the size of an image
+    return GaussianProcess(
+        _Zero(getattr(real, "calls_per_state", 1)),
+        (1,),
+        model.steps,
+        eta=getattr(real, "eta", 1.0),
+        differentiable=real.differentiable,
+        chunk=real.chunk,
+        name=model.name,
+    )
+
+
+def _free(model: Model) -> MaskedProcess:
+    """Return a process that asks for the same calls as a model's and makes none."""
     v = len(model.process.alphabet)
 
     def flat(x: Tensor, t: float) -> Tensor:
@@ -272,16 +387,35 @@ def rehearse(method: Method, model: Model, reward: Reward) -> Rehearsal:
             return 0.0 * x[..., :v]
         return torch.zeros((*x.shape, v), dtype=torch.float64)
 
-    # the machinery's own cost per step is the same for any number of particles
-    process: MaskedProcess = replace(model.process, network=flat, chunk=None)
+    return replace(model.process, network=flat, chunk=None)
+
+
+def rehearse(
+    method: Method, model: Model | ImageModel, reward: Reward, particles: int = 2
+) -> Rehearsal:
+    """Run a method with the network and the reward taken out: exact counts at no cost.
+
+    Counts of an image model include what pads the last chunk of so many `particles`.
+
+    Raises:
+        TypeError: the method needs a gradient that the reward or model lacks.
+        ValueError: a hyper-parameter is out of range.
+    """
+    process: Process
+    if isinstance(model, ImageModel):
+        n, space = particles, None
+        process = _even(_free_images(model), _states(method, n))
+    else:
+        # the machinery's own cost per step is the same for any number of particles
+        n, process, space = 2, _free(model), model.space
     samples = method(
         process,
         _named(_Blank(reward.differentiable), reward.name),
-        (1, 2),
+        (1, n),
         rng=Streams(0, (0,)),
-        space=model.space,
+        space=space,
     )
-    return Rehearsal(samples.network_calls / 2, samples.reward_calls / 2, len(samples.trace))
+    return Rehearsal(samples.network_calls / n, samples.reward_calls / n, len(samples.trace))
 
 
 def _named(blank: _Blank, name: str) -> _Blank:
@@ -289,8 +423,12 @@ def _named(blank: _Blank, name: str) -> _Blank:
     return blank
 
 
-def reference_designs(model: Model, n: int = 3) -> Designs:
-    """Return n allowed sequences near the wild type, (1, n), to try a reward on."""
+def reference_designs(model: Model | ImageModel, n: int = 3) -> Designs:
+    """Return n allowed sequences near the wild type, or decoded noise, (1, n), to try a reward."""
+    if isinstance(model, ImageModel):
+        process = model.one(0)
+        with torch.no_grad():
+            return process.decode(process.prior((1, n), Streams(0, (0,)).at("probe")))
     space = model.space
     letters = [space._options(i) for i in range(space.length)]
     base = [
@@ -359,24 +497,52 @@ class Picks:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Weighted designs and how they came about.
+class ImagePicks:
+    """Some images of a result, prompt by prompt, best first.
 
     Attributes:
-        samples: (B, K) weighted designs.
-        model: what was sampled from.
-        reward: what was aligned to, with every constant fixed.
-        method: how.
-        seed: the run's seed.
-        calibration_calls: network calls spent on zscore constants before the run.
+        images: (n, C, H, W) in [0, 1].
+        rewards: one per image.
+        log_w: one per image.
+        prompts: what each was asked for; None without text.
     """
 
+    images: Tensor
+    rewards: list[float]
+    log_w: list[float]
+    prompts: list[str] | None = None
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.rewards)
+
+    def to_images(self, folder: str | Path) -> list[Path]:
+        """Write PNG files 0001.png, 0002.png, ... and return their paths."""
+        paths = [Path(folder) / f"{n:04d}.png" for n in range(1, len(self) + 1)]
+        for path, image in zip(paths, self.images, strict=True):
+            write_atomic(path, png(image))
+        return paths
+
+    def contact_sheet(self, path: str | Path, per_line: int = 8) -> None:
+        """Write one PNG of all images with their rewards, a prompt after the other."""
+        texts = self.prompts or [""] * len(self)
+        lines: list[tuple[str, list[tuple[Tensor, str]]]] = []
+        for image, reward, text in zip(self.images, self.rewards, texts, strict=True):
+            fresh = not lines or lines[-1][0] != text
+            if fresh or len(lines[-1][1]) == per_line:
+                lines.append((text, []))
+            lines[-1][1].append((image, f"{reward:.2f}"))
+        # a prompt that needs several lines is written once
+        titles = [t if n == 0 or lines[n - 1][0] != t else "" for n, (t, _) in enumerate(lines)]
+        rows = [(t, [cells]) for t, (_, cells) in zip(titles, lines, strict=True)]
+        write_atomic(Path(path), contact_sheet(rows))
+
+
+class _Tally:
+    """What every result tells about its run."""
+
     samples: Samples
-    model: Model
-    reward: Reward
-    method: Method
-    seed: int
-    calibration_calls: int = 0
+    calibration_calls: int
 
     @property
     def log_z(self) -> Tensor | None:
@@ -398,6 +564,27 @@ class Result:
         """Reward calls of the run."""
         return self.samples.reward_calls
 
+
+@dataclass(frozen=True)
+class Result(_Tally):
+    """Weighted designs and how they came about.
+
+    Attributes:
+        samples: (B, K) weighted designs.
+        model: what was sampled from.
+        reward: what was aligned to, with every constant fixed.
+        method: how.
+        seed: the run's seed.
+        calibration_calls: network calls spent on zscore constants before the run.
+    """
+
+    samples: Samples
+    model: Model
+    reward: Reward
+    method: Method
+    seed: int
+    calibration_calls: int = 0
+
     def best(self, n: int = 1) -> Picks:
         """Return the n distinct designs with the highest reward."""
         picks = self.samples.best(n).tolist()
@@ -411,8 +598,95 @@ class Result:
         )
 
 
-def sample(
+@dataclass(frozen=True)
+class ImageResult(_Tally):
+    """Weighted images and how they came about.
+
+    Attributes:
+        samples: (B, K) weighted designs; islands prompt by prompt, `replicates` of each.
+        model: what was sampled from.
+        reward: what was aligned to, with every constant fixed.
+        method: how.
+        seed: the run's seed.
+        replicates: islands per prompt.
+        calibration_calls: network calls spent on zscore constants before the run.
+    """
+
+    samples: Samples
+    model: ImageModel
+    reward: Reward
+    method: Method
+    seed: int
+    replicates: int = 1
+    calibration_calls: int = 0
+
+    def best(self, n: int = 1) -> ImagePicks:
+        """Return the n distinct images with the highest reward of each prompt."""
+        samples = self.samples
+        rows: list[int] = []
+        columns: list[int] = []
+        for begin in range(0, len(samples.rewards), self.replicates):
+            mine = slice(begin, begin + self.replicates)
+            some = Samples(
+                samples.designs[mine, slice(None)],
+                samples.rewards[mine],
+                samples.log_w[mine],
+                None,
+            )
+            for b, k in some.best(n).tolist():
+                rows.append(begin + b)
+                columns.append(k)
+        prompts = samples.designs.prompts
+        return ImagePicks(
+            samples.designs.x[rows, columns],
+            samples.rewards[rows, columns].tolist(),
+            samples.log_w[rows, columns].tolist(),
+            None if prompts is None else [prompts[b] for b in rows],
+        )
+
+    def to_images(self, folder: str | Path) -> list[Path]:
+        """Write every distinct image as PNG, best first within a prompt; return the paths."""
+        return self.best(self.samples.rewards.numel()).to_images(folder)
+
+    def contact_sheet(self, path: str | Path, n: int = 8) -> None:
+        """Write one PNG of the n best images of each prompt, with their rewards."""
+        self.best(n).contact_sheet(path, per_line=min(n, 8))
+
+
+@overload
+def sample(  # noqa: D418 (everything public says what it is)
     model: Model,
+    reward: Reward,
+    method: str | Method = ...,
+    *,
+    islands: int = ...,
+    particles: int = ...,
+    alpha: float | None = ...,
+    seed: int = ...,
+    progress: Progress | None = ...,
+    **params: Any,
+) -> Result:
+    """Sample sequences."""
+
+
+@overload
+def sample(  # noqa: D418
+    model: ImageModel | Process,
+    reward: Reward,
+    method: str | Method = ...,
+    *,
+    islands: int = ...,
+    particles: int = ...,
+    alpha: float | None = ...,
+    seed: int = ...,
+    progress: Progress | None = ...,
+    **params: Any,
+) -> ImageResult:
+    """Sample images."""
+
+
+def sample(
+    model: Model | ImageModel | Process,
     reward: Reward,
     method: str | Method = "das",
     *,
@@ -422,10 +696,11 @@ def sample(
     seed: int = 0,
     progress: Progress | None = None,
     **params: Any,
-) -> Result:
+) -> Result | ImageResult:
     """Sample islands × particles designs from p_pre(x) · exp(reward(x) / alpha).
 
-    `params` are the method's: `sample(model, reward, "das", alpha=0.3, tempering="adaptive")`.
+    `params` are the method's: `sample(model, reward, "das", alpha=0.3, tempering="adaptive")`. For
+    an image model, or any continuous process, `islands` are those of each prompt.
 
     Raises:
         SpecError: the method or a parameter is unknown.
@@ -433,6 +708,8 @@ def sample(
     """
     if islands < 1 or particles < 1:
         raise SpecError(f"islands and particles must be >= 1, got {islands} and {particles}.")
+    if not isinstance(model, (Model, ImageModel)):
+        model = ImageModel.of(model)
     if isinstance(method, str):
         given = params if alpha is None else {"alpha": alpha, **params}
         method = build_method(method, given)
@@ -445,5 +722,16 @@ def sample(
     rehearse(method, model, reward)
     fixed, calls = settle(model, reward, seed)
     arm = Arm("aligned", method, particles)
-    samples, _ = run_arm(arm, model, fixed, seed=seed, islands=range(islands), progress=progress)
+    every = islands * (model.conditions if isinstance(model, ImageModel) else 1)
+    samples, _ = run_arm(
+        arm,
+        model,
+        fixed,
+        seed=seed,
+        islands=range(every),
+        replicates=islands,
+        progress=progress,
+    )
+    if isinstance(model, ImageModel):
+        return ImageResult(samples, model, fixed, method, seed, islands, calls)
     return Result(samples, model, fixed, method, seed, calls)

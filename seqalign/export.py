@@ -48,8 +48,8 @@ def export(
         force: replace files that are there.
 
     Raises:
-        ValueError: the run is not finished or kept no design, a control without a wild type, or
-            files that would be replaced.
+        ValueError: the run is not finished or kept no design, a control without a wild type,
+            images asked for as sequences, or files that would be replaced.
     """
     if not (as_fasta or as_csv or plate):
         raise ValueError("Say what to write: --fasta, --csv, --plate 96, or several of them.")
@@ -66,6 +66,11 @@ def export(
             "rejected.csv says why. Loosen the filters with seqalign select."
         )
     rows = rows[:top]
+    if "sequence" not in rows[0] and (as_fasta or plate):
+        raise ValueError(
+            f"{folder.path} holds images, which have no letters. Say --csv; the files are in "
+            f"{folder.path / 'images'}."
+        )
     wild = config["resolved"]["wild_type"]
     if control and wild is None:
         raise ValueError("--control needs a wild type, and this campaign has none.")
@@ -76,7 +81,17 @@ def export(
         written[out / "designs.fasta"] = fasta(records)
     if as_csv:
         labels = [*summary["guides"], *summary["finals"], *summary["holdouts"]]
-        wanted = ["id", "sequence", "mutations", "n_mut", "seq_recovery", *labels, "total"]
+        wanted = [
+            "id",
+            "prompt",
+            "file",
+            "sequence",
+            "mutations",
+            "n_mut",
+            "seq_recovery",
+            *labels,
+            "total",
+        ]
         columns = [c for c in wanted if c in rows[0]]
         written[out / "designs.csv"] = to_csv(rows, columns)
     if plate is not None:

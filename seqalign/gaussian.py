@@ -174,7 +174,9 @@ class GaussianProcess:
         part = getattr(self.denoiser, "take", None)
         if part is None and self.prompts is None:
             return self
-        prompts = self.prompts and tuple(self.prompts[i] for i in islands)
+        prompts = self.prompts
+        if prompts is not None and len(prompts) > 1:
+            prompts = tuple(prompts[i] for i in islands)
         denoiser = self.denoiser if part is None else part(islands)
         return replace(self, denoiser=denoiser, prompts=prompts)
 
@@ -211,4 +213,6 @@ class GaussianProcess:
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished states into designs."""
         x = x_0 if self.decoder is None else self.decoder(x_0)
-        return Designs(x, prompts=self.prompts)
+        # one prompt serves all islands
+        single = self.prompts is not None and len(self.prompts) == 1
+        return Designs(x, prompts=(self.prompts or ()) * x.shape[0] if single else self.prompts)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqalign.discrete import MaskedProcess
@@ -14,11 +16,16 @@ from seqalign.streams import Streams
 __all__ = [
     "composition",
     "diversity",
+    "mean_distance",
     "mutations",
+    "paired_interval",
     "pareto_rank",
+    "pooled_pixels",
     "prior_log_likelihood",
+    "radial_kernel",
     "recovery",
     "survivors",
+    "vendi",
 ]
 
 
@@ -81,6 +88,81 @@ def pareto_rank(values: np.ndarray) -> list[int]:
         left -= set(first)
         front += 1
     return ranks
+
+
+# images -------------------------------------------------------------------------------------------
+
+
+def pooled_pixels(images: Tensor, size: int = 8) -> Tensor:
+    """Return features (n, D) of images (n, C, H, W) in [0, 1]: averages over size × size cells.
+
+    Scaled so that the distance of two rows is the root mean square difference of their cells.
+    """
+    cells = F.adaptive_avg_pool2d(images.double(), size).flatten(1)
+    return cells / math.sqrt(cells.shape[1])
+
+
+def mean_distance(features: Tensor) -> float:
+    """Return the mean Euclidean distance over all pairs of (n, D) rows; 0 for fewer than two."""
+    n = len(features)
+    return float(torch.pdist(features.double()).mean()) if n > 1 else 0.0
+
+
+def radial_kernel(features: Tensor, width: float) -> Tensor:
+    """Return exp(−d² / (2·width²)) for all pairs of (n, D) rows: (n, n), of full rank.
+
+    Raises:
+        ValueError: the width is not positive.
+    """
+    if not width > 0:
+        raise ValueError(f"The width of a kernel must be > 0, got {width}.")
+    features = features.double()
+    # by differences: the shortcut through products would leave the diagonal below 1
+    d = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.exp(-d.square() / (2 * width * width))
+
+
+def vendi(similarity: Tensor) -> float:
+    """Return the effective number of different designs, 1 to n, from similarities (n, n).
+
+    exp of the entropy of the eigenvalues of K/n; 0 for no designs.
+
+    Raises:
+        ValueError: the matrix is not square and symmetric with a unit diagonal.
+
+    References:
+        Friedman & Dieng, "The Vendi score: a diversity evaluation metric for machine learning",
+        TMLR 2023, arXiv 2210.02410, definition 3.1.
+    """
+    k = similarity.detach().double().cpu()
+    if k.dim() != 2 or k.shape[0] != k.shape[1]:
+        raise ValueError(f"Similarities must be an (n, n) matrix, got shape {tuple(k.shape)}.")
+    if not len(k):
+        return 0.0
+    one = torch.ones(len(k), dtype=k.dtype)
+    if not torch.allclose(k, k.T, atol=1e-4) or not torch.allclose(k.diagonal(), one, atol=1e-4):
+        raise ValueError(
+            "Similarities must be symmetric and 1 on the diagonal; divide by the norms first."
+        )
+    share = torch.linalg.eigvalsh((k + k.T) / 2).clamp(min=0) / len(k)
+    return float(torch.exp(-torch.xlogy(share, share).sum()))
+
+
+def paired_interval(
+    a: Sequence[float], b: Sequence[float], level: float = 0.95
+) -> tuple[float, float | None, float | None]:
+    """Return the mean of a − b over n pairs and its t-interval; no interval for fewer than two."""
+    d = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    mean = float(d.mean())
+    if len(d) < 2:
+        return mean, None, None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + level / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
+    return mean, mean - half, mean + half
+
+
+# sampling -----------------------------------------------------------------------------------------
 
 
 def survivors(ancestors: Sequence[Tensor | None], particles: int) -> list[int]:

@@ -10,9 +10,10 @@ import hashlib
 import importlib.util
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,16 @@ import torch
 import yaml
 from torch import Tensor
 
-from seqalign.campaign import Campaign, KeyPath, ResidueSpec, RewardSpec, Source
-from seqalign.executor import REFERENCES, Arm, Rehearsal, reference_designs, rehearse
+from seqalign.campaign import (
+    Campaign,
+    ConstraintSpec,
+    DesignSpec,
+    KeyPath,
+    ResidueSpec,
+    RewardSpec,
+    Source,
+)
+from seqalign.executor import Arm, Rehearsal, reference_designs, references, rehearse
 from seqalign.mpnn_files import import_options
 from seqalign.objective import (
     Cached,
@@ -36,10 +45,12 @@ from seqalign.objective import (
 )
 from seqalign.process import Designs
 from seqalign.registry import (
+    ImageModel,
     Model,
     SpecError,
     build_method,
     card,
+    draws_images,
     entry,
     load_model,
     load_reward,
@@ -49,6 +60,7 @@ from seqalign.registry import (
     to_mapping,
 )
 from seqalign.store import read_fasta
+from seqalign.streams import Streams
 from seqalign.structure import Structure, read_structure
 
 __all__ = [
@@ -96,6 +108,9 @@ class _Oracle(Reward):
     def relaxed(self, x: Tensor) -> Tensor:
         return self.inner.relaxed(x)
 
+    def graded(self, designs: Designs) -> Tensor:
+        return self.inner.graded(designs)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -103,7 +118,7 @@ class Term:
 
     Attributes:
         label: its name in tables.
-        raw: the oracle, cached.
+        raw: the oracle; cached for sequences, which come again, and not for images.
         scaled: after clip and zscore; what guides.
     """
 
@@ -120,13 +135,15 @@ class Plan:
     Attributes:
         arms: the aligned sampler first, then baselines.
         unguided: whether the table has a row for unguided designs.
+        islands: of the run, all prompts together.
         rehearsals: per arm, what one island asks for.
         config: resolved configuration, with every default, hash and version.
+        replicates: islands per prompt of an image model.
     """
 
     campaign: Campaign
     source: Source
-    model: Model
+    model: Model | ImageModel
     structure: Structure | None
     terms: tuple[Term, ...]
     objective: Reward
@@ -135,6 +152,27 @@ class Plan:
     unguided: bool
     rehearsals: Mapping[str, Rehearsal]
     config: Mapping[str, Any]
+    replicates: int = 1
+
+    @property
+    def letters(self) -> Model:
+        """The model of a campaign that designs sequences.
+
+        Raises:
+            CampaignError: the campaign draws images.
+        """
+        if isinstance(self.model, ImageModel):
+            raise self.source.error(
+                ("model", "name"),
+                f"{self.model.name!r} draws images, and this needs a campaign that designs "
+                "sequences.",
+            )
+        return self.model
+
+    @property
+    def drawn(self) -> int:
+        """Designs of all arms, with copies."""
+        return sum(a.particles for a in self.arms) * self.islands
 
     def guides(self) -> list[Term]:
         """Return the rewards that guide."""
@@ -177,6 +215,9 @@ _RESERVED = (
     "which",
     "designs",
     "diversity",
+    "prompt",
+    "file",
+    "vendi",
 )
 
 
@@ -265,11 +306,19 @@ def _load_space(
         if key in _ELSEWHERE:
             other = _ELSEWHERE[key]
             raise source.error(("model", key), f"this does not belong here; write {other}.")
+    if spec.device == "cuda":
+        raise source.error(
+            ("model", "device"), f"{spec.name!r} runs on the CPU; choose 'auto' or 'cpu'."
+        )
+    for key in ("prompts", "negative_prompt"):
+        if getattr(campaign.input, key) is not None:
+            raise source.error(
+                ("input", key),
+                f"the model {spec.name!r} designs sequences and reads no prompts. Remove the key, "
+                "or choose an image model.",
+            )
     wild, digest = _wild_type(campaign, source)
-    try:
-        takes = parameters("model", spec.name)
-    except SpecError as error:
-        raise source.error(("model", "name"), str(error)) from error
+    takes = parameters("model", spec.name)
     if structure is not None:
         if "structure" not in takes:
             able = [n for n in names("model") if "structure" in parameters("model", n)]
@@ -330,6 +379,106 @@ def _load_space(
         raise source.error(("model", *error.path), str(error)) from error
     except (ValueError, TypeError) as error:
         raise source.error(_blame(str(error), campaign), str(error)) from error
+    if not isinstance(model, Model):
+        raise source.error(
+            ("model", "name"),
+            f"{spec.name!r} draws images, which nothing about it says: its factory needs the class "
+            "of its process as return annotation.",
+        )
+    return model, digest
+
+
+def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str | None]:
+    """Return the prompts, and the hash of the file they come from."""
+    given, path = campaign.input.prompts, ("input", "prompts")
+    digest = None
+    if isinstance(given, str):
+        file = source.folder / given
+        try:
+            data = file.read_bytes()
+            lines = [line.strip() for line in data.decode("utf-8").splitlines()]
+        except FileNotFoundError as error:
+            raise source.error(
+                path,
+                f"{given!r}: there is no file {file}. Paths start from the campaign's folder; "
+                "write a single prompt as a list, [...].",
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise source.error(path, f"{given!r} cannot be read as text: {error}.") from error
+        given, digest = [line for line in lines if line], hashlib.sha256(data).hexdigest()
+    if given is None:
+        return None, None
+    if not given:
+        raise source.error(path, "there is no prompt. Write at least one.")
+    for i, text in enumerate(given):
+        if not text.strip():
+            raise source.error((*path, i), "the prompt is empty. Write words, or remove it.")
+        if text in given[:i]:
+            raise source.error(
+                (*path, i),
+                f"{text!r} is given twice. Keep one; sampler.islands says how many runs each "
+                "prompt gets.",
+            )
+    return given, digest
+
+
+def _load_images(campaign: Campaign, source: Source) -> tuple[ImageModel, str | None]:
+    """Return the model of an image campaign, and the hash of the file of prompts."""
+    spec, asked = campaign.model, campaign.input
+    said: list[tuple[KeyPath, bool]] = [
+        (("input", "structure"), asked.structure is not None),
+        (("input", "chains"), asked.chains is not None),
+        (("input", "context"), asked.context is not None),
+        (("input", "wild_type"), asked.wild_type != "model"),
+        (("design",), campaign.design != DesignSpec()),
+        (("constraints",), campaign.constraints != ConstraintSpec()),
+    ]
+    for path, there in said:
+        if there:
+            raise source.error(
+                path,
+                f"the model {spec.name!r} draws images, and this is about the letters of "
+                "sequences. Remove it.",
+            )
+    params = dict(spec.model_extra or {})
+    for key in ("prompt", "prompts", "negative_prompt"):
+        if key in params:
+            other = "negative_prompt" if key == "negative_prompt" else "prompts"
+            raise source.error(("model", key), f"this does not belong here; write input.{other}.")
+    takes = parameters("model", spec.name)
+    prompts, digest = _prompts(campaign, source)
+    if "prompts" in takes:
+        if prompts is None:
+            raise source.error(
+                ("input", "prompts"),
+                f"the model {spec.name!r} draws what it is asked for. Give input.prompts, a list "
+                "of texts or a file with one on each line.",
+            )
+        params["prompts"] = prompts
+    elif prompts is not None:
+        raise source.error(
+            ("input", "prompts"), f"the model {spec.name!r} reads no prompts. Remove the key."
+        )
+    if asked.negative_prompt is not None:
+        if "negative_prompt" not in takes:
+            raise source.error(
+                ("input", "negative_prompt"),
+                f"the model {spec.name!r} takes no negative prompt. Remove the key.",
+            )
+        params["negative_prompt"] = asked.negative_prompt
+    if "device" in takes:
+        params["device"] = spec.device
+    elif spec.device == "cuda":
+        raise source.error(
+            ("model", "device"), f"{spec.name!r} runs on the CPU; choose 'auto' or 'cpu'."
+        )
+    try:
+        model = load_model(spec.name, steps=spec.steps, **params)
+    except SpecError as error:
+        where = error.path or ("name",)
+        at = ("input", *where) if where[0] in ("prompts", "negative_prompt") else ("model", *where)
+        raise source.error(at, str(error)) from error
+    assert isinstance(model, ImageModel)
     return model, digest
 
 
@@ -422,7 +571,9 @@ def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _load_term(label: str, spec: RewardSpec, source: Source, structure: Structure | None) -> Term:
+def _load_term(
+    label: str, spec: RewardSpec, source: Source, structure: Structure | None, images: bool
+) -> Term:
     path: KeyPath = ("rewards", label)
     if (
         not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label)
@@ -456,6 +607,12 @@ def _load_term(label: str, spec: RewardSpec, source: Source, structure: Structur
         raise source.error((*path, "params"), "only an oracle takes params. Remove them.")
     elif spec.python is not None:
         inner = function(_python(spec.python, source, (*path, "python")), label)
+    elif images:
+        raise source.error(
+            (*path, "command"),
+            "a command scores a file of sequences, and this campaign draws images. Use python: "
+            "FILE.py:FUNCTION, from a tensor (n, 3, H, W) to n numbers.",
+        )
     else:
         assert spec.command is not None
         try:
@@ -473,8 +630,10 @@ def _load_term(label: str, spec: RewardSpec, source: Source, structure: Structur
             "a negative weight would turn a rejected design into the best one. Use on_failure: "
             "raise.",
         )
-    raw = Cached(_Oracle(label, inner, spec.on_failure, spec.unit))
-    scaled: Reward = raw
+    oracle = _Oracle(label, inner, spec.on_failure, spec.unit)
+    # an image on its way hardly ever comes again, and its bytes are many
+    raw: Reward = oracle if images else Cached(oracle)
+    scaled = raw
     if spec.clip is not None:
         try:
             scaled = scaled.clip(*spec.clip)
@@ -485,25 +644,34 @@ def _load_term(label: str, spec: RewardSpec, source: Source, structure: Structur
     return Term(label, raw, scaled, spec)
 
 
-def _probe(term: Term, model: Model, source: Source) -> None:
-    """Try a reward on three allowed designs, and its gradient if it says it has one."""
-    designs = reference_designs(model)
+def _probe(term: Term, model: Model | ImageModel, designs: Designs, source: Source) -> None:
+    """Try a reward on a few designs, and its gradient if it says it has one."""
     path = ("rewards", term.label)
+    what = "decoded noise"
+    if isinstance(model, Model):
+        what = "the wild type" if model.wild_type else "a first design"
     try:
         evaluate(term.raw, designs)
         if term.raw.differentiable:
-            hot = torch.nn.functional.one_hot(designs.x, len(model.process.alphabet)).double()
-            got = term.raw.relaxed(hot)
-            if tuple(got.shape) != designs.shape or not bool(torch.isfinite(got).all()):
+            x = designs.x.detach()
+            if isinstance(model, Model):
+                x = torch.nn.functional.one_hot(x, len(model.process.alphabet)).double()
+                got = term.raw.relaxed(x)
+            else:
+                x = x.clone().requires_grad_()
+                got = term.raw.graded(replace(designs, x=x))
+            sound = tuple(got.shape) == designs.shape and bool(torch.isfinite(got).all())
+            if sound and x.requires_grad:
+                (slope,) = torch.autograd.grad(got.sum(), x)
+                sound = bool(torch.isfinite(slope).all())
+            if not sound:
                 raise RewardError(
                     f"Reward {term.label!r} gives shape {tuple(got.shape)} or values that are not "
                     "finite on relaxed "
                     f"designs; it must give (B, K) finite numbers."
                 )
     except (ValueError, TypeError) as error:
-        raise source.error(
-            path, f"tried on {(model.wild_type and 'the wild type') or 'a first design'}: {error}"
-        ) from error
+        raise source.error(path, f"tried on {what}: {error}") from error
 
 
 def _card_id(kind: Literal["reward", "model"], name: str) -> dict[str, str]:
@@ -524,20 +692,27 @@ FILTER = re.compile(
 )
 
 
-def _columns(campaign: Campaign) -> list[str]:
+def _columns(campaign: Campaign, images: bool) -> list[str]:
     labels = list(campaign.rewards)
-    numbers = ["n_mut", "seq_recovery", "total", "log_w", "copies", "prior", "prior_per_residue"]
+    numbers = ["total", "log_w", "copies"]
+    if not images:
+        numbers += ["n_mut", "seq_recovery", "prior", "prior_per_residue"]
     guides = [x for x in labels if campaign.rewards[x].role == "guide"]
     return [*numbers, *labels, *(f"{x}_scaled" for x in guides)]
 
 
-def check_select(campaign: Campaign, source: Source) -> None:
+def check_select(campaign: Campaign, source: Source, images: bool = False) -> None:
     """Refuse filters and rankings by columns that the tables will not have.
 
     Raises:
         CampaignError: the message names the filter and the nearest column.
     """
-    known = _columns(campaign)
+    if images and campaign.select.diversity.min_mutations_apart:
+        raise source.error(
+            ("select", "diversity", "min_mutations_apart"),
+            "images have no mutations. Remove it.",
+        )
+    known = _columns(campaign, images)
     for i, text in enumerate(campaign.select.filters):
         match = FILTER.match(text)
         if match is None:
@@ -578,28 +753,25 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
             )
         if name in campaign.baselines[:i]:
             raise source.error(("baselines", i), f"{name!r} is given twice. Keep one.")
-    check_select(campaign, source)
+    try:
+        images = draws_images(campaign.model.name)
+    except SpecError as error:
+        raise source.error(("model", "name"), str(error)) from error
+    check_select(campaign, source, images)
     sampler = campaign.sampler
     try:
         method = build_method(sampler.name, sampler.model_extra or {})
     except SpecError as error:
         raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
-    islands = sampler.islands
-    if campaign.budget.designs is not None:
-        needed = math.ceil(campaign.budget.designs / sampler.particles)
-        if islands is None:
-            islands = needed
-        elif islands * sampler.particles < campaign.budget.designs:
-            raise source.error(
-                ("budget", "designs"),
-                f"{campaign.budget.designs} designs need {needed} islands of {sampler.particles} "
-                "particles, but "
-                f"sampler.islands is {islands}. Raise islands, or leave it out.",
-            )
-    islands = islands or 1
-    structure, structure_digest = _structure(campaign, source)
-    model, digest = _load_space(campaign, source, structure)
-    if model.wild_type is None:
+    structure, structure_digest = None, None
+    model: Model | ImageModel
+    if images:
+        model, digest = _load_images(campaign, source)
+    else:
+        structure, structure_digest = _structure(campaign, source)
+        model, digest = _load_space(campaign, source, structure)
+    replicates, islands = _islands(campaign, source, model)
+    if isinstance(model, Model) and model.wild_type is None:
         used = [
             t
             for t in (*campaign.select.filters, campaign.select.rank_by)
@@ -608,7 +780,8 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         if used:
             raise source.error(("select",), f"{used[0]!r} needs a wild type. Give input.wild_type.")
     terms = tuple(
-        _load_term(label, spec, source, structure) for label, spec in campaign.rewards.items()
+        _load_term(label, spec, source, structure, images)
+        for label, spec in campaign.rewards.items()
     )
     guides = [t for t in terms if t.spec.role == "guide"]
     if not guides:
@@ -617,10 +790,17 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
             "no reward has role: guide, so there is nothing to align to. Give one that role.",
         )
     objective = Sum(tuple((t.spec.weight, t.scaled) for t in guides))
+    few = reference_designs(model)
+    if images and (few.x.dim() != 5 or few.x.shape[2] not in (1, 3)):
+        raise source.error(
+            ("model", "name"),
+            f"designs of {campaign.model.name!r} have shape {tuple(few.x.shape[2:])} and are no "
+            "images (1 or 3, H, W). Use seqalign.sample in Python.",
+        )
     for term in terms:
-        _probe(term, model, source)
+        _probe(term, model, few, source)
     try:
-        first = rehearse(method, model, objective)
+        first = rehearse(method, model, objective, sampler.particles)
     except (TypeError, ValueError) as error:
         raise source.error(("sampler",), str(error)) from error
     arms = [Arm("aligned", method, sampler.particles)]
@@ -636,6 +816,7 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
             raise source.error(("baselines", i), str(error)) from error
         # the same number of network calls, at least
         size = max(1, math.ceil(first.network * sampler.particles / trial.network))
+        trial = rehearse(other, model, objective, size)
         arms.append(
             Arm(name if name != "aligned" else "baseline-aligned", other, size, ("baseline", name))
         )
@@ -644,16 +825,10 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         "seqalign": version("seqalign"),
         **campaign.model_dump(mode="json"),
         "resolved": {
-            "wild_type": model.wild_type,
+            **_resolved_input(model, replicates),
             "input_sha256": digest,
             "structure_sha256": structure_digest,
-            "residues": list(model.residues),
-            "chains": list(model.chains),
             "islands": islands,
-            "steps": model.process.steps,
-            "free": "".join(
-                "1" if a == model.space.alphabet.mask_symbol else "0" for a in model.space.fixed
-            ),
             "sampler": to_mapping(method),
             "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
             "model": _card_id("model", campaign.model.name),
@@ -682,13 +857,14 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         "unguided" in campaign.baselines,
         rehearsals,
         config,
+        replicates,
     )
     for key, limit in campaign.budget.calls.items():
         path = ("budget", "calls", key)
         if key == "network":
             need = plan.network_calls
         elif key in campaign.rewards:
-            need = plan.reward_calls if campaign.rewards[key].role == "guide" else _designs(plan)
+            need = _oracle_calls(plan, campaign.rewards[key].role)
         else:
             raise source.error(
                 path,
@@ -708,8 +884,53 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _designs(plan: Plan) -> int:
-    return sum(a.particles for a in plan.arms) * plan.islands + 1
+def _resolved_input(model: Model | ImageModel, replicates: int) -> dict[str, Any]:
+    """Return what a run folder says of the model's input."""
+    if isinstance(model, ImageModel):
+        return {
+            "prompts": None if model.prompts is None else list(model.prompts),
+            "islands_per_prompt": replicates,
+            "wild_type": None,
+            "residues": [],
+            "chains": [],
+            "steps": model.steps,
+        }
+    space = model.space
+    return {
+        "wild_type": model.wild_type,
+        "residues": list(model.residues),
+        "chains": list(model.chains),
+        "steps": model.process.steps,
+        "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
+    }
+
+
+def _islands(campaign: Campaign, source: Source, model: Model | ImageModel) -> tuple[int, int]:
+    """Return islands per prompt, and of the run."""
+    prompts = model.conditions if isinstance(model, ImageModel) else 1
+    each, particles = campaign.sampler.islands, campaign.sampler.particles
+    wanted = campaign.budget.designs
+    if wanted is not None:
+        needed = math.ceil(wanted / (particles * prompts))
+        if each is None:
+            each = needed
+        elif each * particles * prompts < wanted:
+            more = f" for each of {prompts} prompts" if prompts > 1 else ""
+            raise source.error(
+                ("budget", "designs"),
+                f"{wanted} designs need {needed} islands of {particles} particles{more}, but "
+                f"sampler.islands is {each}. Raise islands, or leave it out.",
+            )
+    each = each or 1
+    return each, each * prompts
+
+
+def _oracle_calls(plan: Plan, role: str) -> int:
+    """Return the calls of one reward, at most."""
+    if isinstance(plan.model, ImageModel):
+        return plan.drawn + (plan.reward_calls if role == "guide" else 0)
+    # the wild type, too; what guided a run is in its memory at the end
+    return plan.reward_calls if role == "guide" else plan.drawn + 1
 
 
 @dataclass(frozen=True)
@@ -731,25 +952,31 @@ class Estimate:
 
 def estimate(plan: Plan) -> Estimate:
     """Time one small network call and one call of each reward, and multiply."""
-    process, n = plan.model.process, min(plan.arms[0].particles, 16)
     network = {
         a.name: round(plan.rehearsals[a.name].network * a.particles) * plan.islands
         for a in plan.arms
     }
-    if any(t.spec.scale == "zscore" for t in plan.guides()):
-        network["calibration"] = REFERENCES * plan.model.space.reveals
-    network["evaluation"] = _designs(plan) * PRIOR_ORDERS * plan.model.space.free
-    oracle = {
-        t.label: plan.reward_calls if t.spec.role == "guide" else _designs(plan) for t in plan.terms
-    }
+    oracle = {t.label: _oracle_calls(plan, t.spec.role) for t in plan.terms}
+    islands, designs = references(plan.model)
+    zscores = any(t.spec.scale == "zscore" for t in plan.guides())
+    if isinstance(plan.model, ImageModel):
+        if zscores:
+            each = getattr(plan.model.process, "calls_per_state", 1)
+            network["calibration"] = islands * designs * each * plan.model.steps
+        return _estimate_images(plan, plan.model, network, oracle)
+    model = plan.model
+    process, n = model.process, min(plan.arms[0].particles, 16)
+    if zscores:
+        network["calibration"] = designs * model.space.reveals
+    network["evaluation"] = (plan.drawn + 1) * PRIOR_ORDERS * model.space.free
     x = torch.full((1, n, process.length), process.alphabet.mask)
-    x = plan.model.space.start(x)
+    x = model.space.start(x)
     laps = []
     with torch.no_grad():
         for _ in range(3):
             begin = time.perf_counter()
             law = process.posterior(x, 1.0)
-            plan.model.space.condition(law, x, process.unknown(x))
+            model.space.condition(law, x, process.unknown(x))
             laps.append((time.perf_counter() - begin) / n)
     seconds = min(laps[1:]) * sum(network.values())
     hot = law.mean
@@ -765,3 +992,56 @@ def estimate(plan: Plan) -> Estimate:
     most = max(a.particles * getattr(a.method, "branch", 1) for a in plan.arms)
     state = most * process.length * (len(process.alphabet) + 1) * 8
     return Estimate(network, oracle, seconds, 0.6 + 40 * state / 1e9)
+
+
+def _estimate_images(
+    plan: Plan, model: ImageModel, network: Mapping[str, int], oracle: Mapping[str, int]
+) -> Estimate:
+    """Time one network call of a full chunk, and one call of each reward with its gradient."""
+    process = model.one(0)
+    n = min(plan.arms[0].particles, process.chunk or 16)
+    x = process.prior((1, n), Streams(0, (0,)).at("estimate"))
+    t = float(process.times[0])
+
+    def lap(job: Callable[[], Any]) -> float:
+        """Return seconds per design; the first lap warms up, unless it is long itself."""
+        best = math.inf
+        for _ in range(2):
+            begin = time.perf_counter()
+            job()
+            if x.device.type == "cuda":
+                torch.cuda.synchronize(x.device)
+            best = min(best, time.perf_counter() - begin)
+            if best > 2:
+                break
+        return best / n
+
+    with torch.no_grad():
+        mean = process.posterior(x, t).mean
+        seconds = lap(lambda: process.posterior(x, t)) * sum(network.values())
+        seconds /= getattr(process, "calls_per_state", 1)
+        designs = process.decode(mean)
+
+    def gradient(reward: Reward) -> None:
+        leaf = mean.detach().requires_grad_()
+        torch.autograd.grad(reward.graded(process.decode(leaf)).sum(), leaf)
+
+    for term in plan.terms:
+        if term.spec.role == "guide" and term.raw.differentiable:
+            each = lap(lambda term=term: gradient(term.raw))  # type: ignore[misc]
+        else:
+            each = lap(lambda term=term: term.raw(designs))  # type: ignore[misc]
+        seconds += each * oracle[term.label]
+    return Estimate(network, oracle, seconds, _gigabytes(x.device))
+
+
+def _gigabytes(device: torch.device) -> float:
+    """Return the peak of memory so far: a step that was timed has had all that a run needs."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # no such count on Windows
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)

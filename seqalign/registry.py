@@ -39,6 +39,7 @@ from seqalign.smc import Observe
 from seqalign.streams import Streams
 
 __all__ = [
+    "ImageModel",
     "Kind",
     "Method",
     "Model",
@@ -46,6 +47,7 @@ __all__ = [
     "build_method",
     "card",
     "describe",
+    "draws_images",
     "entry",
     "load_method",
     "load_model",
@@ -133,6 +135,65 @@ class Model:
         """Lengths of the chains, in order; FASTA joins them by '/'."""
         numbering = self.process.numbering or Numbering.plain(self.process.length)
         return tuple(len(list(run)) for _, run in groupby(numbering.chains))
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """A pretrained continuous process and what it is asked to draw.
+
+    Attributes:
+        name: the model's name.
+        process: the reverse diffusion, with one prompt per row or without text.
+        card: what the model's card says.
+        params: parameters the model was built with.
+    """
+
+    name: str
+    process: Process
+    card: Mapping[str, Any]
+    params: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, process: Process) -> ImageModel:
+        """Wrap a process that is at hand.
+
+        Raises:
+            SpecError: it is no continuous process.
+        """
+        missing = [a for a in ("posterior", "transition", "decode") if not hasattr(process, a)]
+        if missing:
+            raise SpecError(
+                f"{type(process).__name__} is no model: it has no {missing[0]}. Give what "
+                "load_model returns, or wrap a diffusers pipeline first: "
+                "seqalign.models.pipelines.from_pipeline(pipeline, prompt='...')."
+            )
+        name = str(getattr(process, "name", type(process).__name__))
+        if process.discrete:
+            raise SpecError(
+                f"{name!r} draws sequences, which need a design space: load it by name with "
+                "load_model."
+            )
+        return cls(name, process, {}, {})
+
+    @property
+    def prompts(self) -> tuple[str, ...] | None:
+        """What is drawn, in words; None without text."""
+        prompts: tuple[str, ...] | None = getattr(self.process, "prompts", None)
+        return prompts
+
+    @property
+    def conditions(self) -> int:
+        """The number of prompts, 1 without text: each is an island of its own, or several."""
+        return 1 if self.prompts is None else len(self.prompts)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the process."""
+        return len(self.process.times) - 1
+
+    def one(self, condition: int) -> Process:
+        """Return the process of one prompt, by its row."""
+        return self.process if self.prompts is None else self.process.take([condition])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -415,6 +476,8 @@ def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[st
             raise SpecError(f"The {kind} {name!r} needs the parameter {key!r}.", (key,))
     try:
         return factory(**params)
+    except ImportError as error:
+        raise SpecError(f"The {kind} {name!r} lacks a package. {error}") from error
     except FileNotFoundError as error:
         cure = "" if error.errno is None else " Install the package again, or give its path."
         raise SpecError(f"The {kind} {name!r} misses a file: {error}{cure}") from error
@@ -433,6 +496,23 @@ def parameters(kind: Kind, name: str) -> list[str]:
         SpecError: the name is unknown, or what it needs is not installed.
     """
     return list(inspect.signature(_load(kind, name)).parameters)
+
+
+def draws_images(name: str) -> bool:
+    """Return whether a model is a continuous one, as far as its signature tells.
+
+    Raises:
+        SpecError: the name is unknown, or what it needs is not installed.
+    """
+    factory = _load("model", name)
+    signature = inspect.signature(factory)
+    made = signature.return_annotation
+    if isinstance(made, str):
+        made = vars(sys.modules[factory.__module__]).get(made)
+    discrete = getattr(made, "discrete", None)
+    if isinstance(discrete, bool):
+        return not discrete
+    return bool({"prompt", "prompts"} & set(signature.parameters))
 
 
 def load_reward(name: str, /, **params: Any) -> Reward:
@@ -467,8 +547,11 @@ def load_model(
     net_charge: Mapping[str, int] | None = None,
     steps: int | None = None,
     **params: Any,
-) -> Model:
-    """Return a model by name, with its design space.
+) -> Model | ImageModel:
+    """Return a `Model` of sequences by name, with its design space, or an `ImageModel`.
+
+    An image model takes `prompt` or `prompts` and what else its factory does, and none of the
+    arguments about letters.
 
     Residues are named as in the structure ("A1-56, not A30"), or count from 1 where there is none.
     Positions the model knows nothing about, and chains that are only seen, keep the wild type
@@ -477,13 +560,34 @@ def load_model(
     given; `params` go to the model.
 
     Raises:
-        SpecError: the name or a parameter is unknown.
+        SpecError: the name or a parameter is unknown, or does not fit the kind of model.
         ValueError: the constraints cannot be met, or leave nothing to design.
     """
     factory = _load("model", name)
+    letters = {
+        "wild_type": wild_type,
+        "design": design,
+        "fix": fix,
+        "omit": omit,
+        "allow": allow,
+        "omit_at": omit_at,
+        "bias": bias,
+        "tie": tie,
+        "homo_oligomer": homo_oligomer,
+        "max_mutations": max_mutations,
+        "max_homopolymer": max_homopolymer,
+        "composition": composition,
+        "forbid": forbid,
+        "net_charge": net_charge,
+    }
+    if draws_images(name):
+        return _image_model(name, factory, letters, steps, params)
     if wild_type is not None and "wild_type" in inspect.signature(factory).parameters:
         params["wild_type"] = wild_type
     process = _call("model", name, factory, params)
+    if getattr(process, "discrete", True) is False:
+        # a plugin whose signature does not tell
+        return _image_model(name, factory, letters, steps, params)
     if not isinstance(process, MaskedProcess):
         raise SpecError(
             f"The model {name!r} is a {type(process).__name__}; sequence design needs a "
@@ -533,6 +637,28 @@ def load_model(
             )
         process = replace(process, steps=steps)
     return Model(name, process, space, card("model", name), dict(params))
+
+
+def _image_model(
+    name: str,
+    factory: Callable[..., Any],
+    letters: Mapping[str, Any],
+    steps: int | None,
+    params: Mapping[str, Any],
+) -> ImageModel:
+    """Build a continuous model; what speaks of letters is refused."""
+    wrong = [k for k, v in letters.items() if v is not None and v not in ("", (), [], {})]
+    if wrong:
+        raise SpecError(
+            f"The model {name!r} draws images, and {wrong[0]} is about the letters of sequences. "
+            "Leave it out.",
+            (wrong[0],),
+        )
+    given = dict(params) if steps is None else {**params, "steps": steps}
+    process = _call("model", name, factory, given)
+    if getattr(process, "discrete", True) or not hasattr(process, "posterior"):
+        raise SpecError(f"The model {name!r} made a {type(process).__name__}, no image process.")
+    return ImageModel(name, process, card("model", name), given)
 
 
 def _bias(

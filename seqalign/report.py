@@ -7,6 +7,7 @@ Everything is read from the run folder; nothing is sampled or scored again.
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -442,6 +444,7 @@ def _histogram(
                 )
         ax.set_xlabel(label)
         ax.set_ylabel("percent")
+        ax.locator_params(axis="x", nbins=5)
         if whole:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="x", visible=False)
@@ -621,89 +624,24 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     # a run can be chosen from again without sampling
     config["select"] = summary.get("select", config["select"])
     kept, rejected = folder.read_csv("designs.csv"), folder.read_csv("rejected.csv")
-    others = folder.read_csv("baselines.csv")
     trace = [row for row in folder.read_lines("trace.jsonl") if row["arm"] == "aligned"]
-    plain = [row for row in others if row["method"] == "best_of_n"]
+    plain = [row for row in folder.read_csv("baselines.csv") if row["method"] == "best_of_n"]
     labels = [*summary["guides"], *summary["finals"], *summary["holdouts"]]
-    units = summary["units"]
-    wild = config["resolved"]["wild_type"]
-    aligned = [*kept, *rejected]
-    ranked = sorted(
-        (r for r in aligned if math.isfinite(_float(r["total"]))), key=lambda r: -_float(r["total"])
-    )
     by_name = {row["row"]: row for row in summary["rows"]}
-    rows: dict[str, list[dict[str, Any]]] = {
-        "plain": list(plain),
-        "aligned": list(aligned),
-        "top": list(ranked[:10]),
-        "wild": [by_name["wild type"]] if "wild type" in by_name else [],
-    }
-
-    def named(label: str) -> str:
-        return f"{label} ({units[label]})" if units.get(label) else label
-
-    figures: dict[str, Any] = {}
-    plain_name = "unguided"
-    guides = summary["guides"]
-    if aligned:
-        if len(guides) >= 2:
-            figures["pareto"] = _scatter(
-                rows,
-                guides[0],
-                guides[1],
-                (named(guides[0]), named(guides[1])),
-                "The two guides" if len(guides) == 2 else "Two of the guides",
-                "pareto",
-                plain_name,
-            )
-        figures["prior"] = _scatter(
-            rows,
-            "prior_per_residue",
-            "total",
-            ("log-likelihood, nats per residue", "sum of the guides"),
-            "Reward against the prior",
-            "prior",
-            plain_name,
-        )
-        if wild:
-            figures["mutations"] = _histogram(
-                [
-                    ("unguided", _PLAIN, _column(plain, "n_mut")),
-                    ("aligned", _ALIGNED, _column(aligned, "n_mut")),
-                ],
-                "mutations from the wild type",
-                "Mutations",
-                "mutations",
-                whole=True,
-            )
-        figures["distances"] = _histogram(
-            [
-                ("unguided", _PLAIN, _distances([r["sequence"] for r in plain])),
-                ("aligned", _ALIGNED, _distances([r["sequence"] for r in aligned])),
-            ],
-            "mutations apart, all pairs",
-            "Distance between designs",
-            "distances",
-            whole=True,
-        )
-        sequences = [r["sequence"] for r in (kept or aligned)]
-        residues = config["resolved"]["residues"]
-        figures["logo"] = logo(sequences, wild, residues)
-        free = _free(aligned, plain, wild, config)
-        figures["heat_map"] = heat_map(sequences, wild, free, residues)
-        figures["composition"] = _composition(sequences, [r["sequence"] for r in plain], wild)
-    pairs = _pairs(summary, config) if aligned else []
-    verdicts = _verdicts(pairs, rows) if plain else []
+    images = summary.get("kind") == "images"
+    figures_of = _image_figures if images else _sequence_figures
+    figures, pairs, rows = figures_of(summary, config, kept, rejected, plain)
+    verdicts = _verdicts(pairs, _centered(rows) if images else rows) if plain else []
     sound = [v for v in verdicts if math.isfinite(v["gain"]) and math.isfinite(v["kept"])]
     twins = [
         _scatter(
             rows,
             g,
             h,
-            ("sum of the guides" if g == "total" else named(g), named(h)),
+            ("sum of the guides" if g == "total" else _named(g, summary), _named(h, summary)),
             f"{g} against {h}",
             f"twin-{i}",
-            plain_name,
+            "unguided",
         )
         for i, (g, h) in enumerate(pairs)
     ]
@@ -725,7 +663,6 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
         "log_z": _lines(trace, "log_z", "Running log Ẑ", "nats", "log_z"),
     }
     log_z = [v for v in summary["log_z"] or [] if v is not None]
-    total_calls = summary["network_calls"]
     reasons = Counter(re.sub(r"\s*\(is .*\)$| to [^ ]+$", "", r["reason"]) for r in rejected)
     text = files("seqalign").joinpath("templates", "report.html.j2").read_text("utf-8")
     environment = Environment(
@@ -733,12 +670,15 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
     )
     environment.filters["num"] = _shown
     environment.filters["big"] = lambda v: f"{v:,}".replace(",", " ")
+    environment.filters["picture"] = lambda name: _picture(folder.path / name)
     page = environment.from_string(text)
     html: str = page.render(
+        images=images,
+        small=_small(folder, summary) if images else True,
         summary=summary,
         config=config,
         labels=labels,
-        units=units,
+        units=summary["units"],
         cards=_cards(summary, by_name),
         figures=figures,
         twins=twins,
@@ -754,17 +694,254 @@ def render(folder: RunFolder, summary: Mapping[str, Any]) -> str:
         kept_total=len(kept),
         rejected=rejected[:20],
         reasons=reasons.most_common(),
-        wild=wild,
+        wild=config["resolved"]["wild_type"],
         asked=_asked(config),
-        calls=total_calls,
+        calls=summary["network_calls"],
         chemistry=[(name, color) for name, (_, color) in _CHEMISTRY.items()],
         yaml_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100),
         version=version("seqalign"),
         run_dir=folder.path.name,
         has_n_mut=any("n_mut" in row for row in summary["rows"]),
-        top_rows=[r for r in summary["rows"] if str(r["which"]).startswith("top")],
     )
     return html
+
+
+_Rows = dict[str, list[dict[str, Any]]]
+_Figures = tuple[dict[str, Any], list[tuple[str, str]], _Rows]
+
+
+def _named(label: str, summary: Mapping[str, Any]) -> str:
+    unit = summary["units"].get(label)
+    return f"{label} ({unit})" if unit else label
+
+
+def _two_guides(rows: _Rows, summary: Mapping[str, Any]) -> dict[str, Markup]:
+    """Return the scatter of the first two guides, if there are two."""
+    guides = summary["guides"]
+    if len(guides) < 2:
+        return {}
+    names = (_named(guides[0], summary), _named(guides[1], summary))
+    title = "The two guides" if len(guides) == 2 else "Two of the guides"
+    return {"pareto": _scatter(rows, guides[0], guides[1], names, title, "pareto", "unguided")}
+
+
+def _sequence_figures(
+    summary: Mapping[str, Any],
+    config: Mapping[str, Any],
+    kept: list[dict[str, str]],
+    rejected: list[dict[str, str]],
+    plain: list[dict[str, str]],
+) -> _Figures:
+    """Return the figures of a sequence campaign, pairs of guide and hold-out, and the rows."""
+    wild = config["resolved"]["wild_type"]
+    aligned = [*kept, *rejected]
+    ranked = sorted(
+        (r for r in aligned if math.isfinite(_float(r["total"]))), key=lambda r: -_float(r["total"])
+    )
+    rows: _Rows = {
+        "plain": list(plain),
+        "aligned": list(aligned),
+        "top": list(ranked[:10]),
+        "wild": [row for row in summary["rows"] if row["row"] == "wild type"],
+    }
+    if not aligned:
+        return {}, [], rows
+    figures: dict[str, Any] = _two_guides(rows, summary)
+    figures["prior"] = _scatter(
+        rows,
+        "prior_per_residue",
+        "total",
+        ("log-likelihood, nats per residue", "sum of the guides"),
+        "Reward against the prior",
+        "prior",
+        "unguided",
+    )
+    if wild:
+        figures["mutations"] = _histogram(
+            [
+                ("unguided", _PLAIN, _column(plain, "n_mut")),
+                ("aligned", _ALIGNED, _column(aligned, "n_mut")),
+            ],
+            "mutations from the wild type",
+            "Mutations",
+            "mutations",
+            whole=True,
+        )
+    figures["distances"] = _histogram(
+        [
+            ("unguided", _PLAIN, _distances([r["sequence"] for r in plain])),
+            ("aligned", _ALIGNED, _distances([r["sequence"] for r in aligned])),
+        ],
+        "mutations apart, all pairs",
+        "Distance between designs",
+        "distances",
+        whole=True,
+    )
+    sequences = [r["sequence"] for r in (kept or aligned)]
+    residues = config["resolved"]["residues"]
+    figures["logo"] = logo(sequences, wild, residues)
+    free = _free(aligned, plain, wild, config)
+    figures["heat_map"] = heat_map(sequences, wild, free, residues)
+    figures["composition"] = _composition(sequences, [r["sequence"] for r in plain], wild)
+    return figures, _pairs(summary, config), rows
+
+
+# images -------------------------------------------------------------------------------------------
+
+
+def _tops(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the row with the highest total of each island."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        here = best.get(row["island"])
+        if math.isfinite(_float(row["total"])) and (
+            here is None or _float(row["total"]) > _float(here["total"])
+        ):
+            best[row["island"]] = dict(row)
+    return list(best.values())
+
+
+def _centered(rows: _Rows) -> _Rows:
+    """Return rows whose numbers count from the unguided mean of their prompt.
+
+    Prompts differ in what is easy; a spread over all of them would hide what a prompt gains.
+    """
+    prompts = {row["prompt"] for row in rows["plain"]}
+    means: dict[tuple[str, str], float] = {}
+    for prompt in prompts:
+        mine = [row for row in rows["plain"] if row["prompt"] == prompt]
+        for key in mine[0]:
+            values = _column(mine, key)
+            values = values[np.isfinite(values)]
+            means[prompt, key] = float(values.mean()) if len(values) else math.nan
+    return {
+        name: [
+            {k: _float(v) - means.get((row["prompt"], k), math.nan) for k, v in row.items()}
+            for row in some
+        ]
+        for name, some in rows.items()
+    }
+
+
+def _by_prompt(
+    prompts: Sequence[str], key: str, label: str, groups: Sequence[tuple[str, str, str, Any]]
+) -> Markup:
+    """Draw one line per prompt: the mean of unguided designs, the best of the others' islands."""
+
+    def draw(ax: Any) -> None:
+        y = np.arange(len(prompts))[::-1].astype(float)
+        reach: list[list[float]] = [[] for _ in prompts]
+        for text, color, marker, rows in groups:
+            means = []
+            for i, prompt in enumerate(prompts):
+                values = _column([r for r in rows if r["prompt"] == prompt], key)
+                values = values[np.isfinite(values)]
+                means.append(float(values.mean()) if len(values) else math.nan)
+                reach[i] += means[-1:]
+            ax.plot(means, y, marker, color=color, markersize=6, linestyle="none", label=text)
+        for at, some in zip(y, reach, strict=True):
+            finite = [v for v in some if math.isfinite(v)]
+            if finite:
+                ax.plot([min(finite), max(finite)], [at, at], color=_GRID, linewidth=3, zorder=0)
+        names = [" ".join(p.split()) for p in prompts]
+        names = [n if len(n) <= 26 else n[:25] + "…" for n in names]
+        # a dollar would begin a formula
+        ax.set_yticks(y, [n.replace("$", r"\$") for n in names])
+        ax.tick_params(axis="y", labelcolor=_INK)
+        ax.set_ylim(-0.6, len(prompts) - 0.4)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel(label)
+        ax.locator_params(axis="x", nbins=5)
+        ax.set_title(f"{key}, prompt by prompt", pad=22)
+        ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 0.99),
+            ncols=3,
+            fontsize=8,
+            handletextpad=0.2,
+            columnspacing=0.9,
+            borderpad=0.1,
+        )
+
+    return _svg(draw, height=1.35 + 0.3 * len(prompts), name=f"prompts-{key}")
+
+
+def _image_figures(
+    summary: Mapping[str, Any],
+    config: Mapping[str, Any],
+    kept: list[dict[str, str]],
+    rejected: list[dict[str, str]],
+    plain: list[dict[str, str]],
+) -> _Figures:
+    """Return the figures of an image campaign, pairs of guide and hold-out, and the rows."""
+    aligned = [*kept, *rejected]
+    tops, others = _tops(aligned), _tops(plain)
+    rows: _Rows = {"plain": list(plain), "aligned": list(aligned), "top": tops, "wild": []}
+    if not aligned:
+        return {}, [], rows
+    figures: dict[str, Any] = _two_guides(rows, summary)
+    labels = [*summary["guides"], *summary["holdouts"], *summary["finals"]]
+    prompts = summary["prompts"] or []
+    figures["rewards"] = [
+        _histogram(
+            [
+                ("unguided", _PLAIN, _column(plain, label)),
+                ("aligned", _ALIGNED, _column(aligned, label)),
+            ],
+            _named(label, summary),
+            f"{label}, all designs",
+            f"rewards-{label}",
+        )
+        for label in labels
+    ]
+    figures["prompts"] = [
+        _by_prompt(
+            prompts,
+            label,
+            _named(label, summary),
+            [
+                ("unguided", _PLAIN, "s", plain),
+                ("best-of-N", _BEST, "D", others),
+                ("aligned", _ALIGNED, "o", tops),
+            ],
+        )
+        for label in labels
+        if 1 < len(prompts) <= 24
+    ]
+    return figures, _pairs(summary, config), rows
+
+
+def _small(folder: RunFolder, summary: Mapping[str, Any]) -> bool:
+    """Return whether images are so small that a reader wants to see their pixels."""
+    from PIL import Image
+
+    names = [
+        row["file"] for line in summary["gallery"] for arm in line["arms"].values() for row in arm
+    ]
+    for path in (folder.path / name for name in names):
+        if path.is_file():
+            with Image.open(path) as image:
+                return max(image.size) <= 72
+    return True
+
+
+def _picture(path: Path) -> Markup:
+    """Return an image file as a data URI: small ones as they are, large ones reduced."""
+    if not path.is_file():
+        return Markup("")
+    data, kind = path.read_bytes(), "png"
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(data))
+    if max(image.size) > 256:
+        image.thumbnail((256, 256))
+        file = io.BytesIO()
+        image.convert("RGB").save(file, "JPEG", quality=85)
+        data, kind = file.getvalue(), "jpeg"
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}")
+
+
+# words --------------------------------------------------------------------------------------------
 
 
 def _free(
@@ -793,7 +970,10 @@ def _cards(
 ) -> list[dict[str, str]]:
     """Return the headline numbers: for each guide the aligned top against best-of-N, or else the wild type."""
     found = []
-    for label in summary["guides"]:
+    # what a hold-out says of images is a headline: a sequence report has it among its verdicts
+    paired = summary.get("paired", {})
+    held = summary["holdouts"] if paired else []
+    for label in [*summary["guides"], *held]:
         gains = summary["gains"][label]
         for key, text in (
             ("over_best_of_n", "over best-of-N at equal network calls"),
@@ -801,11 +981,15 @@ def _cards(
             ("over_wild_type", "over the wild type"),
         ):
             if gains[key] is not None:
+                interval = paired.get(key.removeprefix("over_"), {}).get(label, {})
+                if interval.get("low") is not None:
+                    low, high = _shown(interval["low"]), _shown(interval["high"])
+                    text += f", 95 % interval {low} to {high}"
                 unit = summary["units"].get(label) or ""
                 sign = "+" if gains[key] >= 0 else ""
                 found.append(
                     {
-                        "label": label,
+                        "label": f"{label} · hold-out" if label in held else label,
                         "value": f"{sign}{_shown(gains[key])}",
                         "unit": unit,
                         "text": text,
@@ -836,6 +1020,9 @@ def _asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     rules.append(("Raise", ", ".join(guides)))
     if held:
         rules.append(("Hold out", ", ".join(held)))
+    prompts = resolved.get("prompts")
+    if prompts:
+        rules.insert(0, ("Draw", prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"))
     if constraints["max_mutations"] is not None:
         rules.append(("At most", f"{constraints['max_mutations']} mutations"))
     if constraints["omit"]:

@@ -84,7 +84,7 @@ def status(folder: RunFolder) -> dict[str, Any]:
             "seconds_left": 0.0,
             "best": {
                 "id": designs[0]["id"],
-                "sequence": designs[0]["sequence"],
+                **{k: designs[0][k] for k in ("sequence", "prompt", "file") if k in designs[0]},
                 **{label: float(designs[0][label]) for label in labels},
             }
             if designs

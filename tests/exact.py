@@ -452,6 +452,61 @@ def uniform(
     return enumerated(process, reward, alpha, uniform_law(table, steps), space)
 
 
+def linear_gaussian(
+    m: np.ndarray,
+    c: np.ndarray,
+    slope: np.ndarray,
+    quad: np.ndarray,
+    schedule: Any = None,
+    *,
+    steps: int = 4,
+    eta: float = 1.0,
+    alpha: float = 1.0,
+    chunk: int | None = None,
+    reward: Reward | None = None,
+    constant: float = 0.0,
+    event: tuple[int, ...] | None = None,
+) -> Problem:
+    """The exact denoiser of N(m, C) and the reward slope·x − x'Qx/2 + constant, in any dimension.
+
+    `reward` is that function of designs of shape `event`, if it is not to be `Quadratic`.
+    """
+    schedule = VariancePreserving() if schedule is None else schedule
+    dim = len(m)
+    reward = Quadratic(slope, quad) if reward is None else reward
+    event = (dim,) if event is None else event
+    m_t, c_t, gains = torch.tensor(m), torch.tensor(c), dict[float, Tensor]()
+
+    def denoiser(x: Tensor, t: float) -> Tensor:
+        a, b = schedule(t)
+        if t not in gains:
+            eye = torch.eye(dim, dtype=torch.float64)
+            gains[t] = a * c_t @ torch.linalg.inv(a * a * c_t + b * b * eye)
+        return (m_t + (x.flatten(2) - a * m_t) @ gains[t].T).reshape(x.shape)
+
+    process = GaussianProcess(denoiser, event, steps, schedule, eta, chunk=chunk)
+    mean, cov = gaussian_law(m, c, schedule, steps, eta)
+    precision = np.linalg.inv(cov)
+    post = np.linalg.inv(precision + quad / alpha)
+    h = precision @ mean + slope / alpha
+    center = post @ h
+    log_z = constant / alpha + 0.5 * (
+        h @ center
+        - mean @ precision @ mean
+        - np.linalg.slogdet(cov)[1]
+        + np.linalg.slogdet(post)[1]
+    )
+    second = post + np.outer(center, center)
+    mean_r = constant + slope @ center - 0.5 * np.trace(quad @ second)
+
+    def features(x: Tensor) -> Tensor:
+        flat, r = x.flatten(2), reward.relaxed(x)[..., None]
+        return torch.cat((flat, flat * flat, flat[..., :1] * flat[..., 1:2], r), -1)
+
+    expected = torch.tensor(np.concatenate((center, np.diag(second), [second[0, 1]], [mean_r])))
+    return Problem(process, reward, alpha, float(log_z), features, expected)
+
+
 def gaussian(
     schedule: Any = None,
     *,
@@ -463,7 +518,6 @@ def gaussian(
     seed: int = 3,
 ) -> Problem:
     """A linear-Gaussian problem with a linear-quadratic reward."""
-    schedule = VariancePreserving() if schedule is None else schedule
     rng = np.random.default_rng(seed)
     root = rng.normal(size=(dim, dim))
     c = 0.3 * root @ root.T + 0.4 * np.eye(dim)
@@ -471,34 +525,9 @@ def gaussian(
     bend = rng.normal(size=(dim, dim))
     quad = 0.2 * bend @ bend.T
     slope = 0.7 * rng.normal(size=dim)
-    reward = Quadratic(slope, quad)
-    m_t, c_t = torch.tensor(m), torch.tensor(c)
-
-    def denoiser(x: Tensor, t: float) -> Tensor:
-        a, b = schedule(t)
-        gain = a * c_t @ torch.linalg.inv(a * a * c_t + b * b * torch.eye(dim).double())
-        return m_t + (x - a * m_t) @ gain.T
-
-    process = GaussianProcess(denoiser, (dim,), steps, schedule, eta, chunk=chunk)
-    mean, cov = gaussian_law(m, c, schedule, steps, eta)
-    precision = np.linalg.inv(cov)
-    post = np.linalg.inv(precision + quad / alpha)
-    h = precision @ mean + slope / alpha
-    center = post @ h
-    log_z = 0.5 * (
-        h @ center
-        - mean @ precision @ mean
-        - np.linalg.slogdet(cov)[1]
-        + np.linalg.slogdet(post)[1]
+    return linear_gaussian(
+        m, c, slope, quad, schedule, steps=steps, eta=eta, alpha=alpha, chunk=chunk
     )
-    second = post + np.outer(center, center)
-    mean_r = slope @ center - 0.5 * np.trace(quad @ second)
-
-    def features(x: Tensor) -> Tensor:
-        return torch.cat((x, x * x, x[..., :1] * x[..., 1:2], reward.relaxed(x)[..., None]), -1)
-
-    expected = torch.tensor(np.concatenate((center, np.diag(second), [second[0, 1]], [mean_r])))
-    return Problem(process, reward, alpha, float(log_z), features, expected)
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {

@@ -44,6 +44,9 @@ PLUGIN_LIBRARIES = {
     "rich",
     "transformers",
     "biotite",
+    "PIL",
+    "diffusers",
+    "huggingface_hub",
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

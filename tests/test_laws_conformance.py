@@ -26,6 +26,19 @@ ENTRIES = {e.name: e for e in importlib.metadata.entry_points(group="seqalign.me
 OWN = sorted(name for name, e in ENTRIES.items() if e.value.startswith("seqalign."))
 
 
+def kinds(name: str) -> tuple[str, ...]:
+    """What states a method is made for; one that says nothing takes both."""
+    return getattr(ENTRIES[name].load(), "kinds", ("discrete", "continuous"))
+
+
+def kind(problem: str) -> str:
+    return "continuous" if problem.startswith("gaussian") else "discrete"
+
+
+PAIRS = [(n, p) for n in sorted(ENTRIES) for p in exact.PROBLEMS if kind(p) in kinds(n)]
+STRANGE = [(n, p) for n in sorted(ENTRIES) for p in exact.PROBLEMS if kind(p) not in kinds(n)]
+
+
 @pytest.fixture(scope="module")
 def problems():
     return {name: make() for name, make in exact.PROBLEMS.items()}
@@ -83,8 +96,7 @@ def test_signature(name):
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES))
-@pytest.mark.parametrize("problem", exact.PROBLEMS)
+@pytest.mark.parametrize(("name", "problem"), PAIRS)
 def test_same_streams_same_bits(problems, problem, name):
     p, method = problems[problem], ENTRIES[name].load()()
     first = run(p, method, 3, 8)
@@ -100,8 +112,7 @@ def test_same_streams_same_bits(problems, problem, name):
         assert torch.equal(first.log_z, second.log_z)
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES))
-@pytest.mark.parametrize("problem", exact.PROBLEMS)
+@pytest.mark.parametrize(("name", "problem"), PAIRS)
 @pytest.mark.parametrize(("b", "k"), [(1, 1), (1, 8), (4, 1), (4, 8)])
 def test_shapes(problems, problem, name, b, k):
     p, method, steps = problems[problem], ENTRIES[name].load()(), []
@@ -118,7 +129,9 @@ def test_shapes(problems, problem, name, b, k):
         assert samples.log_z.shape == (b,)
     assert torch.isclose(samples.weights.sum(), torch.tensor(1.0, dtype=torch.float64))
     assert tuple(steps) == samples.trace
-    assert [s.step for s in steps] == list(range(len(p.process.times)))
+    # a method that iterates at one time counts its iterations, all others the process's times
+    times = method.iterations if name == "pnp_ula" else len(p.process.times) - 1
+    assert [s.step for s in steps] == list(range(times + 1))
     for s in steps:
         assert (
             s.ess.shape
@@ -134,8 +147,7 @@ def test_shapes(problems, problem, name, b, k):
     assert best == samples.rewards.max()
 
 
-@pytest.mark.parametrize("name", sorted(ENTRIES))
-@pytest.mark.parametrize("problem", exact.PROBLEMS)
+@pytest.mark.parametrize(("name", "problem"), PAIRS)
 def test_inputs_are_never_mutated(name, problem):
     p = exact.PROBLEMS[problem]()
     method = ENTRIES[name].load()()
@@ -170,7 +182,17 @@ def test_inputs_are_never_mutated(name, problem):
         assert network.logits.grad is None
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(("name", "problem"), STRANGE)
+def test_a_kind_it_is_not_made_for_is_refused_before_any_call(problems, name, problem):
+    p = problems[problem]
+    calls = []
+    process = dataclasses.replace(p.process, network=lambda x, t: calls.append(x))
+    with pytest.raises(TypeError, match=rf"{name}.*continuous states"):
+        ENTRIES[name].load()()(process, p.reward, (1, 4), rng=Streams(0, [0]))
+    assert not calls
+
+
+@pytest.mark.parametrize("name", [n for n in OWN if "discrete" in kinds(n)])
 @pytest.mark.parametrize("kind", ["masked", "parallel", "uniform"])
 def test_every_design_obeys_the_design_space(name, kind):
     space = exact.space(allowed=("AB", "ABC", "BC"), wild_type="ABC", budget=1)
@@ -195,18 +217,23 @@ def test_what_cannot_work_is_refused_before_any_call(name):
 
     process = dataclasses.replace(p.process, network=network)
     rng = Streams(0, [0])
+    known = p if "discrete" in kinds(name) else exact.gaussian()
     with pytest.raises(ValueError, match="alpha"):
-        method(alpha=-1.0)(process, p.reward, (1, 4), rng=rng)
+        method(alpha=-1.0)(known.process, known.reward, (1, 4), rng=rng)
     with pytest.raises(TypeError, match="DesignSpace"):
         method()(
             exact.gaussian().process, exact.gaussian().reward, (1, 4), rng=rng, space=exact.space()
         )
     gaussian = exact.gaussian(eta=0.0)
-    with pytest.raises(ValueError, match="eta = 0"):
-        method()(gaussian.process, gaussian.reward, (1, 4), rng=rng)
+    if name != "pnp_ula":  # which takes no step of the process
+        with pytest.raises(ValueError, match="eta = 0"):
+            method()(gaussian.process, gaussian.reward, (1, 4), rng=rng)
     if name in ("tds", "das", "guidance"):
         with pytest.raises(TypeError, match="gradient"):
             method()(process, exact.Plain(p.reward), (1, 4), rng=rng)
+    elif name in ("pnp_ula", "newton_guidance"):
+        with pytest.raises(TypeError, match="gradient"):
+            method()(gaussian.process, exact.Plain(gaussian.reward), (1, 4), rng=rng)
     else:
         method()(p.process, exact.Plain(p.reward), (1, 4), rng=rng)
     assert not calls

@@ -116,6 +116,10 @@ def test_a_rehearsal_counts_exactly(plugin):
     reward = sa.load_reward("toy-linear")
     for name in registry.names("method"):
         method = sa.load_method(name)
+        if "discrete" not in getattr(method, "kinds", ("discrete", "continuous")):
+            with pytest.raises(TypeError, match="continuous"):
+                rehearse(method, model, reward)
+            continue
         counted = rehearse(method, model, reward)
         result = sa.sample(model, reward, name, particles=6, alpha=1.0, seed=1)
         assert result.samples.network_calls == counted.network * 6, name
