@@ -213,6 +213,7 @@ class GaussianProcess:
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished states into designs."""
         x = x_0 if self.decoder is None else self.decoder(x_0)
-        # one prompt serves all islands
-        single = self.prompts is not None and len(self.prompts) == 1
-        return Designs(x, prompts=(self.prompts or ()) * x.shape[0] if single else self.prompts)
+        prompts = self.prompts
+        if prompts is not None and len(prompts) == 1:
+            prompts = prompts * x.shape[0]  # one prompt serves all islands
+        return Designs(x, prompts=prompts)

@@ -14,6 +14,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -464,7 +465,11 @@ class Cached(Reward):
         masks = [b""] * b if mask is None else [m.cpu().numpy().tobytes() for m in mask]
         if designs.prompts is not None:
             masks = [m + p.encode() + b"\0" for m, p in zip(masks, designs.prompts, strict=True)]
-        keys = [masks[i // k] + rows[i].tobytes() for i in range(b * k)]
+        # a digest: the bytes of an image would fill the memory
+        keys = [
+            blake2b(masks[i // k] + rows[i].tobytes(), digest_size=16).digest()
+            for i in range(b * k)
+        ]
         new = {key: i for i, key in enumerate(keys) if key not in self.memory}
         if new:
             picks = torch.tensor(list(new.values()), device=flat.device)

@@ -119,6 +119,19 @@ _NATURAL = dict(
 _LETTERS = "GPAVLIMCFWYSTNQKRHDE"
 
 
+def _legend(ax: Any, ncols: int = 3, **handles: float) -> None:
+    """Put the legend in one line above the plot, below its title."""
+    ax.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 0.99),
+        ncols=ncols,
+        fontsize=8,
+        columnspacing=0.9,
+        borderpad=0.1,
+        **handles,
+    )
+
+
 def _svg(
     draw: Callable[[Any], None], width: float = 3.7, height: float = 2.75, name: str = "figure"
 ) -> Markup:
@@ -399,15 +412,7 @@ def _scatter(
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
         ax.set_title(title, pad=22)
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 0.99),
-            ncols=3,
-            fontsize=8,
-            handletextpad=0.2,
-            columnspacing=0.9,
-            borderpad=0.1,
-        )
+        _legend(ax, handletextpad=0.2)
         ax.margins(0.07)
         ax.locator_params(nbins=5)
 
@@ -449,15 +454,7 @@ def _histogram(
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="x", visible=False)
         ax.set_title(title, pad=22)
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 0.99),
-            ncols=3,
-            fontsize=8,
-            handlelength=1,
-            columnspacing=0.9,
-            borderpad=0.1,
-        )
+        _legend(ax, handlelength=1)
 
     return _svg(draw, name=name)
 
@@ -594,15 +591,7 @@ def _gain_bars(verdicts: Sequence[Mapping[str, Any]]) -> Markup:
         ax.grid(axis="y", visible=False)
         ax.axvline(0, color=_FAINT, linewidth=0.8)
         ax.set_title("Gain that a hold-out confirms", pad=22)
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 0.99),
-            ncols=2,
-            fontsize=8,
-            handlelength=1,
-            columnspacing=0.9,
-            borderpad=0.1,
-        )
+        _legend(ax, ncols=2, handlelength=1)
 
     return _svg(draw, height=1.5 + 0.62 * len(verdicts), name="gains")
 
@@ -853,15 +842,7 @@ def _by_prompt(
         ax.set_xlabel(label)
         ax.locator_params(axis="x", nbins=5)
         ax.set_title(f"{key}, prompt by prompt", pad=22)
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 0.99),
-            ncols=3,
-            fontsize=8,
-            handletextpad=0.2,
-            columnspacing=0.9,
-            borderpad=0.1,
-        )
+        _legend(ax, handletextpad=0.2)
 
     return _svg(draw, height=1.35 + 0.3 * len(prompts), name=f"prompts-{key}")
 

@@ -211,7 +211,8 @@ def path(name: str | Path) -> Path:
                 )
         return entry.location(root)
     # os.path, unlike pathlib, answers for names that no file system can hold
-    own = Path(os.path.expanduser(name))
+    text = str(name)
+    own = Path(text if "\0" in text else os.path.expanduser(text))
     if str(name).strip() and os.path.exists(own):
         return own
     if own.parent == Path(".") and not own.suffix:

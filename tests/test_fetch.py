@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -207,6 +207,7 @@ def test_a_name_or_a_path_is_found(place, tmp_path):
 
 @given(st.text(max_size=30))
 @settings(max_examples=300, deadline=None)
+@example("~\0")
 def test_no_name_is_a_traceback(name):
     try:
         found = weights.path(name)

@@ -24,18 +24,18 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
 import seqalign as sa
-from seqalign.metrics import vendi
+from seqalign.metrics import paired_interval, vendi
 from seqalign.models.emoji import emoji_mini
+from seqalign.rewards.emoji import emoji_match, emoji_match_holdout
 
 # one numpy row: guide, hold-out, diversity, Vendi score
 COLUMNS = ("emoji-match", "emoji-match-holdout", "diversity", "Vendi score")
@@ -57,10 +57,7 @@ class Bench:
 
     def __init__(self, steps: int, islands: int) -> None:
         """Load the rewards."""
-        self.guide, self.holdout = (
-            sa.load_reward("emoji-match"),
-            sa.load_reward("emoji-match-holdout"),
-        )
+        self.guide, self.holdout = emoji_match(), emoji_match_holdout()
         self.steps, self.islands = steps, islands
 
     def run(
@@ -75,8 +72,7 @@ class Bench:
     def tell(self, images: Tensor, prompt: str) -> list[float]:
         """Describe the designs (n, 3, 32, 32) of one prompt, in the order of `COLUMNS`."""
         designs = sa.Designs(images[None], prompts=(prompt,))
-        with torch.no_grad():
-            e = self.holdout.network.images(images.float())  # type: ignore[attr-defined]
+        e = self.holdout.embed(images)
         n, same = len(images), e @ e.T
         apart = float((1 - same).sum() / (n * (n - 1))) if n > 1 else 0.0
         scores = [float(r(designs).mean()) for r in (self.guide, self.holdout)]
@@ -96,22 +92,19 @@ def table(title: str, a: Any, b: Any, what: str) -> None:
     print(f"{'':22s} {'aligned':>9s} {what:>10s} {'difference':>10s}   95 % interval")
     for j, column in enumerate(COLUMNS):
         line = f"{column:22s} {a[:, j].mean():9.3f} {b[:, j].mean():10.3f} "
-        line += f"{(a - b)[:, j].mean():+10.3f}"
-        if len(a) > 1:
-            t = scipy.stats.ttest_rel(a[:, j], b[:, j]).confidence_interval(0.95)
-            line += f"   {t.low:+.3f} .. {t.high:+.3f}"
-        print(line)
+        mean, low, high = paired_interval(a[:, j], b[:, j])
+        print(f"{line}{mean:+10.3f}" + ("" if low is None else f"   {low:+.3f} .. {high:+.3f}"))
 
 
 def compare(
-    bench: Bench, prompts: Sequence[str], make: Callable[[], Any], particles: int
+    bench: Bench, prompts: Sequence[str], method: Any, particles: int
 ) -> tuple[Any, Any, Any]:
     """Return what `Bench.tell` says of aligned, best-of-N and unguided designs, (n, 4) each."""
     rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     plain = sa.load_method("best_of_n", alpha=1.0)
     for prompt in prompts:
         clock = time.perf_counter()
-        aligned = bench.run(make(), bench.guide, prompt, particles, "aligned")
+        aligned = bench.run(method, bench.guide, prompt, particles, "aligned")
         each = aligned.network_calls / (bench.islands * bench.steps)
         other = bench.run(plain, bench.guide, prompt, round(each), "best_of_n")
         for row, images in zip(
@@ -201,12 +194,12 @@ def main() -> None:
         prompts = names(data, "validation", args.prompts, 0)
         for alpha in (0.25, 0.5, 1.0, 2.0):
             print(f"\nalpha {alpha}", flush=True)
-            found = compare(bench, prompts, lambda alpha=alpha: method(alpha), args.particles)  # type: ignore[misc]
+            found = compare(bench, prompts, method(alpha), args.particles)
             table(f"alpha {alpha}", found[0], found[1], "best-of-N")
             table(f"alpha {alpha}", found[0], found[2], "unguided")
         return
     prompts = names(data, "test", args.prompts, 0)[: 2 if args.quick else None]
-    aligned, other, plain = compare(bench, prompts, lambda: method(args.alpha), args.particles)
+    aligned, other, plain = compare(bench, prompts, method(args.alpha), args.particles)
     print(method(args.alpha))
     table("equal network calls", aligned, other, "best-of-N")
     table("against the model alone", aligned, plain, "unguided")
