@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from seqalign.automaton import Automaton
 
-__all__ = ["Counter", "Lookahead"]
+__all__ = ["Counter", "Lookahead", "probabilities"]
 
 Table = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -41,6 +41,15 @@ Flags = npt.NDArray[np.bool_]
 FAINT = 1e-200
 # most numbers in the messages of one pass; more particles are done in pieces
 MOST = 2**23
+
+
+def probabilities(log_p: Tensor) -> Tensor:
+    """Return exp(log_p), 0 where it is below the smallest normal numbers.
+
+    The same as exp, which is ten times slower wherever it meets -inf or underflows.
+    """
+    tiny = 4 * torch.finfo(log_p.dtype).tiny
+    return F.threshold_(log_p.clamp(min=math.log(tiny)).exp_(), 2 * tiny, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -544,10 +553,10 @@ class _Tree:
         idle = torch.tensor(self.counter.weight.max(1) == 0)
         return idle.nonzero()[:, 0] if bool(idle.any()) else None
 
-    def condition(self, legal: Tensor, x: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def condition(self, legal: Tensor, x: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
         """Return log P(the bound holds), (N,), and the shifts of letters that do not, do count.
 
-        The shifts (N, U) are log P(a | the bound) − log P(a). `legal` (N, U, V) need not be
+        The shifts (2, N, U) are log P(a | the bound) − log P(a). `legal` (N, U, V) need not be
         normalized.
         """
         units = torch.arange(x.shape[-1], device=x.device)
@@ -557,50 +566,48 @@ class _Tree:
         open_ = unknown if self._still is None else unknown & self._mutable
         split = self._split(legal, open_)
         # the tree needs only what is open; often that is one number of columns in all particles
-        count = open_.sum(-1)
-        most, least = int(count.max()), int(count.min())
+        least, most = torch.stack(open_.sum(-1).aminmax()).tolist()
         if most == least and most > 0:
-            columns = open_.nonzero()[:, -1].reshape(*x.shape[:-1], most)
-            few = _Split(split.keep.gather(-1, columns), split.change.gather(-1, columns))
-            log_h, kept, changed = _budget(few, left)
-            shifts = torch.zeros((2, *x.shape), dtype=torch.float64, device=x.device)
-            kept = shifts[0].scatter_(-1, columns, _shift_of(kept, few.keep))
-            changed = shifts[1].scatter_(-1, columns, _shift_of(changed, few.change))
+            columns = open_.nonzero()[:, -1].reshape(1, *x.shape[:-1], most)
+            columns = columns.expand(2, *columns.shape[1:])
+            few = split.gather(-1, columns)
+            log_h, given = _budget(few, left)
+            shifts = torch.zeros_like(split).scatter_(-1, columns, _shift_of(given, few))
         else:
-            split = _Split(
-                torch.where(open_, split.keep, 0.0), torch.where(open_, split.change, -torch.inf)
-            )
-            log_h, kept, changed = _budget(split, left)
-            kept = torch.where(open_, _shift_of(kept, split.keep), 0.0)
-            changed = torch.where(open_, _shift_of(changed, split.change), 0.0)
-        if self._still is not None:
+            # what is not open keeps its letters for sure
+            idle = torch.tensor((0.0, -torch.inf), dtype=split.dtype, device=split.device)
+            split = torch.where(open_, split, idle.reshape(2, *[1] * open_.dim()))
+            log_h, given = _budget(split, left)
+            shifts = torch.where(open_, _shift_of(given, split), 0.0)
+        if self._still is not None and bool(unknown[..., self._still].any()):
             # what counts nothing is a factor, and normalized on its own
             mass = torch.logsumexp(legal[..., self._still, :], -1).double()
             mass = torch.where(unknown[..., self._still], mass, 0.0)
             log_h = log_h + mass.sum(-1)
-            kept[..., self._still] = changed[..., self._still] = -mass
-        return log_h, kept, changed
+            shifts[..., self._still] = -mass
+        return log_h, shifts
 
-    def _split(self, legal: Tensor, open_: Tensor) -> _Split:
-        p = legal.exp()
+    def _split(self, legal: Tensor, open_: Tensor) -> Tensor:
+        """Return the log-mass of the letters of a unit that do not count and that do, (2, N, U)."""
+        p = probabilities(legal)
         change = (p * self._weight.to(p)).sum(-1).double().log()
+        faint = torch.isneginf(change)
         if self.keep is not None:
             keep = legal.gather(-1, self.keep.expand(legal.shape[:-1])[..., None])[..., 0].double()
-            faint = torch.isneginf(change) & open_
         else:
             keep = (p * (1 - self._weight).to(p)).sum(-1).double().log()
-            faint = (torch.isneginf(change) | torch.isneginf(keep)) & open_
-        if bool(faint.any()):
+            faint = faint | torch.isneginf(keep)
+        if bool((faint & open_).any()):
             # either nothing of the kind is allowed or it is too unlikely for exp: only the
             # logarithms can tell
             one = self._weight == 1
             change = torch.logsumexp(legal.masked_fill(~one, -torch.inf), -1).double()
             keep = torch.logsumexp(legal.masked_fill(one, -torch.inf), -1).double()
-        return _Split(keep, change)
+        return torch.stack((keep, change))
 
-    def shifted(self, law: Tensor, kept: Tensor, changed: Tensor) -> Tensor:
-        """Add the shifts (N, U) to log-probabilities (N, U, V)."""
-        kept, changed = kept[..., None].to(law.dtype), changed[..., None].to(law.dtype)
+    def shifted(self, law: Tensor, shifts: Tensor) -> Tensor:
+        """Add the shifts (2, N, U) to log-probabilities (N, U, V)."""
+        kept, changed = shifts.to(law.dtype)[..., None]
         if self.keep is None:
             return law + torch.where(self._weight == 1, changed, kept)
         index = self.keep.expand(law.shape[:-1])[..., None]
@@ -610,29 +617,22 @@ class _Tree:
 
 def _shift_of(after: Tensor, before: Tensor) -> Tensor:
     """Return how log-probabilities move; what cannot happen, before or after, goes to -inf."""
-    return (after - before).nan_to_num(-torch.inf, neginf=-torch.inf)
+    return (after - before).nan_to_num_(-torch.inf, neginf=-torch.inf)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Log-mass of the letters of a unit that do not count and of those that do, (N, U)."""
+def _budget(split: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log P(changes <= left), (N,), and log P(kept), log P(changed) given that, (2, N, U).
 
-    keep: Tensor
-    change: Tensor
-
-
-def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log P(changes <= left), (N,), and log P(kept), log P(changed) given that, (N, U).
-
-    A product tree over units of the polynomials keep + change·z, cut at the largest budget. z is
-    scaled so that the mean number of changes is at most the budget and every factor is a
-    probability: what counts then lies near one, so that nothing over- or underflows and nothing
-    cancels. The conditional probabilities are the derivatives of log P.
+    `split` (2, N, U) are the log-masses of keeping and of changing each unit. A product tree over
+    units of the polynomials keep + change·z, cut at the largest budget. z is scaled so that the
+    mean number of changes is at most the budget and every factor is a probability: what counts then
+    lies near one, so that nothing over- or underflows and nothing cancels. The conditional
+    probabilities are the derivatives of log P.
     """
     degree = int(left.max().clamp(min=0))
-    has = torch.isfinite(split.keep)
-    base = torch.where(has, split.keep, split.change)
-    odds = torch.where(has, split.change - base, -torch.inf)
+    has = torch.isfinite(split[0])
+    base = torch.where(has, split[0], split[1])
+    odds = torch.where(has, split[1] - base, -torch.inf)
     # a unit that cannot keep its letter spends one mutation whatever the scale
     room = (left - (~has).sum(-1)).clamp(min=1)
     scale = (odds.logsumexp(-1) - torch.log(room.double())).clamp(min=0.0)
@@ -645,23 +645,21 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             low, high = torch.where(many, middle, low), torch.where(many, high, middle)
         scale = high
     odds = torch.where(has, odds, 0.0) - scale[..., None]
-    logs = torch.stack((torch.where(has, 0.0, -torch.inf), odds), -1)
-    norm = logs.logsumexp(-1)
-    # coefficients first, (n, N, U): every product of two halves is one multiplication and one small
-    # matrix product
-    rows, length = split.keep.shape[:-1], split.keep.shape[-1]
-    factors = (logs - norm[..., None]).exp().movedim(-1, 0).flatten(1, -2)
-    tree = [factors]
-    while tree[-1].shape[-1] > 1:
-        if tree[-1].shape[-1] % 2:
-            one = torch.zeros_like(tree[-1][..., :1])
-            one[0] = 1.0
-            tree[-1] = torch.cat((tree[-1], one), -1)
-        a, b = tree[-1].chunk(2, -1)
-        n = a.shape[0]
-        terms = _convolution(n, n, min(2 * n - 1, degree + 1)).to(a)
-        tree.append((terms @ (a[:, None] * b).flatten(2).flatten(0, 1)).unflatten(-1, a.shape[1:]))
-    coefficients = tree[-1][..., 0].movedim(0, -1).unflatten(0, rows)
+    logs = torch.stack((torch.where(has, 0.0, -torch.inf).to(odds), odds))
+    norm = logs.logsumexp(0)
+    # coefficients first and particles last, (n, U, N): every product of two halves is one
+    # multiplication of whole rows and one small matrix product
+    rows, length = split.shape[1:-1], split.shape[-1]
+    tree = [(logs - norm).exp().flatten(1, -2).transpose(1, 2).contiguous()]
+    while tree[-1].shape[1] > 1:
+        if tree[-1].shape[1] % 2:
+            tree[-1] = F.pad(tree[-1], (0, 0, 0, 1))
+            tree[-1][0, -1] = 1.0
+        a, b = tree[-1].chunk(2, 1)
+        n = len(a)
+        terms = _convolution(n, min(2 * n - 1, degree + 1), a.device)
+        tree.append((terms @ (a[:, None] * b).reshape(n * n, -1)).view(-1, *a.shape[1:]))
+    coefficients = tree[-1][:, 0].T.unflatten(0, rows)
     order = torch.arange(coefficients.shape[-1], device=left.device)
     counts = (coefficients > 0) & (order <= left[..., None])
     lift = order * scale[..., None]
@@ -669,26 +667,30 @@ def _budget(split: _Split, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     log_p = torch.logsumexp(lifted, -1)
     # down again: what each coefficient adds to P, relative to P
     slope = torch.where(counts, torch.exp(lift - log_p[..., None]), 0.0)
-    slope = slope.flatten(0, -2).movedim(-1, 0)[..., None]
+    slope = slope.flatten(0, -2).T[:, None]
     for children in reversed(tree[:-1]):
-        half = children.shape[-1] // 2
-        other = torch.roll(children, half, -1)
-        pair = slope[..., :half].repeat(1, 1, 2)
-        n, m = children.shape[0], pair.shape[0]
-        terms = _convolution(n, n, m).reshape(m, n, n).transpose(0, 1).reshape(n, m * n).to(other)
-        slope = (terms @ (pair[:, None] * other).flatten(2).flatten(0, 1)).unflatten(
-            -1, other.shape[1:]
-        )
-    marginal = (slope * tree[0])[..., :length].clamp(min=0.0)
-    keep, change = torch.log(marginal).unflatten(1, rows).unbind(0)
-    return log_p + (base + norm).sum(-1), keep, change
+        (n, units), m = children.shape[:2], len(slope)
+        # the two halves trade places: each is multiplied by the other
+        other = children.unflatten(1, (2, -1)).flip(1)
+        met = (slope[:, None, None, : units // 2] * other).reshape(m * n, -1)
+        slope = (_correlation(n, m, other.device) @ met).view(n, units, -1)
+    marginal = (slope * tree[0])[:, :length].clamp(min=0.0)
+    found = torch.log(marginal).transpose(1, 2).unflatten(1, rows)
+    return log_p + (base + norm).sum(-1), found
 
 
 @lru_cache(maxsize=256)
-def _convolution(n: int, m: int, width: int) -> Tensor:
-    """Return the 0/1 matrix (width, n·m) that adds the products a[j]·b[i] with j + i = k."""
-    j, i, k = torch.arange(n)[:, None], torch.arange(m), torch.arange(width)[:, None, None]
-    return (j + i == k).double().flatten(1)
+def _convolution(n: int, width: int, device: torch.device) -> Tensor:
+    """Return the 0/1 matrix (width, n·n) that adds the products a[j]·b[i] with j + i = k."""
+    j, i, k = torch.arange(n)[:, None], torch.arange(n), torch.arange(width)[:, None, None]
+    return (j + i == k).double().flatten(1).to(device)
+
+
+@lru_cache(maxsize=256)
+def _correlation(n: int, width: int, device: torch.device) -> Tensor:
+    """Return the 0/1 matrix (n, width·n) that adds the products c[k]·b[i] with j + i = k."""
+    terms = _convolution(n, width, device).unflatten(1, (n, n))
+    return terms.transpose(0, 1).flatten(1)
 
 
 # all groups ---------------------------------------------------------------------------------------
@@ -783,12 +785,13 @@ class Lookahead:
         return torch.tensor(self.allowed)
 
     @cached_property
-    def _all_allowed(self) -> bool:
-        return bool(self.allowed.all())
+    def _barred(self) -> Tensor | None:
+        """-inf at letters that are not allowed, (U, V); None if all are."""
+        return None if self.allowed.all() else torch.where(self._allowed, 0.0, -torch.inf)
 
     def legal(self, log_p: Tensor) -> Tensor:
         """Return (N, U, V) log-probabilities with -inf at letters that are not allowed."""
-        return log_p if self._all_allowed else log_p.masked_fill(~self._allowed, -torch.inf)
+        return log_p if self._barred is None else log_p + self._barred.to(log_p)
 
     def known_allowed(self, x: Tensor) -> Tensor:
         """Return whether letters x (..., U) are allowed where they stand; any mask is a letter."""
@@ -809,16 +812,16 @@ class Lookahead:
             log_h = torch.where(known, mass.sum(-1), -torch.inf)
             return log_h, legal - mass[..., None].to(legal.dtype)
         if len(self.groups) == 1 and isinstance(self.groups[0], _Tree):
-            log_h, kept, changed = self.groups[0].condition(legal, x, unknown)
-            given = self.groups[0].shifted(legal, kept, changed)
+            log_h, shifts = self.groups[0].condition(legal, x, unknown)
+            given = self.groups[0].shifted(legal, shifts)
             return torch.where(known, log_h, -torch.inf), given
         mass = torch.where(unknown, torch.logsumexp(legal, -1).double(), 0.0)
         law = legal - mass[..., None].nan_to_num(neginf=0.0).to(legal.dtype)
         log_h, given = mass.sum(-1), law
         for group in self.groups:
             if isinstance(group, _Tree):
-                more, kept, changed = group.condition(law, x, unknown)
-                given = group.shifted(given, kept, changed)
+                more, shifts = group.condition(law, x, unknown)
+                given = group.shifted(given, shifts)
             else:
                 more, shift = group.condition(law.flatten(0, -3))
                 more, shift = more.reshape(x.shape[:-1]), shift.reshape(law.shape)

@@ -6,6 +6,7 @@ nothing can go stale after a selection.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -20,9 +21,7 @@ __all__ = ["Particles", "Samples", "Step", "log_mean_exp"]
 
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
     """Return log mean exp over a dimension; -inf where all are -inf."""
-    return torch.logsumexp(log_w, dim) - torch.log(
-        torch.tensor(log_w.shape[dim], dtype=log_w.dtype)
-    )
+    return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -170,7 +171,7 @@ class SMC:
                 "Use eta > 0 (eta = 1 is the ancestral sampler)."
             )
 
-    @property
+    @cached_property
     def _through(self) -> str:
         if not isinstance(self.proposal, Tilted):
             return "none"
@@ -182,7 +183,7 @@ class SMC:
             )
         return self.proposal.through
 
-    @property
+    @cached_property
     def _times(self) -> list[float]:
         times: list[float] = self.process.times.tolist()
         return times

@@ -36,16 +36,23 @@ def philox(counter: tuple[Any, Any, Any, Any], key: tuple[int, int]) -> tuple[Wo
     References:
         Salmon et al. 2011, section 3.3 (Philox4x32-10).
     """
-    words = np.broadcast_arrays(*(np.asarray(c, dtype=np.uint64) for c in counter))
+    shape = np.broadcast_shapes(*(np.shape(c) for c in counter))
     # words 0 and 2 are multiplied, 1 and 3 only mixed in: two lanes share every operation
-    even, odd = np.stack((words[0], words[2])), np.stack((words[1], words[3]))
-    lane = (2, *[1] * words[0].ndim)
-    multiplier = np.array((0xD2511F53, 0xCD9E8D57), dtype=np.uint64).reshape(lane)
-    for r in range(10):
-        keys = ((key[0] + r * 0x9E3779B9) & _WORD, (key[1] + r * 0xBB67AE85) & _WORD)
+    words = np.empty((2, 2, *shape), dtype=np.uint64)
+    for word, lane, value in zip((0, 1, 0, 1), (0, 0, 1, 1), counter, strict=True):
+        words[word, lane] = value
+    even, odd = words
+    one = (2, *[1] * len(shape))
+    multiplier = np.array((0xD2511F53, 0xCD9E8D57), dtype=np.uint64).reshape(one)
+    rounds = [(key[0] + r * 0x9E3779B9, key[1] + r * 0xBB67AE85) for r in range(10)]
+    keys = (np.array(rounds, dtype=np.uint64) & _LOW).reshape(10, *one)
+    for mixed in keys:
         product = even * multiplier
-        even = (product >> _SHIFT)[::-1] ^ odd ^ np.array(keys, dtype=np.uint64).reshape(lane)
-        odd = (product & _LOW)[::-1]
+        even = product[::-1] >> _SHIFT
+        even ^= odd
+        even ^= mixed
+        product &= _LOW
+        odd = product[::-1]
     return even[0], odd[0], even[1], odd[1]
 
 

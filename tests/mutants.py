@@ -313,10 +313,10 @@ MUTANTS = (
         "the wild type is forced once the budget is spent, with no look-ahead before",
         edit(
             "lookahead",
-            "            log_h, kept, changed = _budget(few, left)\n",
+            "            log_h, given = _budget(few, left)\n",
             "            room = left[..., None] > 0\n"
-            "            kept = torch.where(room, few.keep, 0.0)\n"
-            "            changed = torch.where(room, few.change, -torch.inf)\n"
+            "            sure = torch.tensor((0.0, -torch.inf)).double().reshape(2, 1, 1, 1)\n"
+            "            given = torch.where(room, few, sure)\n"
             "            log_h = torch.where(left >= 0, 0.0, -torch.inf).double()\n",
         ),
         (

@@ -12,9 +12,12 @@ islands and returns the best design of each by emoji-match, so that all arms ret
 - unguided: the first particle of each island of best-of-N.
 
 A row is the mean over prompts; its paired 95 % t-interval is over prompts. Diversity is the mean
-pairwise distance 1 − cos of a prompt's designs in the embedding of the hold-out twin; the Vendi
-score is the effective number of distinct designs in the same embedding. `--choose` runs a grid of
-alphas on twenty other names (the validation part) instead. `--pareto` mixes emoji-match with JPEG
+pairwise distance of a prompt's designs, in two ways. "perceptual" is LPIPS with unit weights (Zhang
+et al., CVPR 2018, equation 1): squared differences of the unit feature vectors at every place of
+the hold-out twin's three feature maps, averaged. "embedding" is 1 − cos of the twin's embeddings of
+what the pictures mean; pictures that all show their prompt are alike by it. The Vendi score is the
+effective number of distinct designs in the embedding. `--choose` runs a grid of alphas on twenty
+other names (the validation part) instead. `--pareto` mixes emoji-match with JPEG
 compressibility, which has no gradient, by weights w and 1 − w, and draws both. Without `--data`,
 and with `--quick`, a few fixed names stand in.
 """
@@ -30,15 +33,21 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import seqalign as sa
 from seqalign.metrics import paired_interval, vendi
 from seqalign.models.emoji import emoji_mini
-from seqalign.rewards.emoji import emoji_match, emoji_match_holdout
+from seqalign.rewards.emoji import Convolution, MatchNetwork, emoji_match, emoji_match_holdout
 
-# one numpy row: guide, hold-out, diversity, Vendi score
-COLUMNS = ("emoji-match", "emoji-match-holdout", "diversity", "Vendi score")
+COLUMNS = (
+    "emoji-match",
+    "emoji-match-holdout",
+    "perceptual diversity",
+    "embedding diversity",
+    "Vendi score",
+)
 FEW = ("crying cat face", "red apple", "sailboat")
 
 
@@ -50,6 +59,25 @@ def names(data: Path | None, part: str, n: int, seed: int) -> list[str]:
 
     known = sorted(e.name for e in load(data) if part_of(e.name) == part)
     return random.Random(seed).sample(known, n)
+
+
+def perceptual(network: MatchNetwork, images: Tensor) -> float:
+    """Return the mean LPIPS distance with unit weights over all pairs of images (n, 3, 32, 32)."""
+    n = len(images)
+    if n < 2:
+        return 0.0
+    h, total, maps = 2.0 * (images - 1.0), 0.0, 0
+    with torch.no_grad():
+        for i, layer in enumerate(network.stages):
+            h = layer(h)
+            last = i + 1 == len(network.stages) or isinstance(network.stages[i + 1], Convolution)
+            # a map is what the next convolution, which halves it, is given
+            if last and not isinstance(layer, Convolution):
+                unit = F.normalize(h, dim=1).flatten(1)
+                places = h.shape[2] * h.shape[3]
+                total += float(torch.pdist(unit).square().mean()) / places
+                maps += 1
+    return total / maps
 
 
 class Bench:
@@ -76,7 +104,7 @@ class Bench:
         n, same = len(images), e @ e.T
         apart = float((1 - same).sum() / (n * (n - 1))) if n > 1 else 0.0
         scores = [float(r(designs).mean()) for r in (self.guide, self.holdout)]
-        return [*scores, apart, vendi(same)]
+        return [*scores, perceptual(self.holdout.network, images), apart, vendi(same)]
 
 
 def best(samples: sa.Samples) -> Tensor:
@@ -99,7 +127,7 @@ def table(title: str, a: Any, b: Any, what: str) -> None:
 def compare(
     bench: Bench, prompts: Sequence[str], method: Any, particles: int
 ) -> tuple[Any, Any, Any]:
-    """Return what `Bench.tell` says of aligned, best-of-N and unguided designs, (n, 4) each."""
+    """Return what `Bench.tell` says of aligned, best-of-N and unguided designs, (n, 5) each."""
     rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     plain = sa.load_method("best_of_n", alpha=1.0)
     for prompt in prompts:
@@ -179,7 +207,8 @@ def main() -> None:
     parser.add_argument("--islands", type=int, default=8, help="designs per prompt and arm")
     parser.add_argument("--particles", type=int, default=4, help="per island of the aligned arm")
     parser.add_argument("--method", default="das")
-    parser.add_argument("--alpha", type=float, default=1.0)
+    parser.add_argument("--alpha", type=float, default=0.1)
+    parser.add_argument("--grid", type=float, nargs="+", default=[0.025, 0.05, 0.1, 0.2, 0.4])
     parser.add_argument("--scale", type=float, default=1.0, help="of the gradient")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -192,7 +221,7 @@ def main() -> None:
 
     if args.choose:
         prompts = names(data, "validation", args.prompts, 0)
-        for alpha in (0.25, 0.5, 1.0, 2.0):
+        for alpha in args.grid:
             print(f"\nalpha {alpha}", flush=True)
             found = compare(bench, prompts, method(alpha), args.particles)
             table(f"alpha {alpha}", found[0], found[1], "best-of-N")
