@@ -1,6 +1,6 @@
 """Aligned emoji against best-of-N: emoji-mini, guided by emoji-match, judged by its hold-out twin.
 
-    python examples/benchmarks/emoji.py --data DIR [--choose] [--pareto FILE.png] [--quick]
+    python examples/benchmarks/emoji.py --data DIR [--choose [--figure FILE]] [--pareto FILE]
 
 Twenty names are drawn by seed 0 from those that no network was trained on (the test part of
 images/noto_emoji_png32.tar.xz below DIR). For each, every arm runs `--islands` small independent
@@ -12,14 +12,15 @@ islands and returns the best design of each by emoji-match, so that all arms ret
 - unguided: the first particle of each island of best-of-N.
 
 A row is the mean over prompts; its paired 95 % t-interval is over prompts. Diversity is the mean
-pairwise distance of a prompt's designs, in two ways. "perceptual" is LPIPS with unit weights (Zhang
-et al., CVPR 2018, equation 1): squared differences of the unit feature vectors at every place of
-the hold-out twin's three feature maps, averaged. "embedding" is 1 − cos of the twin's embeddings of
-what the pictures mean; pictures that all show their prompt are alike by it. The Vendi score is the
-effective number of distinct designs in the embedding. `--choose` runs a grid of alphas on twenty
-other names (the validation part) instead. `--pareto` mixes emoji-match with JPEG
-compressibility, which has no gradient, by weights w and 1 − w, and draws both. Without `--data`,
-and with `--quick`, a few fixed names stand in.
+pairwise distance of a prompt's designs, in three ways. "pixel" is what the report shows, the root
+mean square difference over 8 x 8 cells, and knows nothing of either network. "perceptual" is LPIPS
+with unit weights (Zhang et al., CVPR 2018, equation 1): squared differences of the unit feature
+vectors at every place of the hold-out twin's three feature maps, averaged. "embedding" is 1 − cos
+of the twin's embeddings of what the pictures mean; pictures that all show their prompt are alike by
+it. The Vendi score is the effective number of distinct designs in the embedding. `--choose` runs a
+grid of alphas on twenty other names (the validation part) instead; `--figure` draws it. `--pareto`
+mixes emoji-match with JPEG compressibility, which has no gradient, by weights w and 1 − w, and
+draws both. Without `--data`, and with `--quick`, a few fixed names stand in.
 """
 
 from __future__ import annotations
@@ -37,13 +38,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import seqalign as sa
-from seqalign.metrics import paired_interval, vendi
+from seqalign.metrics import mean_distance, paired_interval, pooled_pixels, vendi
 from seqalign.models.emoji import emoji_mini
 from seqalign.rewards.emoji import Convolution, MatchNetwork, emoji_match, emoji_match_holdout
 
 COLUMNS = (
     "emoji-match",
     "emoji-match-holdout",
+    "pixel diversity",
     "perceptual diversity",
     "embedding diversity",
     "Vendi score",
@@ -51,14 +53,19 @@ COLUMNS = (
 FEW = ("crying cat face", "red apple", "sailboat")
 
 
-def names(data: Path | None, part: str, n: int, seed: int) -> list[str]:
+def names(data: Path | None, part: str, n: int, seed: int, known_words: bool) -> list[str]:
     """Return n names of a part of the emoji, drawn by a seed; a few fixed ones without data."""
     if data is None:
         return list(FEW)
-    from seqalign.models.emoji_data import load, part_of
+    from seqalign.models.emoji_data import load, part_of, words_of
 
-    known = sorted(e.name for e in load(data) if part_of(e.name) == part)
-    return random.Random(seed).sample(known, n)
+    emoji = load(data)
+    taught = {w for e in emoji if part_of(e.name) == "train" for w in words_of(e.name)}
+    some = sorted(e.name for e in emoji if part_of(e.name) == part)
+    if known_words:
+        some = [name for name in some if set(words_of(name)) <= taught]
+    print(f"{n} of {len(some)} names of the {part} part")
+    return random.Random(seed).sample(some, n)
 
 
 def perceptual(network: MatchNetwork, images: Tensor) -> float:
@@ -104,7 +111,8 @@ class Bench:
         n, same = len(images), e @ e.T
         apart = float((1 - same).sum() / (n * (n - 1))) if n > 1 else 0.0
         scores = [float(r(designs).mean()) for r in (self.guide, self.holdout)]
-        return [*scores, perceptual(self.holdout.network, images), apart, vendi(same)]
+        cells = mean_distance(pooled_pixels(images))
+        return [*scores, cells, perceptual(self.holdout.network, images), apart, vendi(same)]
 
 
 def best(samples: sa.Samples) -> Tensor:
@@ -127,7 +135,7 @@ def table(title: str, a: Any, b: Any, what: str) -> None:
 def compare(
     bench: Bench, prompts: Sequence[str], method: Any, particles: int
 ) -> tuple[Any, Any, Any]:
-    """Return what `Bench.tell` says of aligned, best-of-N and unguided designs, (n, 5) each."""
+    """Return what `Bench.tell` says of aligned, best-of-N and unguided designs, (n, 6) each."""
     rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     plain = sa.load_method("best_of_n", alpha=1.0)
     for prompt in prompts:
@@ -148,6 +156,25 @@ def compare(
             flush=True,
         )
     return np.array(rows[0]), np.array(rows[1]), np.array(rows[2])
+
+
+def draw_alphas(points: Sequence[tuple[str, Any]], path: Path) -> None:
+    """Draw both rewards against perceptual diversity; points are labels and means (6,)."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8.0, 3.6), sharex=True, layout="constrained")
+    for j, axis in enumerate(axes):
+        line = np.array([(m[3], m[j]) for label, m in points if label.startswith("alpha")])
+        axis.plot(line[:, 0], line[:, 1], "o-", ms=5)
+        for label, m in points:
+            if not label.startswith("alpha"):
+                axis.plot(m[3], m[j], "s", color="0.4", ms=6)
+            axis.annotate(label, (m[3], m[j]), (6, 4), textcoords="offset points", fontsize=8)
+        axis.set(xlabel="perceptual diversity", ylabel=f"{COLUMNS[j]}, nats")
+        axis.margins(x=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=140)
+    print(f"wrote {path}")
 
 
 def pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> None:
@@ -201,8 +228,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2 prompts, 3 islands, 12 steps")
     parser.add_argument("--data", type=Path, help="folder with images/noto_emoji_png32.tar.xz")
     parser.add_argument("--choose", action="store_true", help="a grid of alphas on other names")
-    parser.add_argument("--pareto", type=Path, metavar="FILE")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="of --choose, over alpha")
+    parser.add_argument("--pareto", type=Path, metavar="FILE", help="of both rewards, over w")
     parser.add_argument("--prompts", type=int, default=20)
+    parser.add_argument(
+        "--known-words", action="store_true", help="only names all of whose words were trained on"
+    )
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--islands", type=int, default=8, help="designs per prompt and arm")
     parser.add_argument("--particles", type=int, default=4, help="per island of the aligned arm")
@@ -220,14 +251,19 @@ def main() -> None:
         return sa.load_method(args.method, alpha=alpha, tilt={"scale": args.scale})
 
     if args.choose:
-        prompts = names(data, "validation", args.prompts, 0)
+        prompts = names(data, "validation", args.prompts, 0, args.known_words)
+        points: list[tuple[str, Any]] = []
         for alpha in args.grid:
             print(f"\nalpha {alpha}", flush=True)
             found = compare(bench, prompts, method(alpha), args.particles)
             table(f"alpha {alpha}", found[0], found[1], "best-of-N")
             table(f"alpha {alpha}", found[0], found[2], "unguided")
+            points.append((f"alpha {alpha:g}", found[0].mean(0)))
+        points += [("best of N", found[1].mean(0)), ("unguided", found[2].mean(0))]
+        if args.figure is not None:
+            draw_alphas(points, args.figure)
         return
-    prompts = names(data, "test", args.prompts, 0)[: 2 if args.quick else None]
+    prompts = names(data, "test", args.prompts, 0, args.known_words)[: 2 if args.quick else None]
     aligned, other, plain = compare(bench, prompts, method(args.alpha), args.particles)
     print(method(args.alpha))
     table("equal network calls", aligned, other, "best-of-N")

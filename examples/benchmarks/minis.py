@@ -139,7 +139,7 @@ def draw_scaling(curves: Mapping[str, list[tuple[float, float, float]]], path: P
         axes[1].plot(calls, held, "o-", ms=4, label=name)
     for axis, what in zip(axes, ("ddg-mini (guide)", "ddg-mini-b (hold-out)"), strict=True):
         axis.set(xscale="log", xlabel="network calls per backbone", title=what)
-        axis.set_ylabel("mean of the top 10, kcal/mol over the wild type")
+        axis.set_ylabel("top 10 over the wild type, kcal/mol")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     figure.savefig(path, dpi=160)

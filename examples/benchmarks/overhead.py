@@ -1,13 +1,14 @@
-"""Overhead of the loop on the PDZ3 demo: time of a run ÷ bare replay of its calls.
+"""Overhead of the loop: time of a run ÷ bare replay of its network and reward calls.
 
-    python examples/benchmarks/overhead.py [--quick] [--repeats 5] [--threads 1]
+    python examples/benchmarks/overhead.py [--images] [--quick] [--repeats 5] [--threads 1]
 
-The run is the demo's sampler (one island, 64 particles, one reveal per step, a budget of 8
-mutations, posterior score). What its network and rewards are asked, and what they answer, is
+The run is the PDZ3 demo's sampler (one island, 64 particles, one reveal per step, a budget of 8
+mutations, posterior score); with `--images`, das on emoji-mini guided by emoji-match (two prompts,
+16 particles each, 50 steps, gradients through the network). What network and rewards are asked is
 recorded once. The replay asks the bare network and the bare rewards (with their gradients) the same
-in the same order, and does nothing else. The loop alone is the run with the recorded answers in
-place of network and rewards. The three alternate in one process with pinned threads; times are of
-the wall and of the processor, which other programs disturb less.
+in the same order, and does nothing else. The loop alone, of the demo only, is the run with recorded
+answers in place of network and rewards. They alternate in one process with pinned threads; times
+are of the wall and of the processor, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from typing import Any, cast
@@ -25,11 +26,13 @@ import yaml
 from torch import Tensor
 
 import seqalign as sa
+from seqalign.models.emoji import emoji_mini, to_images
 from seqalign.objective import Reward
 from seqalign.process import Designs
 
 # what was asked, in order: (kind, question, answer, gradient)
 Calls = list[tuple[str, Any, Tensor, Tensor | None]]
+Work = Callable[[], object]
 
 
 class Recorder(Reward):
@@ -87,39 +90,35 @@ class Tape(Reward):
         return cast(Tensor, _Known.apply(x, answer, gradient))
 
 
-def timed(work: Callable[[], object]) -> tuple[float, float]:
+def timed(work: Work) -> tuple[float, float]:
     """Return the seconds of wall and processor that `work` takes."""
     wall, processor = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def main() -> None:
-    """Print the ratio of every pair and their median."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+def sampler_of(demo: str) -> Any:
+    """Return the method of a demo's file."""
+    text = (files("seqalign") / "data" / demo).read_text()
+    options = yaml.safe_load(text)["sampler"]
+    return sa.load_method(
+        options.pop("name"),
+        **{k: v for k, v in options.items() if k not in ("islands", "particles")},
     )
-    parser.add_argument("--quick", action="store_true", help="1 repeat, 10 particles")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--particles", type=int, default=64)
-    args = parser.parse_args()
-    repeats, particles = (1, 10) if args.quick else (args.repeats, args.particles)
-    torch.set_num_threads(args.threads)
+
+
+def demo(particles: int) -> tuple[Work, Work, Work | None, str]:
+    """Return run, replay and the loop alone of the PDZ3 demo, and what they are."""
     model = sa.load_model("pdz-mini", max_mutations=8)
     reward = 1.0 * sa.load_reward("pdz3-stability") + 1.0 * sa.load_reward("pdz3-affinity")
     process: Any = model.process
-    network = process.network
+    network, method = process.network, sampler_of("demo-pdz3.yaml")
     calls: Calls = []
 
     def recording(x: Tensor, t: float) -> Tensor:
         answer = network(x, t)
         calls.append(("network", x.clone(), answer.clone(), None))
         return cast(Tensor, answer)
-
-    demo = yaml.safe_load((files("seqalign") / "data" / "demo-pdz3.yaml").read_text())
-    sampler = {k: v for k, v in demo["sampler"].items() if k not in ("islands", "particles")}
-    method = sa.load_method(sampler.pop("name"), **sampler)
 
     def run(process: Any, reward: Reward) -> sa.Samples:
         rng = sa.Streams(0, (0,))
@@ -140,35 +139,94 @@ def main() -> None:
 
     def alone() -> sa.Samples:
         answers = iter(calls)
-        # the posterior is computed in place of the logits
         spoken = replace(process, network=lambda x, t: next(answers)[2])
         return run(spoken, Tape(reward.name, answers))
 
     if not torch.equal(alone().designs.x, recorded.designs.x):
         raise SystemExit("The recorded answers lead to other designs: this measures nothing.")
-    replay()
-    rows = []
-    for _ in range(repeats):
-        rows.append([timed(lambda: run(process, reward)), timed(replay), timed(alone)])
-        (wall, cpu), (bare_wall, bare_cpu), (own_wall, own_cpu) = rows[-1]
-        print(
-            f"run {wall:6.3f} s  replay {bare_wall:6.3f} s  ratio {wall / bare_wall:.3f}   "
-            f"processor: {cpu:6.3f} s, {bare_cpu:6.3f} s, {cpu / bare_cpu:.3f}   "
-            f"loop alone {own_wall:.3f} s, processor {own_cpu:.3f} s",
-            flush=True,
-        )
-    steps = len(recorded.trace) - 1
-    medians = [statistics.median(r[0][i] / r[1][i] for r in rows) for i in (0, 1)]
-    own = [min(r[2][i] for r in rows) for i in (0, 1)]
-    bare = [min(r[1][i] for r in rows) for i in (0, 1)]
-    print(
-        f"{sum(c[0] == 'network' for c in calls)} network calls of up to {particles} particles, "
-        f"{steps} steps, {args.threads} threads.\n"
-        f"Median ratio: wall {medians[0]:.3f}, processor {medians[1]:.3f}.\n"
-        f"Loop alone, best of {repeats}: {1e3 * own[0] / steps:.2f} ms a step, processor "
-        f"{1e3 * own[1] / steps:.2f}; network and rewards {1e3 * bare[0] / steps:.1f}, "
-        f"processor {1e3 * bare[1] / steps:.1f}."
+    what = f"PDZ3 demo, {particles} particles, {len(recorded.trace) - 1} steps"
+    return lambda: run(process, reward), replay, alone, what
+
+
+class Overheard:
+    """A denoiser that remembers what it was asked."""
+
+    def __init__(self, inner: Any, calls: list[Any]) -> None:
+        self.inner, self.calls = inner, calls
+
+    def take(self, islands: Sequence[int]) -> Overheard:
+        """Return the denoiser of some of the islands."""
+        return Overheard(self.inner.take(islands), self.calls)
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        """Denoise."""
+        self.calls.append((self.inner, x.detach().clone(), t))
+        return cast(Tensor, self.inner(x, t))
+
+
+def images(particles: int, steps: int) -> tuple[Work, Work, Work | None, str]:
+    """Return run and replay of aligned emoji, and what they are."""
+    prompts = ["crying cat face", "sailboat"]
+    process = emoji_mini(prompts=prompts, steps=steps)
+    reward = sa.load_reward("emoji-match")
+    method = sa.load_method("das", alpha=0.1)
+    calls: list[Any] = []
+
+    def run(process: Any) -> sa.Samples:
+        rng, shape = sa.Streams(0, range(2)), (len(prompts), particles)
+        return cast(sa.Samples, method(process, reward, shape, rng=rng))
+
+    recorded = run(replace(process, denoiser=Overheard(process.denoiser, calls)))
+    # chunks lie within islands, one island after the other
+    each = len(calls) // (steps * len(prompts))
+    spoken = [p for p in prompts for _ in range(each)] * steps
+
+    def replay() -> None:
+        for (denoiser, x, t), prompt in zip(calls, spoken, strict=True):
+            leaf = x.requires_grad_()
+            shown = to_images(denoiser(leaf, t))
+            scores = reward.graded(Designs(shown, prompts=(prompt,)))
+            torch.autograd.grad(scores.sum(), leaf)
+        reward(recorded.designs)
+
+    what = f"emoji, {len(prompts)} prompts x {particles} particles, {steps} steps"
+    return lambda: run(process), replay, None, what
+
+
+def main() -> None:
+    """Print the ratio of every pair and their median."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--images", action="store_true", help="emoji instead of the PDZ3 demo")
+    parser.add_argument("--quick", action="store_true", help="1 repeat, few particles and steps")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--particles", type=int, help="64 of the demo, 16 emoji")
+    args = parser.parse_args()
+    repeats = 1 if args.quick else args.repeats
+    torch.set_num_threads(args.threads)
+    particles = args.particles or (4 if args.quick else 16 if args.images else 64)
+    if args.images:
+        run, replay, alone, what = images(particles, 6 if args.quick else 50)
+    else:
+        run, replay, alone, what = demo(particles)
+    replay()
+    ratios, own, bare = [], [], []
+    for _ in range(repeats):
+        (wall, cpu), (bare_wall, bare_cpu) = timed(run), timed(replay)
+        ratios.append((wall / bare_wall, cpu / bare_cpu))
+        bare.append(bare_cpu)
+        line = f"run {wall:7.3f} s  replay {bare_wall:7.3f} s  ratio {ratios[-1][0]:.3f}   "
+        line += f"processor {cpu:7.3f} s, {bare_cpu:7.3f} s, {ratios[-1][1]:.3f}"
+        if alone is not None:
+            own.append(timed(alone)[1])
+            line += f"   loop alone {own[-1]:.3f} s"
+        print(line, flush=True)
+    wall, cpu = (statistics.median(r[i] for r in ratios) for i in (0, 1))
+    print(f"{what}, {args.threads} threads: median ratio {wall:.3f}, of processor time {cpu:.3f}")
+    if own:
+        print(f"loop alone {min(own):.3f} s of processor, network and rewards {min(bare):.3f} s")
 
 
 if __name__ == "__main__":
