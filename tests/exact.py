@@ -795,6 +795,14 @@ class Testbed:
             table[:, budget + 1] = -np.inf
         return float(np.logaddexp.reduce(table[:, : budget + 1], None))
 
+    def natural(self, seed: int = 0) -> np.ndarray:
+        """A natural sequence: a draw from the prior, (L,)."""
+        rng = np.random.default_rng(seed)
+        x = [rng.choice(20, p=self.initial)]
+        while len(x) < self.length:
+            x.append(rng.choice(20, p=self.transition[x[-1]]))
+        return np.array(x)
+
     def budget(self, wild: np.ndarray, mutations: int) -> DesignSpace:
         """The design space of a mutation budget."""
         letters = "".join(PROTEIN.letters[a] for a in wild)

@@ -250,6 +250,20 @@ def test_imputation_uses_the_mask_of_the_state_itself():
         assert bool((p.mean[~known] < 1).all())
 
 
+def test_what_a_network_says_of_known_positions_does_not_matter():
+    # attention over padding alone gives NaN; no known letter asks for it
+    process = masked()
+    x = torch.tensor([[[3, 0, 3, 2], [1, 3, 0, 0]]])
+
+    def broken(x: torch.Tensor, t: float) -> torch.Tensor:
+        said = process.network(x, t)
+        return torch.where((x == ABC.mask)[..., None], said, torch.nan)
+
+    whole, other = process.posterior(x, 0.5), replace(process, network=broken).posterior(x, 0.5)
+    assert torch.equal(whole.log_probs, other.log_probs)
+    assert torch.equal(whole.mean, other.mean)
+
+
 def test_islands_of_different_length_finish_and_stay():
     process, rng = masked(event_mask=PADDING), Streams(0, (0, 1))
     x = process.prior((2, 6), rng)

@@ -42,15 +42,6 @@ def short():
     return exact.Testbed.load(length=12)
 
 
-def wild_type(bed: exact.Testbed, seed: int = 0) -> np.ndarray:
-    """A natural sequence: a draw from the prior."""
-    rng = np.random.default_rng(seed)
-    x = [rng.choice(20, p=bed.initial)]
-    while len(x) < bed.length:
-        x.append(rng.choice(20, p=bed.transition[x[-1]]))
-    return np.array(x)
-
-
 def run(
     method,
     bed: exact.Testbed,
@@ -144,7 +135,7 @@ def test_short_chain(short, method):
 
 @pytest.mark.parametrize("reward", [None, exact.Zero()], ids=["reward", "zero"])
 def test_short_chain_with_a_mutation_budget(short, reward):
-    wild = wild_type(short)
+    wild = short.natural()
     parts = run(PlainSMC(ALPHA), short, 32, reward, short.budget(wild, 3))
     _, log_mean, _, _ = summary(parts)
     want = short.restricted_log_z(ALPHA if reward is None else np.inf, wild, 3)
@@ -175,7 +166,7 @@ def test_full_size(bed, method, miss):
 )
 def test_full_size_with_a_mutation_budget(bed, method, reward):
     # forcing the wild type once the budget is spent is off by about 75, with one distinct design
-    wild = wild_type(bed)
+    wild = bed.natural()
     parts = run(method, bed, reward=reward, space=bed.budget(wild, 10))
     _, log_mean, mean_r, distinct = summary(parts)
     want = bed.restricted_log_z(ALPHA if reward is None else np.inf, wild, 10)

@@ -17,10 +17,12 @@ mean square difference over 8 x 8 cells, and knows nothing of either network. "p
 with unit weights (Zhang et al., CVPR 2018, equation 1): squared differences of the unit feature
 vectors at every place of the hold-out twin's three feature maps, averaged. "embedding" is 1 − cos
 of the twin's embeddings of what the pictures mean; pictures that all show their prompt are alike by
-it. The Vendi score is the effective number of distinct designs in the embedding. `--choose` runs a
-grid of alphas on twenty other names (the validation part) instead; `--figure` draws it. `--pareto`
-mixes emoji-match with JPEG compressibility, which has no gradient, by weights w and 1 − w, and
-draws both. Without `--data`, and with `--quick`, a few fixed names stand in.
+it. The Vendi score is the effective number of distinct designs in the embedding. The same distances
+over all pairs of all prompts' designs, as the DAS paper's own evaluation takes them, follow in a
+line. `--choose` runs a grid of alphas on twenty other names (the validation part) instead;
+`--figure` draws it. `--pareto` mixes emoji-match with JPEG compressibility, which has no gradient,
+by weights w and 1 − w, and draws both. Without `--data`, and with `--quick`, a few fixed names
+stand in.
 """
 
 from __future__ import annotations
@@ -104,15 +106,20 @@ class Bench:
         samples: sa.Samples = method(process, reward, (self.islands, particles), rng=rng)
         return samples
 
+    def diversity(self, images: Tensor) -> list[float]:
+        """Return pixel, perceptual and embedding distance, means over pairs of (n, 3, 32, 32)."""
+        e = self.holdout.embed(images)
+        n = len(images)
+        apart = float((1 - e @ e.T).sum() / (n * (n - 1))) if n > 1 else 0.0
+        cells = mean_distance(pooled_pixels(images))
+        return [cells, perceptual(self.holdout.network, images), apart]
+
     def tell(self, images: Tensor, prompt: str) -> list[float]:
         """Describe the designs (n, 3, 32, 32) of one prompt, in the order of `COLUMNS`."""
         designs = sa.Designs(images[None], prompts=(prompt,))
         e = self.holdout.embed(images)
-        n, same = len(images), e @ e.T
-        apart = float((1 - same).sum() / (n * (n - 1))) if n > 1 else 0.0
         scores = [float(r(designs).mean()) for r in (self.guide, self.holdout)]
-        cells = mean_distance(pooled_pixels(images))
-        return [*scores, cells, perceptual(self.holdout.network, images), apart, vendi(same)]
+        return [*scores, *self.diversity(images), vendi(e @ e.T)]
 
 
 def best(samples: sa.Samples) -> Tensor:
@@ -137,16 +144,17 @@ def compare(
 ) -> tuple[Any, Any, Any]:
     """Return what `Bench.tell` says of aligned, best-of-N and unguided designs, (n, 6) each."""
     rows: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+    shown: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
     plain = sa.load_method("best_of_n", alpha=1.0)
     for prompt in prompts:
         clock = time.perf_counter()
         aligned = bench.run(method, bench.guide, prompt, particles, "aligned")
         each = aligned.network_calls / (bench.islands * bench.steps)
         other = bench.run(plain, bench.guide, prompt, round(each), "best_of_n")
-        for row, images in zip(
-            rows, (best(aligned), best(other), other.designs.x[:, 0]), strict=True
-        ):
+        designs = (best(aligned), best(other), other.designs.x[:, 0])
+        for row, arm, images in zip(rows, shown, designs, strict=True):
             row.append(bench.tell(images, prompt))
+            arm.append(images)
         print(
             f"{prompt:44s} aligned {rows[0][-1][0]:6.2f} {rows[0][-1][1]:6.2f}  "
             f"best of {round(each)} {rows[1][-1][0]:6.2f} {rows[1][-1][1]:6.2f}  "
@@ -154,6 +162,12 @@ def compare(
             f"{aligned.network_calls} and {other.network_calls} calls, "
             f"{time.perf_counter() - clock:.0f} s",
             flush=True,
+        )
+    for name, arm in zip(("aligned", "best-of-N", "unguided"), shown, strict=True):
+        cells, percepts, apart = bench.diversity(torch.cat(arm))
+        print(
+            f"over all prompts, {name:9s}: pixel diversity {cells:.3f}, perceptual {percepts:.3f}, "
+            f"embedding {apart:.3f}"
         )
     return np.array(rows[0]), np.array(rows[1]), np.array(rows[2])
 
