@@ -211,8 +211,8 @@ MUTANTS = (
         "the gradient of staying masked is left out of the one-reveal tilt",
         edit(
             "discrete",
-            "letters = self.log_letter + (g[..., :-1] - g[..., -1:])",
-            "letters = self.log_letter + g[..., :-1]",
+            "log_position = self.log_position + (mass - g[..., -1:])[..., 0]",
+            "log_position = self.log_position + mass[..., 0]",
         ),
         ("test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",),
     ),
