@@ -51,6 +51,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqalign import weights
+from seqalign.objective import shared
 from seqalign.rewards.images import ImageScore, check_chunk
 
 if TYPE_CHECKING:
@@ -523,6 +524,14 @@ class Embedder:
         """Return the unit embeddings (n, width) of preprocessed images (n, 3, size, size)."""
         return _unit(self._run("image", pixel_values=_like(pixels, self.network)))
 
+    def see(self, images: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """Return the unit embeddings (n, width) of images; the terms of a sum share them."""
+        return shared(
+            ("embedding", id(self), preprocessing),
+            images,
+            lambda: self.images(preprocessing(images)),
+        )
+
     def texts(self, prompts: Sequence[str]) -> Tensor:
         """Return the unit embeddings (n, width) of n prompts."""
         for prompt in dict.fromkeys(prompts):
@@ -737,7 +746,7 @@ class Aesthetic(ImageScore):
         return self.embedder.cost
 
     def _score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.head(self.embedder.images(self.preprocessing(images)))
+        return self.head(self.embedder.see(images, self.preprocessing))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -773,7 +782,7 @@ class Similarity(ImageScore):
         return self.embedder.cost
 
     def _score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        seen = self.embedder.images(self.preprocessing(images))
+        seen = self.embedder.see(images, self.preprocessing)
         asked = self.embedder.texts(prompts)
         return self.scale * (seen.double() * asked.double()).sum(-1)
 

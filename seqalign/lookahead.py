@@ -49,7 +49,8 @@ def probabilities(log_p: Tensor) -> Tensor:
     The same as exp, which is ten times slower wherever it meets -inf or underflows.
     """
     tiny = 4 * torch.finfo(log_p.dtype).tiny
-    return F.threshold_(log_p.clamp(min=math.log(tiny)).exp_(), 2 * tiny, 0.0)
+    p = log_p.clamp(min=math.log(tiny)).exp_()
+    return F.threshold(p, 2 * tiny, 0.0, inplace=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -617,7 +618,8 @@ class _Tree:
 
 def _shift_of(after: Tensor, before: Tensor) -> Tensor:
     """Return how log-probabilities move; what cannot happen, before or after, goes to -inf."""
-    return (after - before).nan_to_num_(-torch.inf, neginf=-torch.inf)
+    out: Tensor = (after - before).nan_to_num_(-torch.inf, neginf=-torch.inf)
+    return out
 
 
 def _budget(split: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
@@ -689,8 +691,8 @@ def _convolution(n: int, width: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=256)
 def _correlation(n: int, width: int, device: torch.device) -> Tensor:
     """Return the 0/1 matrix (n, width·n) that adds the products c[k]·b[i] with j + i = k."""
-    terms = _convolution(n, width, device).unflatten(1, (n, n))
-    return terms.transpose(0, 1).flatten(1)
+    terms: Tensor = _convolution(n, width, device).unflatten(1, (n, n)).transpose(0, 1).flatten(1)
+    return terms
 
 
 # all groups ---------------------------------------------------------------------------------------

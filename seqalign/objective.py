@@ -12,7 +12,9 @@ import shlex
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -38,10 +40,15 @@ __all__ = [
     "calibrate",
     "evaluate",
     "function",
+    "shared",
     "terms",
 ]
 
 OnFailure = Literal["raise", "reject"]
+
+
+# what the terms of the sum that is being scored have computed, with what must stay alive for it
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
 
 
 class RewardError(ValueError):
@@ -126,6 +133,33 @@ def terms(reward: Reward) -> tuple[tuple[float, Reward], ...]:
     return _split(reward)
 
 
+@contextmanager
+def _sharing() -> Iterator[None]:
+    token = _SHARED.set({} if _SHARED.get() is None else _SHARED.get())
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def shared(what: Any, x: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+    """Return `compute()`, which depends on `what` and x alone, once for all terms of one sum.
+
+    Two terms that look at the same numbers through the same network so pay for it once; `what`
+    must be hashable. Outside a sum nothing is remembered.
+    """
+    memory = _SHARED.get()
+    if memory is None:
+        return compute()
+    place = (x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x._version)
+    key = (what, place, x.requires_grad, torch.is_grad_enabled())
+    if key not in memory:
+        # x stays alive with the entry, so that no other numbers can take its place in memory
+        memory[key] = (compute(), x)
+    found: Tensor = memory[key][0]
+    return found
+
+
 @dataclass(frozen=True)
 class Sum(Reward):
     """Σ weight · reward."""
@@ -150,20 +184,24 @@ class Sum(Reward):
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs, (B, K)."""
         total = torch.zeros(designs.shape, dtype=torch.float64, device=designs.x.device)
-        for weight, reward in self.terms:
-            r = evaluate(reward, designs)
-            # a rejected design stays rejected, whatever the sign of the weight
-            total = total + torch.where(torch.isneginf(r), -torch.inf, weight * r)
+        with _sharing():
+            for weight, reward in self.terms:
+                r = evaluate(reward, designs)
+                # a rejected design stays rejected, whatever the sign of the weight
+                total = total + torch.where(torch.isneginf(r), -torch.inf, weight * r)
         return total
 
     def relaxed(self, x: Tensor) -> Tensor:
         """Score relaxed designs, (B, K)."""
-        parts = [weight * reward.relaxed(x) for weight, reward in self.terms]
+        with _sharing():
+            parts = [weight * reward.relaxed(x) for weight, reward in self.terms]
         return torch.stack(parts).sum(0)
 
     def graded(self, designs: Designs) -> Tensor:
         """Score continuous designs, (B, K), differentiably."""
-        return torch.stack([w * reward.graded(designs) for w, reward in self.terms]).sum(0)
+        with _sharing():
+            parts = [weight * reward.graded(designs) for weight, reward in self.terms]
+        return torch.stack(parts).sum(0)
 
 
 @dataclass(frozen=True)

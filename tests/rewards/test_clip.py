@@ -408,6 +408,41 @@ def test_two_objectives_add_up_with_their_gradients(tiny, head):
     assert beauty.embedder is match.embedder, "one network serves both"
 
 
+def test_the_terms_of_a_sum_see_an_image_once(tiny, head, monkeypatch):
+    beauty, match = load("aesthetic", tiny, head), load("clip-score", tiny, head)
+    calls, plain = [], clip.Embedder.images
+    monkeypatch.setattr(
+        clip.Embedder,
+        "images",
+        lambda self, pixels: (calls.append(len(pixels)), plain(self, pixels))[1],
+    )
+    both = 0.3 * beauty + 14.0 * match
+    x = random_images().requires_grad_()
+    for score in (both, both.graded):
+        calls.clear()
+        score(designs(x))
+        assert calls == [6]
+    # through wrappers and sums of sums, in chunks
+    calls.clear()
+    sliced = [dataclasses.replace(r, chunk=4) for r in (beauty, match)]
+    (sliced[0].zscore(5.0, 1.0) + 0.5 * (sliced[1].clip(-1.0, 1.0) + sliced[1]))(designs(x))
+    assert calls == [4, 2]
+    # another image, other pixels in the same place, another preprocessing, no sum: seen again
+    calls.clear()
+    y = random_images(seed=1)
+    first = both(designs(y))
+    y.copy_(random_images(seed=2))
+    assert not torch.allclose(first, both(designs(y)))
+    (
+        beauty
+        + dataclasses.replace(
+            match, preprocessing=dataclasses.replace(match.preprocessing, eight_bit=False)
+        )
+    )(designs(y))
+    beauty(designs(y)), match(designs(y))
+    assert calls == [6] * 6
+
+
 def test_the_algebra_of_rewards_applies(tiny, head):
     reward, x = load("clip-score", tiny, head), random_images()
     own = reward(designs(x))
