@@ -613,7 +613,8 @@ class _Tree:
             return law + torch.where(self._weight == 1, changed, kept)
         index = self.keep.expand(law.shape[:-1])[..., None]
         letters = law.gather(-1, index) + kept
-        return (law + changed).scatter_(-1, index, letters)
+        out: Tensor = (law + changed).scatter_(-1, index, letters)
+        return out
 
 
 def _shift_of(after: Tensor, before: Tensor) -> Tensor:
