@@ -30,7 +30,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +191,26 @@ def draw_alphas(points: Sequence[tuple[str, Any]], path: Path) -> None:
     print(f"wrote {path}")
 
 
-def pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> None:
-    """Draw emoji-match against the size of the JPEG for several weights, by gradient-free SMC."""
+def draw_weights(points: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw emoji-match (nats) against minus the size as JPEG (kB); points by label."""
     import matplotlib.pyplot as plt
 
+    figure, axis = plt.subplots(figsize=(5.0, 3.8), layout="constrained")
+    front = np.array([v for k, v in points.items() if k != "unguided"])
+    axis.plot(-front[:, 1], front[:, 0], "o-", ms=5)
+    axis.plot(-points["unguided"][1], points["unguided"][0], "s", color="0.4", ms=6)
+    for label, (match, kb) in points.items():
+        axis.annotate(label, (-kb, match), (6, 5), textcoords="offset points", fontsize=8)
+    axis.set(xlabel="size as JPEG, kB", ylabel="emoji-match, nats")
+    axis.margins(0.15)
+    axis.invert_xaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=140)
+    print(f"wrote {path}")
+
+
+def pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> None:
+    """Draw emoji-match against the size of the JPEG for several weights, by gradient-free SMC."""
     size = sa.load_reward("jpeg-compressibility")
     # both rewards are divided by what unguided designs vary by, fixed before any run
     plain = sa.load_method("best_of_n", alpha=1.0)
@@ -203,6 +219,8 @@ def pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> 
     weights = torch.cat([size(s.designs).flatten() for s in before])
     points = {"unguided": [float(torch.cat([s.rewards.flatten() for s in before]).mean())]}
     points["unguided"].append(float(weights.mean()))
+    match, kb = points["unguided"]
+    print(f"unguided: emoji-match {match:.3f} nats, JPEG {-kb:.3f} kB", flush=True)
     for w in (0.0, 0.25, 0.5, 0.75, 1.0):
         terms = [
             (w / float(spread)) * bench.guide if w > 0 else None,
@@ -221,17 +239,7 @@ def pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> 
             f"JPEG {-points[f'w = {w:g}'][1]:.3f} kB",
             flush=True,
         )
-    figure, axis = plt.subplots(figsize=(5.0, 3.8), layout="constrained")
-    front = np.array([v for k, v in points.items() if k != "unguided"])
-    axis.plot(-front[:, 1], front[:, 0], "o-", ms=5)
-    axis.plot(-points["unguided"][1], points["unguided"][0], "s", color="0.4", ms=6)
-    for label, (match, kb) in points.items():
-        axis.annotate(label, (-kb, match), (6, -3), textcoords="offset points", fontsize=8)
-    axis.set(xlabel="size as JPEG, kB", ylabel="emoji-match, nats")
-    axis.invert_xaxis()
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=140)
-    print(f"wrote {path}")
+    draw_weights(points, path)
 
 
 def main() -> None:
