@@ -16,6 +16,7 @@ _os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version
 
+from seqalign.allocator import keep_freed_memory as _keep_freed_memory
 from seqalign.design_space import DesignSpace
 from seqalign.discrete import MaskedProcess, UniformProcess
 from seqalign.executor import ImagePicks, ImageResult, Picks, Result, RewardMaker, sample
@@ -51,6 +52,8 @@ except _NotFound:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 reward = RewardMaker()
+
+_keep_freed_memory()
 
 __all__ = [
     "DNA",

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
-    {"streams", "particles", "resampling", "sequence", "automaton", "numbering"},
+    {"allocator", "streams", "particles", "resampling", "sequence", "automaton", "numbering"},
     {"process", "objective", "tempering", "potential", "weights", "lookahead", "feasibility"},
     {"discrete", "gaussian", "structure", "design_space", "value", "proposal", "selection"},
     {"smc"},
