@@ -180,12 +180,16 @@ def draw_alphas(points: Sequence[tuple[str, Any]], path: Path) -> None:
     for j, axis in enumerate(axes):
         line = np.array([(m[3], m[j]) for label, m in points if label.startswith("alpha")])
         axis.plot(line[:, 0], line[:, 1], "o-", ms=5)
-        for label, m in points:
+        for i, (label, m) in enumerate(points):
             if not label.startswith("alpha"):
                 axis.plot(m[3], m[j], "s", color="0.4", ms=6)
-            axis.annotate(label, (m[3], m[j]), (6, 4), textcoords="offset points", fontsize=8)
+            # neighbors on a line write to different sides
+            by, side = (((-7, -3), "right"), ((7, -3), "left"))[i % 2]
+            if not label.startswith("alpha"):
+                by, side = (0, -14), "center"
+            axis.annotate(label, (m[3], m[j]), by, textcoords="offset points", fontsize=8, ha=side)
         axis.set(xlabel="perceptual diversity", ylabel=f"{COLUMNS[j]}, nats")
-        axis.margins(x=0.2)
+        axis.margins(0.5, 0.15)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=140)
     print(f"wrote {path}")
