@@ -18,7 +18,7 @@ with unit weights (Zhang et al., CVPR 2018, equation 1): squared differences of 
 vectors at every place of the hold-out twin's three feature maps, averaged. "embedding" is 1 − cos
 of the twin's embeddings of what the pictures mean; pictures that all show their prompt are alike by
 it. The Vendi score is the effective number of distinct designs in the embedding. The same distances
-over all pairs of all prompts' designs, as the DAS paper's own evaluation takes them, follow in a
+over all pairs of all prompts' designs, as the published evaluation of DAS takes them, follow in a
 line. `--choose` runs a grid of alphas on twenty other names (the validation part) instead;
 `--figure` draws it. `--pareto` mixes emoji-match with JPEG compressibility, which has no gradient,
 by weights w and 1 − w, and draws both. Without `--data`, and with `--quick`, a few fixed names
