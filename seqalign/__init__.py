@@ -46,14 +46,14 @@ from seqalign.sequence import DNA, PROTEIN, RNA, Alphabet
 from seqalign.smc import SMC
 from seqalign.streams import Streams
 
+_keep_freed_memory()
+
 try:
     __version__ = _version("seqalign")
 except _NotFound:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 reward = RewardMaker()
-
-_keep_freed_memory()
 
 __all__ = [
     "DNA",

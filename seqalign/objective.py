@@ -151,7 +151,9 @@ def shared(what: Any, x: Tensor, compute: Callable[[], Tensor]) -> Tensor:
     memory = _SHARED.get()
     if memory is None:
         return compute()
-    place = (x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, x._version)
+    # a tensor made in inference mode keeps no count of its changes
+    version = None if x.is_inference() else x._version
+    place = (x.data_ptr(), x.shape, x.stride(), x.dtype, x.device, version)
     key = (what, place, x.requires_grad, torch.is_grad_enabled())
     if key not in memory:
         # x stays alive with the entry, so that no other numbers can take its place in memory

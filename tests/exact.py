@@ -803,6 +803,23 @@ class Testbed:
             x.append(rng.choice(20, p=self.transition[x[-1]]))
         return np.array(x)
 
+    def run(
+        self,
+        method: Any,
+        shape: tuple[int, int] = (64, 64),
+        seed: int = 0,
+        reward: Reward | None = None,
+        space: DesignSpace | None = None,
+    ) -> list[Samples]:
+        """Run (B, K) in blocks of islands that fit the cache; the split changes nothing (law 4)."""
+        islands, k = shape
+        size, reward = max(1, 1024 // k), self.reward if reward is None else reward
+        blocks = [range(i, min(i + size, islands)) for i in range(0, islands, size)]
+        return [
+            method(self.process, reward, (len(b), k), rng=Streams(seed, b), space=space)
+            for b in blocks
+        ]
+
     def budget(self, wild: np.ndarray, mutations: int) -> DesignSpace:
         """The design space of a mutation budget."""
         letters = "".join(PROTEIN.letters[a] for a in wild)

@@ -45,10 +45,10 @@ def faults(**environment: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_what_a_step_frees_is_there_for_the_next():
-    # ten steps touch 100,000 pages; a block may move once
-    assert faults() < 20_000
-    # what the user has set stands
-    assert faults(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072") > 50_000
+    # ten steps touch 100,000 pages, or 200 huge ones; a block may move once
+    kept, threshold = faults(), str(2**17)
+    # what the user has set stands: here, to give everything back
+    assert kept < 0.5 * faults(MALLOC_TRIM_THRESHOLD_=threshold, MALLOC_MMAP_THRESHOLD_=threshold)
 
 
 def test_other_allocators_and_chosen_settings_are_left_alone(monkeypatch):

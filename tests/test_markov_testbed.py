@@ -16,15 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from seqalign.design_space import DesignSpace
 from seqalign.methods.das import DAS
 from seqalign.methods.smc import PlainSMC
 from seqalign.methods.tds import TDS
-from seqalign.objective import Reward
-from seqalign.particles import Samples
+from seqalign.particles import Samples, log_mean_exp
 from seqalign.process import Designs
 from seqalign.sequence import PROTEIN
-from seqalign.streams import Streams
 from seqalign.tempering import Adaptive
 
 ALPHA = 2.0
@@ -42,21 +39,6 @@ def short():
     return exact.Testbed.load(length=12)
 
 
-def run(
-    method,
-    bed: exact.Testbed,
-    islands: int = 64,
-    reward: Reward | None = None,
-    space: DesignSpace | None = None,
-) -> list[Samples]:
-    """Run in blocks that fit the cache: by law 4 the split changes nothing."""
-    reward = bed.reward if reward is None else reward
-    blocks = [range(i, min(i + 16, islands)) for i in range(0, islands, 16)]
-    return [
-        method(bed.process, reward, (len(b), 64), rng=Streams(0, b), space=space) for b in blocks
-    ]
-
-
 def summary(parts: list[Samples]) -> tuple[float, float, float, float]:
     """Return mean log Ẑ, log mean Ẑ, E[r] (mean over islands) and the distinct designs per
     island.
@@ -64,7 +46,7 @@ def summary(parts: list[Samples]) -> tuple[float, float, float, float]:
     log_z = torch.cat([p.log_z for p in parts])
     mean_r = torch.cat([(torch.softmax(p.log_w, -1) * p.rewards).sum(-1) for p in parts])
     distinct = [len(set(row)) for p in parts for row in p.designs.sequences]
-    log_mean = float(torch.logsumexp(log_z, 0)) - math.log(len(log_z))
+    log_mean = float(log_mean_exp(log_z))
     return float(log_z.mean()), log_mean, float(mean_r.mean()), float(np.mean(distinct))
 
 
@@ -120,7 +102,7 @@ def test_relaxed_reward_is_the_reward_at_the_corners(short):
     "method", [PlainSMC(ALPHA), TDS(ALPHA), DAS(ALPHA)], ids=["smc", "tds", "das"]
 )
 def test_short_chain(short, method):
-    parts = run(method, short, 32)
+    parts = short.run(method, (32, 64))
     log_z, _, mean_r, _ = summary(parts)
     assert abs(log_z - short.log_z(ALPHA)) <= 0.2
     assert abs(mean_r - short.mean_reward(ALPHA)) <= 0.7
@@ -136,7 +118,7 @@ def test_short_chain(short, method):
 @pytest.mark.parametrize("reward", [None, exact.Zero()], ids=["reward", "zero"])
 def test_short_chain_with_a_mutation_budget(short, reward):
     wild = short.natural()
-    parts = run(PlainSMC(ALPHA), short, 32, reward, short.budget(wild, 3))
+    parts = short.run(PlainSMC(ALPHA), (32, 64), reward=reward, space=short.budget(wild, 3))
     _, log_mean, _, _ = summary(parts)
     want = short.restricted_log_z(ALPHA if reward is None else np.inf, wild, 3)
     assert abs(log_mean - want) <= 0.5
@@ -151,7 +133,7 @@ def test_short_chain_with_a_mutation_budget(short, reward):
     ids=["smc", "tds", "das"],
 )
 def test_full_size(bed, method, miss):
-    log_z, _, mean_r, _ = summary(run(method, bed))
+    log_z, _, mean_r, _ = summary(bed.run(method))
     print(
         f"log Z {log_z:.2f} (exact {bed.log_z(ALPHA):.2f}), "
         f"E[r] {mean_r:.2f} ({bed.mean_reward(ALPHA):.2f})"
@@ -167,7 +149,7 @@ def test_full_size(bed, method, miss):
 def test_full_size_with_a_mutation_budget(bed, method, reward):
     # forcing the wild type once the budget is spent is off by about 75, with one distinct design
     wild = bed.natural()
-    parts = run(method, bed, reward=reward, space=bed.budget(wild, 10))
+    parts = bed.run(method, reward=reward, space=bed.budget(wild, 10))
     _, log_mean, mean_r, distinct = summary(parts)
     want = bed.restricted_log_z(ALPHA if reward is None else np.inf, wild, 10)
     print(

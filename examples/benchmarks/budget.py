@@ -12,7 +12,6 @@ programming over (letter, mutations so far). The estimate is the log of the mean
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from exact import Testbed, Zero
 
 from seqalign.methods.das import DAS
 from seqalign.methods.smc import PlainSMC
-from seqalign.streams import Streams
+from seqalign.particles import log_mean_exp
 
 
 def main() -> None:
@@ -51,21 +50,15 @@ def main() -> None:
             ("no reward, smc", PlainSMC(args.alpha), Zero(), np.inf),
             (f"alpha {args.alpha:g}, das", DAS(args.alpha), bed.reward, args.alpha),
         ):
-            clock, log_z, distinct = time.perf_counter(), [], []
-            # blocks of islands that fit the cache: the split changes nothing
-            for start in range(0, islands, 16):
-                block = range(start, min(start + 16, islands))
-                shape, rng = (len(block), args.particles), Streams(seed, block)
-                space = bed.budget(wild, most)
-                samples = method(bed.process, reward, shape, rng=rng, space=space)
-                assert samples.log_z is not None  # both methods have weights
-                log_z.append(samples.log_z)
-                distinct += [len(set(row)) for row in samples.designs.sequences]
-                spent = (samples.designs.x != torch.tensor(wild)).sum(-1)
-                if int(spent.max()) > most:
-                    raise SystemExit(f"A design has {int(spent.max())} mutations, not {most}.")
-            all_z = torch.cat(log_z)
-            found = float(torch.logsumexp(all_z, 0)) - math.log(len(all_z))
+            clock = time.perf_counter()
+            shape, space = (islands, args.particles), bed.budget(wild, most)
+            parts = bed.run(method, shape, seed, reward, space)
+            for samples in parts:
+                spent = int((samples.designs.x != torch.tensor(wild)).sum(-1).max())
+                if spent > most:
+                    raise SystemExit(f"A design has {spent} mutations, not {most}.")
+            distinct = [len(set(row)) for p in parts for row in p.designs.sequences]
+            found = float(log_mean_exp(torch.cat([p.log_z for p in parts])))
             want = bed.restricted_log_z(alpha, wild, most)
             print(
                 f"{seed:4d} {name:22s} {want:8.2f} {found:9.2f} {found - want:+6.2f} "

@@ -106,9 +106,8 @@ class Bench:
         samples: sa.Samples = method(process, reward, (self.islands, particles), rng=rng)
         return samples
 
-    def diversity(self, images: Tensor) -> list[float]:
-        """Return pixel, perceptual and embedding distance, means over pairs of (n, 3, 32, 32)."""
-        e = self.holdout.embed(images)
+    def diversity(self, images: Tensor, e: Tensor) -> list[float]:
+        """Return mean pixel, perceptual and embedding distance of pairs; e embeds the images."""
         n = len(images)
         apart = float((1 - e @ e.T).sum() / (n * (n - 1))) if n > 1 else 0.0
         cells = mean_distance(pooled_pixels(images))
@@ -119,7 +118,7 @@ class Bench:
         designs = sa.Designs(images[None], prompts=(prompt,))
         e = self.holdout.embed(images)
         scores = [float(r(designs).mean()) for r in (self.guide, self.holdout)]
-        return [*scores, *self.diversity(images), vendi(e @ e.T)]
+        return [*scores, *self.diversity(images, e), vendi(e @ e.T)]
 
 
 def best(samples: sa.Samples) -> Tensor:
@@ -164,7 +163,8 @@ def compare(
             flush=True,
         )
     for name, arm in zip(("aligned", "best-of-N", "unguided"), shown, strict=True):
-        cells, percepts, apart = bench.diversity(torch.cat(arm))
+        every = torch.cat(arm)
+        cells, percepts, apart = bench.diversity(every, bench.holdout.embed(every))
         print(
             f"over all prompts, {name:9s}: pixel diversity {cells:.3f}, perceptual {percepts:.3f}, "
             f"embedding {apart:.3f}"

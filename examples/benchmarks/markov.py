@@ -36,7 +36,6 @@ from seqalign.methods.svdd import SVDD
 from seqalign.methods.tds import TDS
 from seqalign.particles import Samples
 from seqalign.potential import Max, Sum
-from seqalign.streams import Streams
 from seqalign.tempering import Adaptive
 
 COLUMNS = (("K", 5), ("network", 8), ("oracle", 8), ("log Z", 7), ("sd", 5), ("E[r]", 6))
@@ -63,13 +62,8 @@ def methods(alpha: float) -> dict[str, Any]:
 
 
 def run(method: Any, bed: Testbed, islands: int, k: int, seed: int) -> Samples:
-    """Run a method in blocks of islands that keep memory flat; the split changes nothing."""
-    size = max(1, 4096 // k)
-    blocks = [tuple(range(i, min(i + size, islands))) for i in range(0, islands, size)]
-    parts = [
-        method(bed.process, bed.reward, (len(block), k), rng=Streams(seed, block))
-        for block in blocks
-    ]
+    """Run a method in blocks of islands and join them."""
+    parts = bed.run(method, (islands, k), seed)
     designs = replace(parts[0].designs, x=torch.cat([p.designs.x for p in parts]))
     log_z = None if parts[0].log_z is None else torch.cat([p.log_z for p in parts])
     return Samples(

@@ -422,6 +422,10 @@ def test_the_terms_of_a_sum_see_an_image_once(tiny, head, monkeypatch):
         calls.clear()
         score(designs(x))
         assert calls == [6]
+    with torch.inference_mode():
+        calls.clear()
+        both(designs(random_images()))
+        assert calls == [6]
     # through wrappers and sums of sums, in chunks
     calls.clear()
     sliced = [dataclasses.replace(r, chunk=4) for r in (beauty, match)]
