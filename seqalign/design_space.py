@@ -34,7 +34,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqalign.automaton import Automaton, Pattern, forbidding
-from seqalign.discrete import BlockReveal, Categorical, CategoricalPosterior, OneReveal
+from seqalign.discrete import (
+    BlockReveal,
+    Categorical,
+    CategoricalPosterior,
+    OneReveal,
+    OpenPosterior,
+)
 from seqalign.feasibility import Problem, Undecided
 from seqalign.lookahead import Counter, Lookahead
 from seqalign.numbering import Numbering
@@ -595,13 +601,18 @@ class DesignSpace:
     # looking ahead -------------------------------------------------------------------------------
 
     def condition(
-        self, posterior: CategoricalPosterior, x: Tensor, unknown: Tensor
-    ) -> tuple[Tensor, CategoricalPosterior]:
+        self, posterior: CategoricalPosterior | OpenPosterior, x: Tensor, unknown: Tensor
+    ) -> tuple[Tensor, CategoricalPosterior | OpenPosterior]:
         """Return log h(x), (B, K), and the posterior given A: its marginals.
 
         `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the
         posterior is returned as is.
         """
+        if isinstance(posterior, OpenPosterior) and not self.ties:
+            found = self.lookahead.open(posterior.log_rows, x, posterior.columns)
+            if found is not None:
+                log_h, given, rows = found
+                return log_h, replace(posterior, log_rows=given, rows=rows)
         log_pi = posterior.log_probs
         law, tokens, open_ = self._by_unit(log_pi, x, unknown)
         log_h, given = self.lookahead.condition(law, tokens, open_)
@@ -629,7 +640,11 @@ class DesignSpace:
         return law, tokens, open_
 
     def restrict(
-        self, q: Transition, x_t: Tensor, guide: CategoricalPosterior, unknown: Tensor
+        self,
+        q: Transition,
+        x_t: Tensor,
+        guide: CategoricalPosterior | OpenPosterior,
+        unknown: Tensor,
     ) -> Transition:
         """Keep a proposal that reveals several letters at once inside A.
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from seqalign.lookahead import probabilities
 from seqalign.numbering import Numbering
-from seqalign.process import Designs
+from seqalign.process import Designs, Transition
 from seqalign.sequence import Alphabet
 from seqalign.streams import Streams
 
@@ -31,6 +31,7 @@ __all__ = [
     "MaskedProcess",
     "Network",
     "OneReveal",
+    "OpenPosterior",
     "Order",
     "UniformProcess",
 ]
@@ -79,6 +80,112 @@ class CategoricalPosterior:
 
 
 @dataclass(frozen=True)
+class OpenPosterior:
+    """Independent letters where x_t is masked, at as many positions in every particle.
+
+    What is known keeps its letter, and needs neither memory nor time; on average over a run that is
+    half of a sequence. `log_probs`, `mean`, `mode` and `sample` speak of all L positions.
+
+    Attributes:
+        x_t: (B, K, L) tokens, V = mask.
+        columns: (B, K, m) the masked positions, ascending.
+        log_rows: (B, K, m, V) their letters, in the network's precision.
+        rows: (B, K, m, V) the same as probabilities, if they are at hand.
+        relaxed: (B, K, L, V) what stands for the mean where a gradient is taken in it.
+        place: (B · K · m,) the masked positions among all B · K · L, if they are at hand.
+    """
+
+    x_t: Tensor
+    columns: Tensor
+    log_rows: Tensor
+    rows: Tensor | None = None
+    relaxed: Tensor | None = None
+    place: Tensor | None = None
+
+    @classmethod
+    def of(cls, x_t: Tensor, mask: int, logits: Tensor) -> OpenPosterior | None:
+        """Read logits (B, K, L, V) where x_t is masked; None unless all particles have m >= 1."""
+        b, k, length = x_t.shape
+        place = (x_t == mask).flatten().nonzero()[:, 0]
+        m, rest = divmod(len(place), b * k)
+        if rest or not m:
+            return None
+        # in order: if every m of them lie in one particle, each particle has m
+        columns = place.view(b, k, m) - _first(x_t)
+        low, high = torch.stack(columns.aminmax()).tolist()
+        if low < 0 or high >= length:
+            return None
+        rows = logits.reshape(-1, logits.shape[-1]).index_select(0, place)
+        return cls(x_t, columns, torch.log_softmax(rows, -1).view(b, k, m, -1), place=place)
+
+    @property
+    def index(self) -> Tensor:
+        """(B · K · m,) the masked positions among all B · K · L."""
+        if self.place is not None:
+            return self.place
+        return (self.columns + _first(self.x_t)).flatten()
+
+    @cached_property
+    def letters(self) -> Tensor:
+        """Letter probabilities at the masked positions, (B, K, m, V)."""
+        return probabilities(self.log_rows) if self.rows is None else self.rows
+
+    def _spread(self, rows: Tensor, never: float, surely: float) -> Tensor:
+        """Put (B, K, m, V) at the masked positions between point masses, (B, K, L, V)."""
+        v = rows.shape[-1]
+        points = rows.new_full((v + 1, v), never)
+        points.fill_diagonal_(surely)
+        out = points.index_select(0, self.x_t.flatten())
+        return out.index_copy_(0, self.index, rows.reshape(-1, v)).view(*self.x_t.shape, v)
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """Letter log-probabilities, (B, K, L, V); a known position is a point mass."""
+        return self._spread(self.log_rows, -torch.inf, 0.0)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Letter probabilities, (B, K, L, V)."""
+        return self._spread(self.letters, 0.0, 1.0) if self.relaxed is None else self.relaxed
+
+    @property
+    def mode(self) -> Tensor:
+        """Most likely letters, (B, K, L)."""
+        return self.x_t.scatter(-1, self.columns, self.log_rows.argmax(-1))
+
+    def sample(self, n: int, rng: Streams) -> Tensor:
+        """Draw n sequences per particle, (B, K, n, L)."""
+        return self.whole().sample(n, rng)
+
+    def whole(self) -> CategoricalPosterior:
+        """Return the same posterior with a row for every position."""
+        return CategoricalPosterior(self.log_probs, self.relaxed)
+
+    def whole_score(self, score: Tensor) -> Tensor:
+        """Turn a score relative to the mask, (B, K, m, V), into (B, K, L, V + 1)."""
+        return F.pad(self._spread(score, 0.0, 0.0), (0, 1))
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `f` to every tensor; `rows` and `place` are found again where they are wanted."""
+        relaxed = None if self.relaxed is None else f(self.relaxed)
+        return replace(
+            self,
+            x_t=f(self.x_t),
+            columns=f(self.columns),
+            log_rows=f(self.log_rows),
+            rows=None,
+            relaxed=relaxed,
+            place=None,
+        )
+
+
+def _first(x: Tensor) -> Tensor:
+    """Return where each particle of (B, K, L) begins in the flattened tensor, (B, K, 1)."""
+    b, k, length = x.shape
+    return torch.arange(0, b * k * length, length, device=x.device).view(b, k, 1)
+
+
+@dataclass(frozen=True)
 class Categorical:
     """Independent positions: log_probs (B, K, L, W), normalized; W is V, or V + 1 with mask."""
 
@@ -103,14 +210,16 @@ class OneReveal:
 
     Attributes:
         x_t: (B, K, L) tokens, V = mask.
-        log_position: (B, K, L) normalized over the masked positions.
-        log_letter: (B, K, L, V) letters at the masked positions; the row that is drawn from is
+        log_position: (B, K, m) normalized over the masked positions.
+        log_letter: (B, K, m, V) letters at the masked positions; the row that is drawn from is
             normalized in float64.
+        columns: (B, K, m) the masked positions; None if there is a row for each of the L.
     """
 
     x_t: Tensor
     log_position: Tensor
     log_letter: Tensor
+    columns: Tensor | None = None
 
     @property
     def masked(self) -> Tensor:
@@ -118,7 +227,7 @@ class OneReveal:
         return self.x_t == self.log_letter.shape[-1]
 
     def _row(self, i: Tensor) -> Tensor:
-        """Return the normalized letters (B, K, V) of one position per particle, i (B, K, 1)."""
+        """Return the normalized letters (B, K, V) of one row per particle, i (B, K, 1)."""
         row = self.log_letter.gather(2, i[..., None].expand(*i.shape, self.log_letter.shape[-1]))
         return torch.log_softmax(row[:, :, 0].double(), -1)
 
@@ -128,41 +237,74 @@ class OneReveal:
 
     def draw(self, rng: Streams) -> tuple[Tensor, Tensor]:
         """Draw x_s (B, K, L) with its log-probability (B, K)."""
+        x_s, log_q, _, _ = self._draw(rng)
+        return x_s, log_q
+
+    def weigh(self, base: Transition, rng: Streams) -> tuple[Tensor, Tensor]:
+        """Draw x_s (B, K, L) with log base(x_s) − log q(x_s), (B, K)."""
+        x_s, log_q, row, a = self._draw(rng)
+        if isinstance(base, OneReveal) and base.columns is self.columns is not None:
+            log_p = base.log_position.gather(-1, row) + base._row(row).gather(-1, a)
+            return x_s, log_p[..., 0] - log_q
+        return x_s, base.log_prob(x_s) - log_q
+
+    def _draw(self, rng: Streams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return x_s, its log-probability, and the row and letter that were drawn, (B, K, 1)."""
         u = rng.at("reveal").uniform((*self.x_t.shape[:2], 2), self.x_t.device)
-        i = _invert(self.log_position, u[..., :1])
-        rows = self._row(i)
-        a = _invert(rows, u[..., 1:])
+        row = _invert(self.log_position, u[..., :1])
+        letters = self._row(row)
+        a = _invert(letters, u[..., 1:])
+        log_q = (self.log_position.gather(-1, row) + letters.gather(-1, a))[..., 0]
+        if self.columns is not None:
+            return self.x_t.scatter(-1, self.columns.gather(-1, row), a), log_q, row, a
         open_ = self.masked.any(-1, keepdim=True)
-        x_s = self.x_t.scatter(-1, i, torch.where(open_, a, self.x_t.gather(-1, i)))
-        log_q = self.log_position.gather(-1, i) + rows.gather(-1, a)
-        return x_s, torch.where(open_, log_q, 0.0)[..., 0]
+        x_s = self.x_t.scatter(-1, row, torch.where(open_, a, self.x_t.gather(-1, row)))
+        return x_s, torch.where(open_[..., 0], log_q, 0.0), row, a
 
     def log_prob(self, x_s: Tensor) -> Tensor:
         """Return the log-probability of x_s, (B, K); -inf unless one mask became a letter."""
         v = self.log_letter.shape[-1]
-        masked, changed = self.masked, x_s != self.x_t
+        changed = x_s != self.x_t
         i = changed.int().argmax(-1, keepdim=True)
         a = x_s.gather(-1, i)
-        log_q = self.log_position.gather(-1, i)[..., 0]
-        rows = self._row(i)
-        log_q = log_q + rows.gather(-1, a.clamp(max=v - 1))[..., 0]
-        legal = (changed.sum(-1) == 1) & (changed & masked).any(-1) & (a[..., 0] < v)
-        stay = ~masked.any(-1) & ~changed.any(-1)
-        return torch.where(legal, log_q, torch.where(stay, 0.0, -torch.inf))
+        row = i if self.columns is None else (self.columns == i).int().argmax(-1, keepdim=True)
+        letters = self._row(row).gather(-1, a.clamp(max=v - 1))
+        log_q = self.log_position.gather(-1, row) + letters
+        legal = (changed.sum(-1, keepdim=True) == 1) & (self.x_t.gather(-1, i) == v) & (a < v)
+        if self.columns is not None:
+            return torch.where(legal, log_q, -torch.inf)[..., 0]
+        stay = ~self.masked.any(-1, keepdim=True) & ~changed.any(-1, keepdim=True)
+        return torch.where(legal, log_q, torch.where(stay, 0.0, -torch.inf))[..., 0]
 
     def tilt(self, g: Tensor) -> OneReveal:
-        """Return q(i, a) ∝ p(i, a) · exp(g[i, a] − g[i, mask]); g (B, K, L, V + 1)."""
-        letters = self.log_letter + g[..., :-1]
-        top = letters.amax(-1, keepdim=True)
-        mass = top + probabilities(letters - top).sum(-1, keepdim=True).log()
-        log_letter = letters.sub_(mass)
-        masked = self.masked
-        log_position = self.log_position + (mass - g[..., -1:])[..., 0]
-        log_position = torch.where(masked, log_position, -torch.inf)
+        """Return q(i, a) ∝ p(i, a) · exp(g[i, a] − g[i, mask]).
+
+        g is (B, K, L, V + 1), or (B, K, m, V) if it is relative to the mask.
+        """
+        letters = self.log_letter + self._relative(g)
+        mass = letters.clamp(min=-86.0).exp_().sum(-1).log()
+        low, high = torch.stack(mass.aminmax()).tolist()
+        if not (low > -60 and high < 80):
+            # plain numbers of single precision over- or underflow
+            mass = torch.logsumexp(letters, -1)
+        log_letter = letters.sub_(mass[..., None])
+        log_position, hidden = self.log_position + mass, None
+        if self.columns is None:
+            hidden = ~self.masked
+            log_position = log_position.masked_fill(hidden, -torch.inf)
         log_position = log_position - torch.logsumexp(log_position, -1, keepdim=True)
-        # an island with nothing masked has no position to normalize over
-        log_position = torch.where(masked, log_position, -torch.inf)
-        return OneReveal(self.x_t, log_position, log_letter)
+        if hidden is not None:
+            # an island with nothing masked has no position to normalize over
+            log_position = log_position.masked_fill(hidden, -torch.inf)
+        return OneReveal(self.x_t, log_position, log_letter, self.columns)
+
+    def _relative(self, g: Tensor) -> Tensor:
+        """Return how much more each letter gains than the mask, (B, K, m, V)."""
+        if g.shape[-1] == self.log_letter.shape[-1]:
+            return g
+        if self.columns is not None:
+            g = g.gather(2, self.columns[..., None].expand(*self.columns.shape, g.shape[-1]))
+        return g[..., :-1] - g[..., -1:]
 
 
 def _invert(log_p: Tensor, u: Tensor) -> Tensor:
@@ -171,8 +313,8 @@ def _invert(log_p: Tensor, u: Tensor) -> Tensor:
     One uniform per draw instead of n; what has probability 0 is never drawn.
     """
     total = log_p.double().exp().cumsum(-1)
-    below = (total <= u * total[..., -1:]).sum(-1, keepdim=True)
-    return below.clamp(max=log_p.shape[-1] - 1)
+    index = torch.searchsorted(total, u * total[..., -1:], right=True)
+    return index.clamp_(max=log_p.shape[-1] - 1)
 
 
 @dataclass(frozen=True)
@@ -388,20 +530,34 @@ class MaskedProcess:
         """One-hot (..., L, V + 1)."""
         return F.one_hot(x, len(self.alphabet) + 1).double()
 
-    def lift(self, g: Tensor, posterior: CategoricalPosterior) -> Tensor:
-        """Turn a gradient in the mean, (..., V), into a score (..., V + 1); mask: Σ_a π_a g_a."""
+    def lift(self, g: Tensor, posterior: CategoricalPosterior | OpenPosterior) -> Tensor:
+        """Turn a gradient in the mean, (..., V), into a score (..., V + 1); mask: Σ_a π_a g_a.
+
+        At the open positions alone it is relative to the mask, (B, K, m, V).
+        """
+        if isinstance(posterior, OpenPosterior):
+            rows = g.reshape(-1, g.shape[-1]).index_select(0, posterior.index)
+            rows = rows.view(posterior.log_rows.shape)
+            return rows.sub_((posterior.letters * rows).sum(-1, keepdim=True))
         return torch.cat((g, (posterior.mean * g).sum(-1, keepdim=True)), -1)
 
-    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
+    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior | OpenPosterior:
         """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V + 1)."""
         logits = self.network(x, t)
         if self.bias is not None:
             logits = logits + self.bias.to(logits)
         if self.temperature != 1:
             logits = logits / self.temperature
-        log_pi = torch.log_softmax(logits, -1)
         if not x.is_floating_point():
-            return CategoricalPosterior(_known_(log_pi.detach(), x, x != self.alphabet.mask))
+            logits = logits.detach()
+            # islands of different length stay as they are alone: with a row for every position
+            if self.order == "random" and not self.blocks and self.event_mask is None:
+                found = OpenPosterior.of(x, self.alphabet.mask, logits)
+                if found is not None:
+                    return found
+            log_pi = torch.log_softmax(logits, -1)
+            return CategoricalPosterior(_known_(log_pi, x, x != self.alphabet.mask))
+        log_pi = torch.log_softmax(logits, -1)
         known = x.detach()[..., -1] < 0.5
         log_probs = _known(log_pi.detach(), x.detach().argmax(-1), known)
         return CategoricalPosterior(
@@ -409,9 +565,15 @@ class MaskedProcess:
         )
 
     def transition(
-        self, x_t: Tensor, posterior: CategoricalPosterior, t: float, s: float
+        self, x_t: Tensor, posterior: CategoricalPosterior | OpenPosterior, t: float, s: float
     ) -> OneReveal | BlockReveal | Categorical:
         """Return p(x_s | x_t)."""
+        if isinstance(posterior, OpenPosterior):
+            columns = posterior.columns
+            log_position = torch.full_like(
+                columns, -math.log(columns.shape[-1]), dtype=torch.float64
+            )
+            return OneReveal(x_t, log_position, posterior.log_rows, columns)
         masked = x_t == self.alphabet.mask
         log_pi = posterior.log_probs
         if self.blocks:

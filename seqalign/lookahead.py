@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +39,8 @@ Table = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 # below this share of the largest product of messages, scaled sums are no longer trusted
 FAINT = 1e-200
+# above these odds, and above this power of their scale, plain numbers are no longer trusted
+MOST_ODDS, MOST_POWER = 1e25, 300.0
 # most numbers in the messages of one pass; more particles are done in pieces
 MOST = 2**23
 
@@ -105,6 +107,8 @@ class _Ring(Protocol):
     def log(self, x: Tensor) -> Tensor: ...
     def mul(self, x: Tensor, y: Tensor) -> Tensor: ...
     def total(self, x: Tensor, dim: int) -> Tensor: ...
+    def times(self, x: Tensor, y: Tensor, out: Tensor) -> None: ...
+    def accumulate(self, x: Tensor) -> None: ...
     def dot(self, a: Tensor, x: Tensor) -> Tensor: ...
     def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
 
@@ -125,6 +129,14 @@ class _Scaled:
 
     def total(self, x: Tensor, dim: int) -> Tensor:
         return x.sum(dim)
+
+    def times(self, x: Tensor, y: Tensor, out: Tensor) -> None:
+        """Multiply into `out`."""
+        torch.mul(x, y, out=out)
+
+    def accumulate(self, x: Tensor) -> None:
+        """Sum cumulatively over the last dimension, in place."""
+        x.cumsum_(-1)
 
     def dot(self, a: Tensor, x: Tensor) -> Tensor:
         """Multiply a 0/1 matrix (n, m) with (m, ..., N)."""
@@ -153,6 +165,12 @@ class _Logarithmic:
 
     def total(self, x: Tensor, dim: int) -> Tensor:
         return torch.logsumexp(x, dim)
+
+    def times(self, x: Tensor, y: Tensor, out: Tensor) -> None:
+        torch.add(x, y, out=out)
+
+    def accumulate(self, x: Tensor) -> None:
+        x.copy_(x.logcumsumexp(-1))
 
     def dot(self, a: Tensor, x: Tensor) -> Tensor:
         top = x.amax(0)
@@ -510,12 +528,12 @@ def _shift(here: Window, there: Window, by: tuple[int, ...]) -> Tensor:
     return torch.where(inside, index, -1).flatten()
 
 
-# one counter: a product tree ----------------------------------------------------------------------
+# one counter: cumulative sums ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class _Tree:
-    """One counter of zeros and ones with an upper bound: a Poisson-binomial law, by a tree.
+class _Bound:
+    """One counter of zeros and ones with an upper bound: a Poisson-binomial law.
 
     Attributes:
         counter: reduced, weights 0 and 1.
@@ -554,6 +572,58 @@ class _Tree:
         idle = torch.tensor(self.counter.weight.max(1) == 0)
         return idle.nonzero()[:, 0] if bool(idle.any()) else None
 
+    @cached_property
+    def _barred(self) -> Tensor | None:
+        """-inf at letters that are not allowed where something counts, (U, V); None if all are."""
+        bad = ~self.allowed & (self.counter.weight.max(1, keepdims=True) > 0)
+        return torch.tensor(np.where(bad, -np.inf, 0.0)) if bad.any() else None
+
+    @cached_property
+    def _price(self) -> Tensor:
+        """What a letter takes from the bound, (U, V + 1): all of it if it is barred.
+
+        A mask takes nothing, but all where no letter counts.
+        """
+        able, all_ = self.counter.weight.max(1) > 0, self._high + len(self.allowed) + 1
+        price = np.where(self.allowed, self.counter.weight, all_)
+        return torch.tensor(np.concatenate((price, np.where(able, 0, all_)[:, None]), 1))
+
+    @cached_property
+    def _high(self) -> int:
+        assert self.counter.high is not None
+        return self.counter.high
+
+    def open(
+        self, legal: Tensor, x: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return log P(the bound holds), (B, K), and the letters given that, in logs and plain.
+
+        `legal` (B, K, m, V) are letters at the open `columns` (B, K, m); `x` (B, K, U) are tokens,
+        any mask is V. In plain numbers, which is fast: None where only logarithms can tell, where
+        several letters of a unit do not count, where a unit cannot count and where P is 0.
+        """
+        if self.keep is None:
+            return None
+        if self._barred is not None:
+            legal = legal + self._barred.to(legal)[columns]
+        price, shape = self._price, (*columns.shape, 1)
+        units = torch.arange(0, price.numel(), price.shape[1], device=x.device)
+        spent = price.view(-1).index_select(0, (x + units).flatten()).view(-1, len(units)).sum(-1)
+        index = self.keep.index_select(0, columns.flatten()).view(shape)
+        p = probabilities(legal)
+        kept = p.gather(-1, index)
+        odds = (p.scatter_(-1, index, 0.0).sum(-1, keepdim=True) / kept).double()
+        found = _plain(odds.view(-1, shape[2]), (self._high - spent).double())
+        if found is None:
+            return None
+        log_h, keep, slope = found
+        change = slope.to(p.dtype).view(shape) / kept
+        keep = keep.to(p.dtype).view(shape)
+        given = (legal + change.log()).scatter_(-1, index, keep.log())
+        p = p.mul_(change).scatter_(-1, index, keep)
+        log_kept = legal.gather(-1, index).sum((-1, -2), dtype=torch.float64)
+        return log_h.view(shape[:2]) + log_kept, given, p
+
     def condition(self, legal: Tensor, x: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
         """Return log P(the bound holds), (N,), and the shifts of letters that do not, do count.
 
@@ -566,20 +636,11 @@ class _Tree:
         left = self.counter.high - (known * ~unknown).sum(-1)
         open_ = unknown if self._still is None else unknown & self._mutable
         split = self._split(legal, open_)
-        # the tree needs only what is open; often that is one number of columns in all particles
-        least, most = torch.stack(open_.sum(-1).aminmax()).tolist()
-        if most == least and most > 0:
-            columns = open_.nonzero()[:, -1].reshape(1, *x.shape[:-1], most)
-            columns = columns.expand(2, *columns.shape[1:])
-            few = split.gather(-1, columns)
-            log_h, given = _budget(few, left)
-            shifts = torch.zeros_like(split).scatter_(-1, columns, _shift_of(given, few))
-        else:
-            # what is not open keeps its letters for sure
-            idle = torch.tensor((0.0, -torch.inf), dtype=split.dtype, device=split.device)
-            split = torch.where(open_, split, idle.reshape(2, *[1] * open_.dim()))
-            log_h, given = _budget(split, left)
-            shifts = torch.where(open_, _shift_of(given, split), 0.0)
+        # what is not open keeps its letters for sure
+        idle = torch.tensor((0.0, -torch.inf), dtype=split.dtype, device=split.device)
+        split = torch.where(open_, split, idle.reshape(2, *[1] * open_.dim()))
+        log_h, given = _budget(split, left)
+        shifts = torch.where(open_, _shift_of(given, split), 0.0)
         if self._still is not None and bool(unknown[..., self._still].any()):
             # what counts nothing is a factor, and normalized on its own
             mass = torch.logsumexp(legal[..., self._still, :], -1).double()
@@ -626,74 +687,73 @@ def _shift_of(after: Tensor, before: Tensor) -> Tensor:
 def _budget(split: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
     """Return log P(changes <= left), (N,), and log P(kept), log P(changed) given that, (2, N, U).
 
-    `split` (2, N, U) are the log-masses of keeping and of changing each unit. A product tree over
-    units of the polynomials keep + change·z, cut at the largest budget. z is scaled so that the
-    mean number of changes is at most the budget and every factor is a probability: what counts then
-    lies near one, so that nothing over- or underflows and nothing cancels. The conditional
-    probabilities are the derivatives of log P.
+    `split` (2, N, U) are the log-masses of keeping and of changing each unit.
     """
-    degree = int(left.max().clamp(min=0))
+    rows, split, left = left.shape, split.flatten(1, -2), left.flatten()
     has = torch.isfinite(split[0])
     base = torch.where(has, split[0], split[1])
-    odds = torch.where(has, split[1] - base, -torch.inf)
-    # a unit that cannot keep its letter spends one mutation whatever the scale
-    room = (left - (~has).sum(-1)).clamp(min=1)
-    scale = (odds.logsumexp(-1) - torch.log(room.double())).clamp(min=0.0)
-    if float((scale * room).max()) > 300:
-        # odds so uneven that Σ odds says little about the mean: bisect for mean = budget
-        low, high = torch.zeros_like(scale), scale
-        for _ in range(16):
-            middle = 0.5 * (low + high)
-            many = torch.sigmoid(odds - middle[..., None]).sum(-1) > room
-            low, high = torch.where(many, middle, low), torch.where(many, high, middle)
-        scale = high
-    odds = torch.where(has, odds, 0.0) - scale[..., None]
-    logs = torch.stack((torch.where(has, 0.0, -torch.inf).to(odds), odds))
-    norm = logs.logsumexp(0)
-    # coefficients first and particles last, (n, U, N): every product of two halves is one
-    # multiplication of whole rows and one small matrix product
-    rows, length = split.shape[1:-1], split.shape[-1]
-    tree = [(logs - norm).exp().flatten(1, -2).transpose(1, 2).contiguous()]
-    while tree[-1].shape[1] > 1:
-        if tree[-1].shape[1] % 2:
-            tree[-1] = F.pad(tree[-1], (0, 0, 0, 1))
-            tree[-1][0, -1] = 1.0
-        a, b = tree[-1].chunk(2, 1)
-        n = len(a)
-        terms = _convolution(n, min(2 * n - 1, degree + 1), a.device)
-        tree.append((terms @ (a[:, None] * b).reshape(n * n, -1)).view(-1, *a.shape[1:]))
-    coefficients = tree[-1][:, 0].T.unflatten(0, rows)
-    order = torch.arange(coefficients.shape[-1], device=left.device)
-    counts = (coefficients > 0) & (order <= left[..., None])
-    lift = order * scale[..., None]
-    lifted = torch.where(counts, coefficients.log() + lift, -torch.inf)
-    log_p = torch.logsumexp(lifted, -1)
-    # down again: what each coefficient adds to P, relative to P
-    slope = torch.where(counts, torch.exp(lift - log_p[..., None]), 0.0)
-    slope = slope.flatten(0, -2).T[:, None]
-    for children in reversed(tree[:-1]):
-        (n, units), m = children.shape[:2], len(slope)
-        # the two halves trade places: each is multiplied by the other
-        other = children.unflatten(1, (2, -1)).flip(1)
-        met = (slope[:, None, None, : units // 2] * other).reshape(m * n, -1)
-        slope = (_correlation(n, m, other.device) @ met).view(n, units, -1)
-    marginal = (slope * tree[0])[:, :length].clamp(min=0.0)
-    found = torch.log(marginal).transpose(1, 2).unflatten(1, rows)
-    return log_p + (base + norm).sum(-1), found
+    # a unit that cannot keep its letter spends one change whatever happens
+    log_odds = torch.where(has, split[1] - base, -torch.inf)
+    left = (left - (~has).sum(-1)).double()
+    found = _plain(probabilities(log_odds.clamp(max=700.0)), left)
+    if found is not None:
+        log_p, keep, change = found[0], found[1].log(), found[2].log() + log_odds
+    else:
+        order = torch.arange(max(int(left.max()), 0), -1, -1, device=left.device)[:, None]
+        weight = torch.where(order <= left, 0.0, -torch.inf).double()
+        log_p, keep, change = _prefixes(LOGARITHMIC, log_odds, weight)
+        keep, change = (v - log_p[:, None] for v in (keep, change + log_odds))
+    forced = base.new_tensor((-torch.inf, 0.0)).view(2, 1, 1)
+    given = torch.where(has, torch.stack((keep, change)), forced)
+    given = torch.where(torch.isfinite(log_p)[:, None], given, -torch.inf)
+    return (log_p + base.sum(-1)).unflatten(0, rows), given.unflatten(1, rows)
 
 
-@lru_cache(maxsize=256)
-def _convolution(n: int, width: int, device: torch.device) -> Tensor:
-    """Return the 0/1 matrix (width, n·n) that adds the products a[j]·b[i] with j + i = k."""
-    j, i, k = torch.arange(n)[:, None], torch.arange(n), torch.arange(width)[:, None, None]
-    return (j + i == k).double().flatten(1).to(device)
+def _plain(odds: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return log Σ_{j <= left} e_j, (N,), P(kept) and P(changed) / odds given that, (N, U).
+
+    e_j are the elementary symmetric polynomials of the odds (N, U) of changing. In plain numbers,
+    with odds scaled so that the expected number of changes is at most the bound: what counts then
+    lies near one. None if the odds are too uneven for that, or if nothing is `left` (N,) to count.
+    """
+    room = left.clamp(min=1.0)
+    times = (odds.sum(-1) / room).clamp(min=1.0)
+    scale = times.log()
+    power = scale * room
+    most, highest, least, degree = torch.stack((odds.max(), power.max(), *left.aminmax())).tolist()
+    if not (most < MOST_ODDS and highest < MOST_POWER and least >= 0):
+        return None
+    order = torch.arange(degree, -1.0, -1.0, dtype=left.dtype, device=left.device)[:, None]
+    # relative to the largest count that is worth something
+    weight = torch.where(order <= left, torch.exp((order - left) * scale), 0.0)
+    total, keep, slope = _prefixes(SCALED, odds / times[:, None], weight)
+    keep, slope = keep / total[:, None], slope / (total * times)[:, None]
+    return total.log() + left * scale, keep, slope
 
 
-@lru_cache(maxsize=256)
-def _correlation(n: int, width: int, device: torch.device) -> Tensor:
-    """Return the 0/1 matrix (n, width·n) that adds the products c[k]·b[i] with j + i = k."""
-    terms: Tensor = _convolution(n, width, device).unflatten(1, (n, n)).transpose(0, 1).flatten(1)
-    return terms
+def _prefixes(ring: _Ring, odds: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Σ_j weight_j·e_j, (N,), its part without each unit, and its slope in the odds, (N, U).
+
+    `weight` (D + 1, N) is what D, D − 1, ..., 0 changes are worth. e_j of the first units is a
+    cumulative sum of odds times e_{j−1} of those before; what the remaining units add to j changes
+    is one from the right. Both run at once.
+
+    References:
+        Chen, Dempster & Liu 1994, section 2 (the recursion in j and units).
+    """
+    n, units = odds.shape
+    y = odds.new_full((len(weight), 2 * n, units), ring.zero)
+    y[0, :n], y[0, n:], y[1:, n:, 0] = ring.one, weight[0][:, None], weight[1:]
+    odds_ = torch.cat((odds, odds.flip(1)))[:, :-1]
+    levels, before, after = y.unbind(), y[:, :, :-1].unbind(), y[:, :, 1:].unbind()
+    for j in range(1, len(levels)):
+        ring.times(odds_, before[j - 1], after[j])
+        ring.accumulate(levels[j])
+    left, right = y[:, :n], y[:, n:].flip(0, 2)
+    keep = ring.total(ring.mul(left, right), 0)
+    slope = ring.total(ring.mul(left[:-1], right[1:]), 0)
+    first = ring.mul(odds[:, :1], slope[:, :1])
+    return ring.total(torch.cat((keep[:, :1], first), 1), 1), keep, slope
 
 
 # all groups ---------------------------------------------------------------------------------------
@@ -758,15 +818,15 @@ class Lookahead:
         return _Chain(_Reading(self.allowed, (units,), None), counters)
 
     @cached_property
-    def groups(self) -> tuple[_Chain | _Tree, ...]:
-        """The chains; a tree instead where one does."""
+    def groups(self) -> tuple[_Chain | _Bound, ...]:
+        """The chains; a bound instead where one does."""
         return tuple(self._light(c) for c in self._chains)
 
-    def _light(self, chain: _Chain) -> _Chain | _Tree:
+    def _light(self, chain: _Chain) -> _Chain | _Bound:
         if chain.reading.automaton is None and len(chain.counters) == 1:
             (counter,) = chain.counters
             if counter.low is None and counter.weight.max() == 1:
-                return _Tree(counter, self.allowed)
+                return _Bound(counter, self.allowed)
         return chain
 
     @property
@@ -801,6 +861,26 @@ class Lookahead:
         units = torch.arange(x.shape[-1], device=x.device)
         return self._allowed[units, x.clamp(max=self.allowed.shape[1] - 1)]
 
+    def open(
+        self, log_p: Tensor, x: Tensor, columns: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Return what `condition` does, and the marginals as numbers, for the open units alone.
+
+        `log_p` (B, K, m, V) are the letters at `columns` (B, K, m), the same number of open units
+        in every particle; `x` (B, K, U) are tokens, V where open. None where `condition` must be
+        asked, as about particles with h = 0.
+        """
+        if len(self.groups) == 1 and isinstance(self.groups[0], _Bound):
+            return self.groups[0].open(log_p, x, columns)
+        if self.groups:
+            return None
+        if self._barred is not None:
+            log_p = log_p + self._barred.to(log_p)[columns]
+        mass = torch.logsumexp(log_p, -1, keepdim=True)
+        log_h = mass[..., 0].double().sum(-1)
+        known = (x == log_p.shape[-1]) | self.known_allowed(x)
+        return (log_h, log_p - mass, None) if bool(known.all()) else None
+
     def condition(self, log_p: Tensor, x: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor]:
         """Return log h, (N,), and the marginals given that all holds, log-probabilities (N, U, V).
 
@@ -814,7 +894,7 @@ class Lookahead:
             mass = torch.where(unknown, torch.logsumexp(legal, -1).double(), 0.0)
             log_h = torch.where(known, mass.sum(-1), -torch.inf)
             return log_h, legal - mass[..., None].to(legal.dtype)
-        if len(self.groups) == 1 and isinstance(self.groups[0], _Tree):
+        if len(self.groups) == 1 and isinstance(self.groups[0], _Bound):
             log_h, shifts = self.groups[0].condition(legal, x, unknown)
             given = self.groups[0].shifted(legal, shifts)
             return torch.where(known, log_h, -torch.inf), given
@@ -822,7 +902,7 @@ class Lookahead:
         law = legal - mass[..., None].nan_to_num(neginf=0.0).to(legal.dtype)
         log_h, given = mass.sum(-1), law
         for group in self.groups:
-            if isinstance(group, _Tree):
+            if isinstance(group, _Bound):
                 more, shifts = group.condition(law, x, unknown)
                 given = group.shifted(given, shifts)
             else:

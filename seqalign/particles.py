@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +23,18 @@ __all__ = ["Particles", "Samples", "Step", "log_mean_exp"]
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
     """Return log mean exp over a dimension; -inf where all are -inf."""
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
+
+
+def _once(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return f, asked once about each tensor."""
+    known: dict[int, Tensor] = {}
+
+    def remembered(v: Tensor) -> Tensor:
+        if id(v) not in known:
+            known[id(v)] = f(v)
+        return known[id(v)]
+
+    return remembered
 
 
 @dataclass(frozen=True)
@@ -60,8 +73,15 @@ class Particles:
     score: Tensor | None = None
     reward: Tensor | None = None
 
+    @cached_property
+    def ess(self) -> Tensor:
+        """Effective sample size per island, a count, (B,)."""
+        return ess(self.log_w)
+
     def _map(self, f: Callable[[Tensor], Tensor]) -> Particles:
         moved: dict[str, Any] = {}
+        # the state, its posterior and its guide share tensors, and still do afterwards
+        f = _once(f)
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name in ("posterior", "guide"):

@@ -209,3 +209,13 @@ def draw(transition: Transition, rng: Streams) -> tuple[Tensor, Tensor]:
         return x_s, log_q
     x_s = transition.sample(rng)
     return x_s, transition.log_prob(x_s)
+
+
+def weigh(q: Transition, base: Transition, rng: Streams) -> tuple[Tensor, Tensor]:
+    """Draw x_s (B, K, *event) from q with log base − log q, (B, K); a joint `weigh` saves work."""
+    joint = getattr(q, "weigh", None)
+    if joint is not None:
+        x_s, shift = joint(base, rng)
+        return x_s, shift
+    x_s, log_q = draw(q, rng)
+    return x_s, base.log_prob(x_s) - log_q

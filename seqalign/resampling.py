@@ -118,27 +118,32 @@ def ssp(log_w: Tensor, u: Tensor) -> Tensor:
     owner = torch.arange(k, device=u.device).expand(part.shape)
     if u.shape[-1] < k:
         raise ValueError(f"SSP needs at least one uniform per particle, got {n} for {k} particles.")
-    used = 0
+    used, settled, rounded = 0, [], []
     while part.shape[-1] > 1:
-        pairs = part.shape[-1] // 2
-        odd = slice(2 * pairs, None)
-        p, q = part[:, 0 : 2 * pairs : 2], part[:, 1 : 2 * pairs : 2]
-        first, second = owner[:, 0 : 2 * pairs : 2], owner[:, 1 : 2 * pairs : 2]
+        pairs, odd = divmod(part.shape[-1], 2)
+        over = None
+        if odd:
+            over = part[:, -1:], owner[:, -1:]
+            part, owner = part[:, :-1], owner[:, :-1]
+        p, q = part.reshape(-1, pairs, 2).unbind(-1)
+        first, second = owner.reshape(-1, pairs, 2).unbind(-1)
         total = p + q
         full = total >= 1
         # below one the loser gets 0 and the winner p + q; above, the winner gets 1 and the loser p
-        # + q − 1
-        chance = torch.where(
-            full, (1 - q) / (2 - total).clamp(min=1e-300), p / total.clamp(min=1e-300)
-        )
-        wins = u[:, used : used + pairs] < chance
+        # + q − 1; the first wins with chance p / total, or (1 − q) / (2 − total)
+        share = torch.where(full, 1 - q, p)
+        wins = u[:, used : used + pairs] * torch.where(full, 2 - total, total) < share
         used += pairs
-        winner, loser = torch.where(wins, first, second), torch.where(wins, second, first)
-        counts = counts.scatter_add(-1, winner, full.double())
-        owner = torch.cat((torch.where(full, loser, winner), owner[:, odd]), -1)
-        part = torch.cat((torch.where(full, total - 1, total), part[:, odd]), -1)
+        owner = torch.where(wins ^ full, first, second)
+        settled.append(first + second - owner)
+        rounded.append(full)
+        part = total - full.double()
+        if over is not None:
+            part, owner = torch.cat((part, over[0]), -1), torch.cat((owner, over[1]), -1)
     # the last part is an integer but for rounding
-    counts = counts.scatter_add(-1, owner, (part > 0.5).double())
+    settled.append(owner)
+    rounded.append(part > 0.5)
+    counts = counts.scatter_add(-1, torch.cat(settled, -1), torch.cat(rounded, -1).double())
     return _expand(counts.long(), n)
 
 

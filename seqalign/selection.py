@@ -71,8 +71,7 @@ class Resample:
         """Return (B, k) particles."""
         if particles.reward is not None or particles.step % self.every:
             return particles
-        log_w = particles.log_w
-        size = ess(log_w)
+        log_w, size = particles.log_w, particles.ess
         # size 0 means a dead island: nothing to choose from, its weight stays -inf
         due = (size > 0) & ((size < self.ess_below * k) if self.ess_below < 1 else True)
         if not bool(due.any()):

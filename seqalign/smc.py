@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,10 +25,11 @@ import torch
 from torch import Tensor
 
 from seqalign.design_space import DesignSpace
+from seqalign.discrete import OpenPosterior
 from seqalign.objective import Reward, evaluate
 from seqalign.particles import Particles, Samples, Step, log_mean_exp
 from seqalign.potential import Difference, Potential
-from seqalign.process import Designs, Metered, Process, draw
+from seqalign.process import Designs, Metered, Process, weigh
 from seqalign.proposal import Base, Proposal, Tilted
 from seqalign.resampling import ess
 from seqalign.selection import Resample, Selection, pin
@@ -78,15 +80,29 @@ class _Look:
         score = None if self.score is None else f(self.score)
         return _Look(posterior, guide, f(self.log_h), f(self.value), score)
 
+    def parts(self) -> list[Tensor]:
+        """Return every tensor, in the order of `map`."""
+        found: list[Tensor] = []
+        self.map(lambda v: (found.append(v), v)[1])  # type: ignore[func-returns-value]
+        return found
+
+    def whole(self) -> _Look:
+        """Return the same with a row for every position, which always fits what others see."""
+        if not isinstance(self.posterior, OpenPosterior):
+            return self
+        posterior, guide, score = self.posterior.whole(), self.guide, self.score
+        if isinstance(guide, OpenPosterior):
+            score = None if score is None else guide.whole_score(score)
+            guide = posterior if guide is self.posterior else guide.whole()
+        return replace(self, posterior=posterior, guide=guide, score=score)
+
     @staticmethod
     def zip(looks: list[_Look], f: Callable[[list[Tensor]], Tensor]) -> _Look:
         """Combine the tensors of several looks, field by field."""
-        columns: list[list[Tensor]] = []
-        for look in looks:
-            column: list[Tensor] = []
-            look.map(lambda v, column=column: (column.append(v), v)[1])  # type: ignore[misc]
-            columns.append(column)
-        merged = iter([f(list(row)) for row in zip(*columns, strict=True)])
+        if len({tuple(v.shape[2:] for v in look.parts()) for look in looks}) > 1:
+            looks = [look.whole() for look in looks]
+        rows = zip(*(look.parts() for look in looks), strict=True)
+        merged = iter([f(list(row)) for row in rows])
         return looks[0].map(lambda _: next(merged))
 
 
@@ -225,13 +241,12 @@ class SMC:
         else:
             with torch.no_grad():
                 posterior = process.posterior(x, t)
-        log_h = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
-        guide = posterior
+        zero = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
+        log_h, value, guide, score = zero, zero, posterior, None
         if self.space is not None:
             unknown = process.unknown(x)  # type: ignore[attr-defined]
             log_h, guide = self.space.condition(cast(Any, posterior), x, unknown)
             log_h = log_h * (1.0 - self.space.discount * t)
-        value, score = torch.zeros_like(log_h), None
         if self._guide is not None:
             if leaf is None:
                 leaf = guide.mean.detach().requires_grad_()
@@ -240,14 +255,14 @@ class SMC:
                 seen = posterior
             with torch.enable_grad():
                 value = self._guide(process, x, seen, t, self.alpha, rng)
-                (score,) = torch.autograd.grad(value.sum(), leaf)
+                (score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
             value = value.detach()
             if through == "posterior":
                 score = process.lift(score, guide)  # type: ignore[attr-defined]
             else:
                 meter = cast(Metered, self.process)
                 meter.calls += 2 * meter.count(x)
-            score = torch.nan_to_num(score.detach(), nan=0.0, posinf=0.0, neginf=0.0)
+            score = score.detach().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         # the guide's value is the particle's own if both are the mean of the same posterior
         same = through == "posterior" or (through == "network" and self.space is None)
         fused = same and isinstance(self.value, PosteriorMean)
@@ -255,12 +270,14 @@ class SMC:
             with torch.no_grad():
                 value = self.value(process, x, guide, t, self.alpha, rng)
         look = _Look(posterior, guide, log_h, value.double(), score)
-        return look.map(lambda v: v.detach()) if leaf is not None else look
+        return look.map(lambda v: v.detach()) if through == "network" else look
 
     def _look_changed(self, x: Tensor, before: Particles, i: int, rng: Streams) -> _Look:
         """Visit the network only where the state changed, if time is nothing to it."""
         known = _Look(before.posterior, before.guide, before.log_h, before.value, before.score)
-        if self.process.takes_time or not self.process.discrete:
+        # where letters are open one was revealed
+        sure = isinstance(before.posterior, OpenPosterior)
+        if sure or self.process.takes_time or not self.process.discrete:
             return self._look(x, i, rng)
         changed = (x != before.x).flatten(2).any(-1)
         count = changed.sum(-1)
@@ -351,13 +368,15 @@ class SMC:
         else:
             look = self._look_changed(x_s, state, i, rng)
 
-        dead = torch.isneginf(look.log_h)
-        log_h = torch.where(dead, 0.0, look.log_h)
-        base = torch.where(dead, -torch.inf, state.log_w + shift + log_h - state.log_h)
-        # a value that failed says nothing: the particle keeps its twist until the end
-        sound = torch.isfinite(look.value)
-        value = torch.where(sound, look.value, 0.0)
-        silent = None if bool(sound.all()) else ~sound
+        log_h, value, silent = look.log_h, look.value, None
+        base = state.log_w + shift + log_h - state.log_h
+        # almost always all is finite: one look at the sum tells
+        if not math.isfinite(float((log_h + value).sum())):
+            dead, sound = torch.isneginf(log_h), torch.isfinite(value)
+            log_h = torch.where(dead, 0.0, log_h)
+            base = torch.where(dead, -torch.inf, base)
+            # a value that failed says nothing: the particle keeps its twist until the end
+            value, silent = torch.where(sound, value, 0.0), ~sound
 
         def twist(lam: Tensor) -> tuple[Tensor, Tensor]:
             log_twist, memo = self.potential(state.log_twist, state.memo, lam, value)
@@ -385,7 +404,7 @@ class SMC:
             log_w=base + log_twist - state.log_twist,
             log_twist=log_twist,
             log_h=log_h,
-            value=look.value if last else torch.where(sound, look.value, state.value),
+            value=value if last or silent is None else torch.where(silent, state.value, value),
             memo=memo,
             lam=lam,
             posterior=look.posterior,
@@ -431,18 +450,18 @@ class SMC:
         if q is p and pinned is None:
             x_s = p.sample(rng)
             return x_s, torch.zeros(x_s.shape[:2], dtype=torch.float64, device=x_s.device)
-        x_s, log_q = draw(q, rng)
+        x_s, shift = weigh(q, p, rng)
         if pinned is not None:
             x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
-            log_q = q.log_prob(x_s)
-        return x_s, p.log_prob(x_s) - log_q
+            shift = p.log_prob(x_s) - q.log_prob(x_s)
+        return x_s, shift
 
     def _report(self, moved: Particles, before: tuple[int, int], chosen: Particles | None) -> Step:
         after = self._calls
         same = chosen is None or chosen is moved
         return Step(
             step=moved.step,
-            ess=ess(moved.log_w) / moved.log_w.shape[1],
+            ess=moved.ess / moved.log_w.shape[1],
             lam=moved.lam,
             log_z=moved.log_z + log_mean_exp(moved.log_w),
             value_mean=moved.value.mean(-1),

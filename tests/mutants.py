@@ -211,8 +211,8 @@ MUTANTS = (
         "the gradient of staying masked is left out of the one-reveal tilt",
         edit(
             "discrete",
-            "log_position = self.log_position + (mass - g[..., -1:])[..., 0]",
-            "log_position = self.log_position + mass[..., 0]",
+            "return g[..., :-1] - g[..., -1:]",
+            "return g[..., :-1]",
         ),
         ("test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",),
     ),
@@ -234,7 +234,7 @@ MUTANTS = (
         "the gradient is averaged over the batch: guidance weakens as particles are added",
         edit(
             "smc",
-            "(score,) = torch.autograd.grad(value.sum(), leaf)",
+            "(score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))",
             "(score,) = torch.autograd.grad(value.mean(), leaf)",
         ),
         (FRESH,),
@@ -313,11 +313,16 @@ MUTANTS = (
         "the wild type is forced once the budget is spent, with no look-ahead before",
         edit(
             "lookahead",
-            "            log_h, given = _budget(few, left)\n",
-            "            room = left[..., None] > 0\n"
-            "            sure = torch.tensor((0.0, -torch.inf)).double().reshape(2, 1, 1, 1)\n"
-            "            given = torch.where(room, few, sure)\n"
-            "            log_h = torch.where(left >= 0, 0.0, -torch.inf).double()\n",
+            "        log_h, given = _budget(split, left)\n",
+            "        room = left[..., None] > 0\n"
+            "        sure = torch.tensor((0.0, -torch.inf)).double().reshape(2, 1, 1, 1)\n"
+            "        given = torch.where(room, split, sure)\n"
+            "        log_h = torch.where(left >= 0, 0.0, -torch.inf).double()\n",
+        )
+        + edit(
+            "lookahead",
+            "        if self.keep is None:\n            return None\n",
+            "        return None\n",
         ),
         (
             "test_design_space.py::test_wild_type_is_never_forced_before_the_budget_is_spent",

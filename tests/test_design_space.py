@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqalign.design_space import DesignSpace, positions
-from seqalign.discrete import Categorical, CategoricalPosterior, MaskedProcess, UniformProcess
+from seqalign.discrete import (
+    Categorical,
+    CategoricalPosterior,
+    MaskedProcess,
+    OpenPosterior,
+    UniformProcess,
+)
 from seqalign.methods.das import DAS
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.smc import PlainSMC
@@ -267,6 +273,63 @@ def test_condition_equals_enumeration(space, seed, scale, zeros):
         else:
             assert abs(float(log_h[0, j]) - math.log(p)) < 1e-9
             assert torch.allclose(guide.mean[0, j], marginals, atol=1e-10)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    space=spaces(),
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([0.5, 3.0, 30.0, 300.0]),
+    single=st.booleans(),
+    data=st.data(),
+)
+def test_open_positions_alone_are_conditioned_as_all(space, seed, scale, single, data):
+    n, k = space.length, 6
+    gen = torch.Generator().manual_seed(seed)
+    some = data.draw(st.integers(1, n))
+    order = torch.rand(1, k, n, generator=gen).argsort(-1)
+    x = torch.randint(0, V, (1, k, n), generator=gen).scatter(-1, order[..., :some], V)
+    logits = scale * torch.randn(1, k, n, V, generator=gen, dtype=torch.float64)
+    logits = logits.float() if single else logits
+    law = MaskedProcess(lambda x, t: logits, ABC, n, n).posterior(x, 1.0)
+    assert isinstance(law, OpenPosterior)
+    log_h, guide = space.condition(law, x, x == V)
+    want_h, want = space.condition(law.whole(), x, x == V)
+    near = {"atol": 1e-5, "rtol": 1e-4} if single else {"atol": 1e-10, "rtol": 1e-9}
+    assert torch.allclose(log_h, want_h, **near)
+    assert torch.allclose(guide.mean, want.mean, **near)
+    # what one allows the other does, and a drawn letter has a probability in both
+    open_ = x == V
+    possible = torch.isfinite(guide.log_probs[open_]), torch.isfinite(want.log_probs[open_])
+    assert torch.equal(*possible)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_budget_of_a_whole_domain_is_conditioned_in_plain_numbers(dtype):
+    """Eighty positions, twenty letters: the fast way is taken, and is the slow one to rounding."""
+    length, letters = 80, PROTEIN.letters
+    gen = torch.Generator().manual_seed(0)
+    wild = "".join(letters[i] for i in torch.randint(0, 20, (length,), generator=gen))
+    space = DesignSpace.build(PROTEIN, length, wild_type=wild, fix="1-5", max_mutations=8)
+    logits = 2 * torch.randn(2, 7, length, 20, generator=gen, dtype=torch.float64).to(dtype)
+    process = MaskedProcess(lambda x, t: logits, PROTEIN, length, length)
+    tokens = PROTEIN.encode([wild])[0]
+    for some in (75, 30, 8, 1):
+        order = 5 + torch.rand(2, 7, 75, generator=gen).argsort(-1)
+        x = tokens.expand(2, 7, length).scatter(-1, order[..., :some], PROTEIN.mask)
+        # particle 1 has spent its budget as far as there are known positions to spend it on
+        spent = order[:, 1:2, some : some + 8]
+        x[:, 1:2] = x[:, 1:2].scatter(-1, spent, (tokens[spent] + 1) % 20)
+        law = process.posterior(x, 1.0)
+        log_h, guide = space.condition(law, x, x == PROTEIN.mask)
+        want_h, want = space.condition(law.whole(), x, x == PROTEIN.mask)
+        assert isinstance(guide, OpenPosterior)
+        close = 2e-5 if dtype == torch.float32 else 1e-10
+        assert torch.allclose(log_h, want_h, atol=close, rtol=0)
+        assert torch.allclose(guide.mean, want.mean, atol=close, rtol=0)
+        logs, others = guide.log_probs, want.log_probs
+        assert torch.equal(torch.isfinite(logs), torch.isfinite(others))
+        assert torch.allclose(logs.exp(), guide.mean, atol=close, rtol=0)
 
 
 def test_condition_without_constraints_is_the_identity():

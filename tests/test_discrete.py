@@ -14,7 +14,13 @@ from checks import counts_are, mean_is
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqalign.discrete import Categorical, CategoricalPosterior, MaskedProcess, UniformProcess
+from seqalign.discrete import (
+    Categorical,
+    CategoricalPosterior,
+    MaskedProcess,
+    OpenPosterior,
+    UniformProcess,
+)
 from seqalign.numbering import Numbering
 from seqalign.process import Designs
 from seqalign.sequence import Alphabet
@@ -176,9 +182,80 @@ def test_lift_gives_the_mask_the_mean_gradient():
     process = masked()
     p = process.posterior(process.prior((1, 2), Streams(0, (0,))), 1.0)
     g = randn(1, 2, L, V, seed=3)
-    score = process.lift(g, p)
+    score = process.lift(g, p.whole())
     assert torch.equal(score[..., :V], g)
     assert torch.allclose(score[..., V], (p.mean * g).sum(-1))
+    # at the open positions alone it is what a letter gains over the mask
+    assert torch.allclose(process.lift(g, p), score[..., :V] - score[..., V:])
+
+
+# open positions -----------------------------------------------------------------------------------
+
+
+def opened(*patterns: str, seed: int = 0) -> tuple[MaskedProcess, Tensor]:
+    """Return a process and states with random letters where a pattern has a dot."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.tensor([[c == "?" for c in p] for p in patterns])[None]
+    x = torch.randint(0, V, hidden.shape, generator=generator).masked_fill(hidden, V)
+    logits = 3 * randn(*x.shape, V, seed=seed + 1)
+    return MaskedProcess(lambda x, t: logits[:, : x.shape[1]], ABC, x.shape[-1], x.shape[-1]), x
+
+
+def test_open_rows_say_what_rows_for_every_position_say():
+    process, x = opened("?.??.", "??.?.", "..???")
+    p = process.posterior(x, 1.0)
+    assert isinstance(p, OpenPosterior)
+    assert p.columns.shape == (1, 3, 3)
+    assert torch.equal(x.gather(-1, p.columns), torch.full((1, 3, 3), V))
+    whole, logits = p.whole(), process.network(x, 1.0)
+    want = torch.log_softmax(logits, -1)
+    known = torch.nn.functional.one_hot(x.clamp(max=V - 1), V).double().log()
+    want = torch.where((x == V)[..., None], want, known)
+    for law in (p, whole):
+        assert torch.allclose(law.log_probs, want)
+        assert torch.allclose(law.mean, want.exp())
+        assert torch.equal(law.mode, want.argmax(-1))
+    assert torch.equal(p.sample(7, Streams(0, (0,))), whole.sample(7, Streams(0, (0,))))
+    moved = p.map(lambda v: v.flip(1))
+    assert torch.allclose(moved.log_probs, want.flip(1))
+    assert torch.allclose(moved.mean, want.exp().flip(1))
+
+
+@pytest.mark.parametrize(
+    "patterns", [("?..", "??."), ("...", "..."), ("???", "..."), ("??.", "...")]
+)
+def test_rows_for_every_position_where_particles_differ_or_nothing_is_open(patterns):
+    process, x = opened(*patterns)
+    assert isinstance(process.posterior(x, 1.0), CategoricalPosterior)
+
+
+def test_one_reveal_is_the_same_law_with_open_rows_and_with_all():
+    process, x = opened("?.??.", "??.?.", "..???")
+    p = process.posterior(x, 1.0)
+    some, every = (process.transition(x, law, 1.0, 0.8) for law in (p, p.whole()))
+    g = 2 * randn(1, 3, 5, V + 1, seed=5)
+    f = process.lift(g[..., :V], p)
+    pairs = [
+        (some, every),
+        (some.tilt(g), every.tilt(g)),
+        (some.tilt(f), every.tilt(p.whole_score(f))),
+        (some.tilt(60 * g).tilt(-59 * g), every.tilt(g)),
+    ]
+    for a, b in pairs:
+        x_s, log_q = a.draw(Streams(0, (0,)))
+        other, log_p = b.draw(Streams(0, (0,)))
+        assert torch.equal(x_s, other)
+        assert torch.allclose(log_q, log_p)
+        assert torch.allclose(a.log_prob(x_s), log_q)
+        assert torch.allclose(b.log_prob(x_s), log_q)
+        drawn, shift = a.weigh(some, Streams(0, (0,)))
+        assert torch.equal(drawn, x_s)
+        assert torch.allclose(shift, every.log_prob(x_s) - log_q)
+        # staying, moving a known letter and revealing two are impossible for both
+        two = torch.where(x == V, 0, x)
+        for wrong in (x, two, x_s.where(x == V, (x + 1) % V)):
+            assert bool(torch.isneginf(a.log_prob(wrong)).all())
+            assert bool(torch.isneginf(b.log_prob(wrong)).all())
 
 
 # reverse ------------------------------------------------------------------------------------------

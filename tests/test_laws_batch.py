@@ -216,6 +216,25 @@ def test_chunks_are_padded_and_never_straddle_islands():
     assert len(seen) == 4 * 3 * 3
 
 
+@pytest.mark.parametrize("method", [PlainSMC(), DAS()])
+def test_islands_that_start_with_more_and_less_open(method):
+    """Rows for open positions alone do not fit together then; rows for all do."""
+    p = exact.masked("random")
+    mask = p.process.alphabet.mask
+    start = torch.full((3, 6, 3), mask)
+    start[1, :, 0], start[2, ::2, 1] = 1, 0
+    seen = []
+    for process in (p.process, replace(p.process, chunk=2), replace(p.process, chunk=1)):
+        run = method(process, p.reward, (3, 6), rng=Streams(3, range(3)), start=start)
+        one = method(process, p.reward, (1, 6), rng=Streams(3, [1]), start=start[1:2])
+        assert torch.equal(run.designs.x[1:2], one.designs.x)
+        assert torch.allclose(run.log_w[1:2], one.log_w, rtol=1e-12, atol=1e-12)
+        seen.append(run)
+    for other in seen[1:]:
+        assert torch.equal(other.designs.x, seen[0].designs.x)
+        assert torch.allclose(other.log_z, seen[0].log_z, rtol=1e-12, atol=1e-12)
+
+
 def test_islands_of_different_length_alone():
     live = torch.ones(16, 3, dtype=torch.bool)
     live[::2, 2] = False

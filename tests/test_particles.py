@@ -49,7 +49,10 @@ def particles() -> Particles:
 
 
 def per_particle(p: Particles) -> dict[str, Tensor]:
-    """Every (B, K, ...) tensor of the state, whatever it is called."""
+    """Every (B, K, ...) tensor of the state, whatever it is called.
+
+    `rows` and `place` of a posterior are found again from the rest, and do not move.
+    """
     found: dict[str, Tensor] = {}
     for item in dataclasses.fields(p):
         value = getattr(p, item.name)
@@ -58,7 +61,7 @@ def per_particle(p: Particles) -> dict[str, Tensor]:
         elif dataclasses.is_dataclass(value):
             for inner in dataclasses.fields(value):
                 tensor = getattr(value, inner.name)
-                if isinstance(tensor, Tensor):
+                if isinstance(tensor, Tensor) and inner.name not in ("rows", "place"):
                     found[f"{item.name}.{inner.name}"] = tensor
     return found
 
@@ -66,7 +69,8 @@ def per_particle(p: Particles) -> dict[str, Tensor]:
 def test_the_state_has_all_its_fields():
     names = set(per_particle(particles()))
     assert {"x", "log_w", "log_twist", "log_h", "value", "memo", "parent", "score"} <= names
-    assert {"posterior.log_probs", "guide.log_probs"} <= names
+    open_ = {f"{law}.{part}" for law in ("posterior", "guide") for part in ("x_t", "columns")}
+    assert open_ | {"posterior.log_rows", "guide.log_rows"} <= names
 
 
 def test_gather_moves_every_field_and_no_island():

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from seqalign.streams import Streams, philox
+from seqalign.streams import Streams, _uniform, philox
 
 
 def words(*hexes: str) -> tuple[int, ...]:
@@ -120,6 +120,22 @@ def test_a_chunk_draws_what_it_draws_in_the_whole(k, cut, event, island):
 def test_a_shorter_event_is_a_prefix_of_a_longer_one():
     rng = Streams(1, (4, 2))
     assert torch.equal(rng.uniform((2, 3, 5)), rng.uniform((2, 3, 9))[..., :5])
+
+
+def test_numbers_made_ahead_are_those_made_alone():
+    """Steps are drawn sixteen at a time; what is drawn for one must not show it."""
+    for path in ((3,), (15, "a"), (16, "a"), ("x", 2, "y", 40, "z"), (2**40, "a")):
+        for first in (0, 5):
+            rng = Streams(7, (3, 2**33)).at(*path).particles(first)
+            alone = _uniform(7, [path], (3, 2**33), first, (4, 6))[0]
+            assert np.array_equal(rng.uniform((2, 4, 2, 3)).numpy(), alone.reshape(2, 4, 2, 3))
+
+
+def test_a_caller_may_write_into_what_it_drew():
+    rng = Streams(7, (3,)).at(5)
+    before = rng.uniform((1, 4)).clone()
+    rng.uniform((1, 4)).zero_()
+    assert torch.equal(rng.uniform((1, 4)), before)
 
 
 def test_seeds_purposes_steps_islands_and_particles_are_independent():

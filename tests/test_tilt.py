@@ -66,7 +66,22 @@ def one_reveal(seed: int = 2) -> OneReveal:
     return transition
 
 
-MAKERS = {"categorical": categorical, "one_reveal": one_reveal}
+def open_reveal(seed: int = 3) -> OneReveal:
+    """As many open positions in every particle: rows for those alone."""
+    x_t = torch.tensor(
+        [
+            [[3, 3, 0], [3, 0, 3], [1, 3, 3], [3, 3, 2]],
+            [[3, 1, 3], [3, 3, 0], [2, 3, 3], [3, 3, 0]],
+        ]
+    )
+    process = MaskedProcess(lambda x, t: randn(*x.shape, V, seed=seed, scale=2.0), ABC, L, L)
+    transition = process.transition(x_t, process.posterior(x_t, 1.0), 1.0, 0.5)
+    assert isinstance(transition, OneReveal)
+    assert transition.columns is not None
+    return transition
+
+
+MAKERS = {"categorical": categorical, "one_reveal": one_reveal, "open_reveal": open_reveal}
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -112,7 +127,10 @@ def many(transition, b: int, k: int, n: int):
     if isinstance(transition, Categorical):
         return Categorical(rows(transition.log_probs))
     return OneReveal(
-        rows(transition.x_t), rows(transition.log_position), rows(transition.log_letter)
+        rows(transition.x_t),
+        rows(transition.log_position),
+        rows(transition.log_letter),
+        None if transition.columns is None else rows(transition.columns).contiguous(),
     )
 
 
