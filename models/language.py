@@ -48,7 +48,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from seqalign import weights
-from seqalign.discrete import CategoricalPosterior, MaskedProcess
+from seqalign.discrete import CategoricalPosterior, MaskedProcess, OpenPosterior
 from seqalign.sequence import PROTEIN
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class LanguageModel:
 class LanguageProcess(MaskedProcess):
     """A masked process whose network is told which positions of an island are padding."""
 
-    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
+    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior | OpenPosterior:
         """Call the network on tokens (B, K, L) or relaxed states (B, K, L, 21)."""
         if self.event_mask is None:
             return super().posterior(x, t)

@@ -867,7 +867,7 @@ class RestrictedReveal:
     space: DesignSpace
     q: Categorical
     x_t: Tensor
-    guide: CategoricalPosterior
+    guide: CategoricalPosterior | OpenPosterior
     unknown: Tensor
 
     def sample(self, rng: Streams) -> Tensor:

@@ -428,8 +428,8 @@ MUTANTS = (
         "the proposal is tilted and log p − log q is left out of the weight",
         edit(
             "smc",
-            "return x_s, p.log_prob(x_s) - log_q",
-            "return x_s, torch.zeros_like(log_q)",
+            "        return x_s, shift\n",
+            "        return x_s, torch.zeros_like(shift)\n",
         ),
         (TELESCOPE, f"{EXACT}[masked-random-tds]"),
     ),
