@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from seqalign.design_space import DesignSpace
-from seqalign.discrete import OpenPosterior
+from seqalign.discrete import OneReveal, OpenPosterior
 from seqalign.objective import Reward, evaluate
 from seqalign.particles import Particles, Samples, Step, log_mean_exp
 from seqalign.potential import Difference, Potential
@@ -435,7 +435,8 @@ class SMC:
             if state.guide is state.posterior
             else self.process.transition(state.x, state.guide, t, s)
         )
-        if self.space is not None:
+        # one letter at a time is drawn from what the look-ahead says already
+        if self.space is not None and not isinstance(q, OneReveal):
             unknown = self.process.unknown(state.x)  # type: ignore[attr-defined]
             if s == self._times[-1] or getattr(self.process, "order", None) is not None:
                 q = self.space.restrict(q, state.x, state.guide, unknown)
