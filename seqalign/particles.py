@@ -96,9 +96,7 @@ class Particles:
         """Return the particles at (B, N) ancestors; every per-particle field moves."""
         b, k = self.x.shape[:2]
         rows = (ancestors + k * torch.arange(b, device=ancestors.device)[:, None]).flatten()
-        return self._map(
-            lambda v: v.flatten(0, 1).index_select(0, rows).view(b, -1, *v.shape[2:])
-        )
+        return self._map(lambda v: v.flatten(0, 1).index_select(0, rows).view(b, -1, *v.shape[2:]))
 
     def branch(self, m: int) -> Particles:
         """Copy each particle m times, (B, K·m), copies side by side."""

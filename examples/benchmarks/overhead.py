@@ -1,14 +1,15 @@
 """Overhead of the loop: time of a run ÷ bare replay of its network and reward calls.
 
-    python examples/benchmarks/overhead.py [--images] [--quick] [--repeats 5] [--threads 1]
+    python examples/benchmarks/overhead.py [--images] [--quick] [--repeats 5] [--block 15]
 
 The run is the PDZ3 demo's sampler (one island, 64 particles, one reveal per step, a budget of 8
 mutations, posterior score); with `--images`, das on emoji-mini guided by emoji-match (two prompts,
 16 particles each, 50 steps, gradients through the network). What network and rewards are asked is
 recorded once. The replay asks the bare network and the bare rewards (with their gradients) the same
-in the same order, and does nothing else. The loop alone, of the demo only, is the run with recorded
-answers in place of network and rewards. They alternate in one process with pinned threads; times
-are of the wall and of the processor, which other programs disturb less.
+in the same order, and does nothing else. Every few steps the run stands still while the replay does
+what it has just done, so that a machine whose pace changes changes both; one process, pinned
+threads, times of the wall and of the processor, which other programs disturb less. The loop alone,
+of the demo only, is the run with recorded answers in place of network and rewards.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ from torch import Tensor
 import seqalign as sa
 from seqalign.models.emoji import emoji_mini, to_images
 from seqalign.objective import Reward
+from seqalign.particles import Step
 from seqalign.process import Designs
+from seqalign.smc import Observe
 
 # what was asked, in order: (kind, question, answer, gradient)
 Calls = list[tuple[str, Any, Tensor, Tensor | None]]
 Work = Callable[[], object]
+Run = Callable[[Observe], sa.Samples]
+# a run; a replay of its calls from one to another; how many calls were made by the end of each step
+Pair = tuple[Run, Callable[[int, int], None], list[int]]
 
 
 class Recorder(Reward):
@@ -90,11 +96,35 @@ class Tape(Reward):
         return cast(Tensor, _Known.apply(x, answer, gradient))
 
 
-def timed(work: Work) -> tuple[float, float]:
+def now() -> Tensor:
+    """Return the seconds of wall and processor."""
+    return torch.tensor((time.perf_counter(), time.process_time()), dtype=torch.float64)
+
+
+def timed(work: Work) -> Tensor:
     """Return the seconds of wall and processor that `work` takes."""
-    wall, processor = time.perf_counter(), time.process_time()
+    start = now()
     work()
-    return time.perf_counter() - wall, time.process_time() - processor
+    return now() - start
+
+
+def side_by_side(pair: Pair, block: int) -> tuple[Tensor, Tensor]:
+    """Return the times of a run and of its replay, taking turns every `block` steps."""
+    run, replay, marks = pair
+    spent, bare, done = torch.zeros(2).double(), torch.zeros(2).double(), 0
+    start = now()
+
+    def observe(step: Step) -> None:
+        nonlocal start, spent, bare, done
+        if step.step % block and step.step < len(marks) - 1:
+            return
+        spent = spent + now() - start
+        first, done = done, marks[step.step]
+        bare = bare + timed(lambda: replay(first, done))
+        start = now()
+
+    run(observe)
+    return spent + now() - start, bare
 
 
 def sampler_of(demo: str) -> Any:
@@ -107,27 +137,32 @@ def sampler_of(demo: str) -> Any:
     )
 
 
-def demo(particles: int) -> tuple[Work, Work, Work | None, str]:
+def demo(particles: int) -> tuple[Pair, Work | None, str]:
     """Return run, replay and the loop alone of the PDZ3 demo, and what they are."""
     model = sa.load_model("pdz-mini", max_mutations=8)
     reward = 1.0 * sa.load_reward("pdz3-stability") + 1.0 * sa.load_reward("pdz3-affinity")
     process: Any = model.process
     network, method = process.network, sampler_of("demo-pdz3.yaml")
     calls: Calls = []
+    marks: list[int] = []
 
     def recording(x: Tensor, t: float) -> Tensor:
         answer = network(x, t)
         calls.append(("network", x.clone(), answer.clone(), None))
         return cast(Tensor, answer)
 
-    def run(process: Any, reward: Reward) -> sa.Samples:
-        rng = sa.Streams(0, (0,))
-        return cast(sa.Samples, method(process, reward, (1, particles), rng=rng, space=model.space))
+    def run(process: Any, reward: Reward, observe: Observe | None = None) -> sa.Samples:
+        more = {"rng": sa.Streams(0, (0,)), "space": model.space, "observe": observe}
+        return cast(sa.Samples, method(process, reward, (1, particles), **more))
 
-    recorded = run(replace(process, network=recording), Recorder(reward, calls))
+    recorded = run(
+        replace(process, network=recording),
+        Recorder(reward, calls),
+        lambda _: marks.append(len(calls)),
+    )
 
-    def replay() -> None:
-        for kind, asked, _, _ in calls:
+    def replay(first: int, last: int) -> None:
+        for kind, asked, _, _ in calls[first:last]:
             if kind == "network":
                 with torch.no_grad():
                     network(asked, 0.0)
@@ -145,7 +180,7 @@ def demo(particles: int) -> tuple[Work, Work, Work | None, str]:
     if not torch.equal(alone().designs.x, recorded.designs.x):
         raise SystemExit("The recorded answers lead to other designs: this measures nothing.")
     what = f"PDZ3 demo, {particles} particles, {len(recorded.trace) - 1} steps"
-    return lambda: run(process, reward), replay, alone, what
+    return (lambda observe: run(process, reward, observe), replay, marks), alone, what
 
 
 class Overheard:
@@ -164,33 +199,36 @@ class Overheard:
         return cast(Tensor, self.inner(x, t))
 
 
-def images(particles: int, steps: int) -> tuple[Work, Work, Work | None, str]:
+def images(particles: int, steps: int) -> tuple[Pair, Work | None, str]:
     """Return run and replay of aligned emoji, and what they are."""
     prompts = ["crying cat face", "sailboat"]
     process = emoji_mini(prompts=prompts, steps=steps)
     reward = sa.load_reward("emoji-match")
     method = sa.load_method("das", alpha=0.1)
     calls: list[Any] = []
+    marks: list[int] = []
 
-    def run(process: Any) -> sa.Samples:
+    def run(process: Any, observe: Observe) -> sa.Samples:
         rng, shape = sa.Streams(0, range(2)), (len(prompts), particles)
-        return cast(sa.Samples, method(process, reward, shape, rng=rng))
+        return cast(sa.Samples, method(process, reward, shape, rng=rng, observe=observe))
 
-    recorded = run(replace(process, denoiser=Overheard(process.denoiser, calls)))
+    heard = replace(process, denoiser=Overheard(process.denoiser, calls))
+    recorded = run(heard, lambda _: marks.append(len(calls)))
     # chunks lie within islands, one island after the other
     each = len(calls) // (steps * len(prompts))
     spoken = [p for p in prompts for _ in range(each)] * steps
 
-    def replay() -> None:
-        for (denoiser, x, t), prompt in zip(calls, spoken, strict=True):
+    def replay(first: int, last: int) -> None:
+        for (denoiser, x, t), prompt in zip(calls[first:last], spoken[first:last], strict=True):
             leaf = x.requires_grad_()
             shown = to_images(denoiser(leaf, t))
             scores = reward.graded(Designs(shown, prompts=(prompt,)))
             torch.autograd.grad(scores.sum(), leaf)
-        reward(recorded.designs)
+        if last == len(calls):
+            reward(recorded.designs)
 
     what = f"emoji, {len(prompts)} prompts x {particles} particles, {steps} steps"
-    return lambda: run(process), replay, None, what
+    return (lambda observe: run(process, observe), replay, marks), None, what
 
 
 def main() -> None:
@@ -202,31 +240,38 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1 repeat, few particles and steps")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--block", type=int, default=15, help="steps between turns")
     parser.add_argument("--particles", type=int, help="64 of the demo, 16 emoji")
     args = parser.parse_args()
     repeats = 1 if args.quick else args.repeats
     torch.set_num_threads(args.threads)
     particles = args.particles or (4 if args.quick else 16 if args.images else 64)
     if args.images:
-        run, replay, alone, what = images(particles, 6 if args.quick else 50)
+        pair, alone, what = images(particles, 6 if args.quick else 50)
     else:
-        run, replay, alone, what = demo(particles)
-    replay()
-    ratios, own, bare = [], [], []
+        pair, alone, what = demo(particles)
+    side_by_side(pair, args.block)
+    runs, bares, own = [], [], []
     for _ in range(repeats):
-        (wall, cpu), (bare_wall, bare_cpu) = timed(run), timed(replay)
-        ratios.append((wall / bare_wall, cpu / bare_cpu))
-        bare.append(bare_cpu)
-        line = f"run {wall:7.3f} s  replay {bare_wall:7.3f} s  ratio {ratios[-1][0]:.3f}   "
-        line += f"processor {cpu:7.3f} s, {bare_cpu:7.3f} s, {ratios[-1][1]:.3f}"
+        run, bare = side_by_side(pair, args.block)
+        runs.append(run)
+        bares.append(bare)
+        (wall, cpu), (wall_, cpu_), (ratio, ratio_) = (v.tolist() for v in (run, bare, run / bare))
+        line = f"run {wall:7.3f} s  replay {wall_:7.3f} s  ratio {ratio:.3f}   "
+        line += f"processor {cpu:7.3f} s, {cpu_:7.3f} s, {ratio_:.3f}"
         if alone is not None:
-            own.append(timed(alone)[1])
+            own.append(float(timed(alone)[1]))
             line += f"   loop alone {own[-1]:.3f} s"
         print(line, flush=True)
-    wall, cpu = (statistics.median(r[i] for r in ratios) for i in (0, 1))
-    print(f"{what}, {args.threads} threads: median ratio {wall:.3f}, of processor time {cpu:.3f}")
+    (wall, cpu) = (torch.stack(runs).sum(0) / torch.stack(bares).sum(0)).tolist()
+    median = statistics.median(float((r / b)[0]) for r, b in zip(runs, bares, strict=True))
+    print(
+        f"{what}, {args.threads} threads: ratio of all {repeats} runs {wall:.3f}, median "
+        f"{median:.3f}, of processor time {cpu:.3f}"
+    )
     if own:
-        print(f"loop alone {min(own):.3f} s of processor, network and rewards {min(bare):.3f} s")
+        least = min(float(b[1]) for b in bares)
+        print(f"loop alone {min(own):.3f} s of processor, network and rewards {least:.3f} s")
 
 
 if __name__ == "__main__":
