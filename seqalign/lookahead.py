@@ -606,21 +606,22 @@ class _Bound:
             return None
         if self._barred is not None:
             legal = legal + self._barred.to(legal)[columns]
-        price, shape = self._price, (*columns.shape, 1)
+        price, keep = self._price.to(x.device), self.keep.to(x.device)
+        shape = (*columns.shape, 1)
         units = torch.arange(0, price.numel(), price.shape[1], device=x.device)
         spent = price.view(-1).index_select(0, (x + units).flatten()).view(-1, len(units)).sum(-1)
-        index = self.keep.index_select(0, columns.flatten()).view(shape)
+        index = keep.index_select(0, columns.flatten()).view(shape)
         p = probabilities(legal)
         kept = p.gather(-1, index)
         odds = (p.scatter_(-1, index, 0.0).sum(-1, keepdim=True) / kept).double()
         found = _plain(odds.view(-1, shape[2]), (self._high - spent).double())
         if found is None:
             return None
-        log_h, keep, slope = found
+        log_h, still, slope = found
         change = slope.to(p.dtype).view(shape) / kept
-        keep = keep.to(p.dtype).view(shape)
-        given = (legal + change.log()).scatter_(-1, index, keep.log())
-        p = p.mul_(change).scatter_(-1, index, keep)
+        still = still.to(p.dtype).view(shape)
+        given = (legal + change.log()).scatter_(-1, index, still.log())
+        p = p.mul_(change).scatter_(-1, index, still)
         log_kept = legal.gather(-1, index).sum((-1, -2), dtype=torch.float64)
         return log_h.view(shape[:2]) + log_kept, given, p
 

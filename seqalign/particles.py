@@ -54,7 +54,8 @@ class Particles:
         log_z: log of the normalizing constant collected at resamplings, (B,).
         posterior: p(x_0 | x), or None before it is needed.
         guide: the posterior conditioned on the design space; the posterior itself without one.
-        score: gradient of v/alpha for the proposal, (B, K, *event[, V + 1]), or None.
+        score: gradient of v/alpha for the proposal, (B, K, *event[, V + 1]), at open positions
+            alone (B, K, m, V), or None.
         reward: raw reward of finished designs, (B, K), or None before the end.
     """
 

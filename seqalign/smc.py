@@ -368,7 +368,7 @@ class SMC:
         else:
             look = self._look_changed(x_s, state, i, rng)
 
-        log_h, value, silent = look.log_h, look.value, None
+        log_h, value, mark, silent = look.log_h, look.value, look.value, None
         base = state.log_w + shift + log_h - state.log_h
         # almost always all is finite: one look at the sum tells
         if not math.isfinite(float((log_h + value).sum())):
@@ -377,6 +377,7 @@ class SMC:
             base = torch.where(dead, -torch.inf, base)
             # a value that failed says nothing: the particle keeps its twist until the end
             value, silent = torch.where(sound, value, 0.0), ~sound
+            mark = mark if last else torch.where(sound, mark, state.value)
 
         def twist(lam: Tensor) -> tuple[Tensor, Tensor]:
             log_twist, memo = self.potential(state.log_twist, state.memo, lam, value)
@@ -404,7 +405,7 @@ class SMC:
             log_w=base + log_twist - state.log_twist,
             log_twist=log_twist,
             log_h=log_h,
-            value=value if last or silent is None else torch.where(silent, state.value, value),
+            value=mark,
             memo=memo,
             lam=lam,
             posterior=look.posterior,

@@ -130,6 +130,23 @@ def test_the_state_is_what_a_fresh_look_at_it_says():
             assert torch.allclose(p.score, process.lift(g, fresh))
 
 
+def test_a_rejected_design_keeps_its_verdict():
+    """-inf is a value at the end, not a failure to be bridged by the value before."""
+
+    class Picky(PairReward):
+        def __call__(self, designs: Designs) -> Tensor:
+            return torch.where(designs.x[..., 0] == 0, -torch.inf, super().__call__(designs))
+
+    loop = SMC(MaskedProcess(network, ABC, L, L), Picky(L, V, 0), 0.5, proposal=Tilted())
+    p, trace = loop.run((8, K), Streams(2, tuple(range(8))))
+    rejected = torch.isneginf(p.reward)
+    assert bool((rejected == (p.x[..., 0] == 0)).all())
+    assert 0 < int(rejected.sum()) < rejected.numel()
+    assert torch.equal(p.value, p.reward / 0.5)
+    assert torch.equal(torch.isneginf(p.log_w), rejected)
+    assert torch.equal(torch.isneginf(trace[-1].value_mean), rejected.any(-1))
+
+
 # selections ---------------------------------------------------------------------------------------
 
 
