@@ -92,7 +92,6 @@ class OpenPosterior:
         log_rows: (B, K, m, V) their letters, in the network's precision.
         rows: (B, K, m, V) the same as probabilities, if they are at hand.
         relaxed: (B, K, L, V) what stands for the mean where a gradient is taken in it.
-        place: (B · K · m,) the masked positions among all B · K · L, if they are at hand.
     """
 
     x_t: Tensor
@@ -100,7 +99,6 @@ class OpenPosterior:
     log_rows: Tensor
     rows: Tensor | None = None
     relaxed: Tensor | None = None
-    place: Tensor | None = None
 
     @classmethod
     def of(cls, x_t: Tensor, mask: int, logits: Tensor) -> OpenPosterior | None:
@@ -116,13 +114,11 @@ class OpenPosterior:
         if low < 0 or high >= length:
             return None
         rows = logits.reshape(-1, logits.shape[-1]).index_select(0, place)
-        return cls(x_t, columns, torch.log_softmax(rows, -1).view(b, k, m, -1), place=place)
+        return cls(x_t, columns, torch.log_softmax(rows, -1).view(b, k, m, -1))
 
-    @property
+    @cached_property
     def index(self) -> Tensor:
         """(B · K · m,) the masked positions among all B · K · L."""
-        if self.place is not None:
-            return self.place
         return (self.columns + _first(self.x_t)).flatten()
 
     @cached_property
@@ -166,7 +162,7 @@ class OpenPosterior:
         return F.pad(self._spread(score, 0.0, 0.0), (0, 1))
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Self:
-        """Apply `f` to every tensor; `rows` and `place` are found again where they are wanted."""
+        """Apply `f` to every tensor; `rows` are found again where they are wanted."""
         relaxed = None if self.relaxed is None else f(self.relaxed)
         return replace(
             self,
@@ -175,7 +171,6 @@ class OpenPosterior:
             log_rows=f(self.log_rows),
             rows=None,
             relaxed=relaxed,
-            place=None,
         )
 
 

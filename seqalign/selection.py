@@ -73,10 +73,9 @@ class Resample:
             return particles
         log_w, size = particles.log_w, particles.ess
         # size 0 means a dead island: nothing to choose from, its weight stays -inf
-        low = [n > 0 and (self.ess_below == 1 or n < self.ess_below * k) for n in size.tolist()]
-        if not any(low):
+        due = (size > 0) & ((size < self.ess_below * k) if self.ess_below < 1 else True)
+        if not bool(due.any()):
             return particles
-        due = torch.tensor(low, device=log_w.device)
         u = rng.uniform(log_w.shape, log_w.device)
         flat = torch.where(due[:, None], log_w, 0.0)
         stay = torch.arange(k, device=log_w.device)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from seqalign.design_space import DesignSpace
-from seqalign.discrete import OneReveal, OpenPosterior
+from seqalign.discrete import OpenPosterior
 from seqalign.objective import Reward, evaluate
 from seqalign.particles import Particles, Samples, Step, log_mean_exp
 from seqalign.potential import Difference, Potential
@@ -83,7 +83,12 @@ class _Look:
     def parts(self) -> list[Tensor]:
         """Return every tensor, in the order of `map`."""
         found: list[Tensor] = []
-        self.map(lambda v: (found.append(v), v)[1])  # type: ignore[func-returns-value]
+
+        def note(v: Tensor) -> Tensor:
+            found.append(v)
+            return v
+
+        self.map(note)
         return found
 
     def whole(self) -> _Look:
@@ -436,8 +441,7 @@ class SMC:
             if state.guide is state.posterior
             else self.process.transition(state.x, state.guide, t, s)
         )
-        # one letter at a time is drawn from what the look-ahead says already
-        if self.space is not None and not isinstance(q, OneReveal):
+        if self.space is not None:
             unknown = self.process.unknown(state.x)  # type: ignore[attr-defined]
             if s == self._times[-1] or getattr(self.process, "order", None) is not None:
                 q = self.space.restrict(q, state.x, state.guide, unknown)

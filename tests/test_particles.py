@@ -51,7 +51,7 @@ def particles() -> Particles:
 def per_particle(p: Particles) -> dict[str, Tensor]:
     """Every (B, K, ...) tensor of the state, whatever it is called.
 
-    `rows` and `place` of a posterior are found again from the rest, and do not move.
+    The `rows` of a posterior are found again from the rest, and do not move.
     """
     found: dict[str, Tensor] = {}
     for item in dataclasses.fields(p):
@@ -61,7 +61,7 @@ def per_particle(p: Particles) -> dict[str, Tensor]:
         elif dataclasses.is_dataclass(value):
             for inner in dataclasses.fields(value):
                 tensor = getattr(value, inner.name)
-                if isinstance(tensor, Tensor) and inner.name not in ("rows", "place"):
+                if isinstance(tensor, Tensor) and inner.name != "rows":
                     found[f"{item.name}.{inner.name}"] = tensor
     return found
 

@@ -53,30 +53,23 @@ def categorical(seed: int = 1) -> Categorical:
     return Categorical(torch.log_softmax(logits, -1))
 
 
-def one_reveal(seed: int = 2) -> OneReveal:
-    x_t = torch.tensor(
-        [
-            [[3, 3, 3], [3, 0, 3], [1, 2, 3], [0, 1, 2]],
-            [[3, 1, 3], [2, 3, 0], [2, 2, 2], [3, 3, 0]],
-        ]
-    )
+def reveal(x_t: list[list[list[int]]], seed: int) -> OneReveal:
+    states = torch.tensor(x_t)
     process = MaskedProcess(lambda x, t: randn(*x.shape, V, seed=seed, scale=2.0), ABC, L, L)
-    transition = process.transition(x_t, process.posterior(x_t, 1.0), 1.0, 0.5)
+    transition = process.transition(states, process.posterior(states, 1.0), 1.0, 0.5)
     assert isinstance(transition, OneReveal)
     return transition
 
 
-def open_reveal(seed: int = 3) -> OneReveal:
+def one_reveal() -> OneReveal:
+    first = [[3, 3, 3], [3, 0, 3], [1, 2, 3], [0, 1, 2]]
+    return reveal([first, [[3, 1, 3], [2, 3, 0], [2, 2, 2], [3, 3, 0]]], seed=2)
+
+
+def open_reveal() -> OneReveal:
     """As many open positions in every particle: rows for those alone."""
-    x_t = torch.tensor(
-        [
-            [[3, 3, 0], [3, 0, 3], [1, 3, 3], [3, 3, 2]],
-            [[3, 1, 3], [3, 3, 0], [2, 3, 3], [3, 3, 0]],
-        ]
-    )
-    process = MaskedProcess(lambda x, t: randn(*x.shape, V, seed=seed, scale=2.0), ABC, L, L)
-    transition = process.transition(x_t, process.posterior(x_t, 1.0), 1.0, 0.5)
-    assert isinstance(transition, OneReveal)
+    first = [[3, 3, 0], [3, 0, 3], [1, 3, 3], [3, 3, 2]]
+    transition = reveal([first, [[3, 1, 3], [3, 3, 0], [2, 3, 3], [3, 3, 0]]], seed=3)
     assert transition.columns is not None
     return transition
 
