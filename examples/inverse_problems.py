@@ -32,13 +32,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqalign.gaussian import GaussianProcess, VariancePreserving
+from seqalign.core.gaussian import GaussianProcess, VariancePreserving
+from seqalign.core.proposal import Tilted
+from seqalign.core.streams import Streams
 from seqalign.methods.das import DAS
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.newton_guidance import NewtonGuidance
 from seqalign.methods.pnp_ula import PnPULA
 from seqalign.methods.tds import TDS
-from seqalign.proposal import Tilted
 from seqalign.rewards.inverse_problems import (
     Inpainting,
     Measured,
@@ -46,7 +47,6 @@ from seqalign.rewards.inverse_problems import (
     inpainting,
     super_resolution,
 )
-from seqalign.streams import Streams
 
 SIGMA = 0.2
 METHODS: dict[str, Any] = {

@@ -19,7 +19,7 @@ import scipy.stats
 import torch
 
 import seqalign as sa
-from seqalign.metrics import prior_log_likelihood
+from seqalign.campaign.metrics import prior_log_likelihood
 
 ALPHAS = (1.0, 0.3, 0.1, 0.03, 0.01)
 

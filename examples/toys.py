@@ -29,13 +29,13 @@ import torch
 from benchmarks.gaussian_mixtures import BENCHMARK_DAS, Mixture, Quadratic, emd, mixtures
 from torch import Tensor
 
-from seqalign.gaussian import GaussianProcess
+from seqalign.core.gaussian import GaussianProcess
+from seqalign.core.particles import Samples
+from seqalign.core.proposal import Tilted
+from seqalign.core.streams import Streams
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.smc import PlainSMC
 from seqalign.methods.tds import TDS
-from seqalign.particles import Samples
-from seqalign.proposal import Tilted
-from seqalign.streams import Streams
 
 SIZE, REPEATS = 1000, 10
 METHODS = {

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from seqalign.gaussian import GaussianProcess
+from seqalign.core.gaussian import GaussianProcess
 from seqalign.models.emoji_data import BUCKETS, SIZE, bags
 
 if TYPE_CHECKING:

@@ -51,13 +51,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from seqalign import weights
-from seqalign.discrete import MaskedProcess
-from seqalign.sequence import PROTEIN
-from seqalign.structure import Structure, read_structure
+from seqalign.core.discrete import MaskedProcess
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.structure import Structure, read_structure
 
 if TYPE_CHECKING:
-    from seqalign.discrete import Order
-    from seqalign.streams import Streams
+    from seqalign.core.discrete import Order
+    from seqalign.core.streams import Streams
 
 LETTERS: Final = "ACDEFGHIKLMNPQRSTVWYX"
 """Rows of the token tables: twenty letters, X for an unknown one; in some checkpoints the mask."""

@@ -48,13 +48,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from seqalign import weights
-from seqalign.discrete import CategoricalPosterior, MaskedProcess, OpenPosterior
-from seqalign.sequence import PROTEIN
+from seqalign.core.discrete import CategoricalPosterior, MaskedProcess, OpenPosterior
+from seqalign.core.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from seqalign.discrete import Order
+    from seqalign.core.discrete import Order
 
 Precision = Literal["float32", "bfloat16", "float16"]
 

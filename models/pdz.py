@@ -34,14 +34,14 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from seqalign.discrete import MaskedProcess
+from seqalign.core.discrete import MaskedProcess
+from seqalign.core.sequence import PROTEIN
 from seqalign.models.splits import GAP
-from seqalign.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from seqalign.discrete import Order
+    from seqalign.core.discrete import Order
 
 COLUMNS: Final = 82
 """Match columns of the Pfam family PF00595."""

@@ -27,7 +27,9 @@ from typing import Any, Final, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from seqalign.gaussian import Gaussian, GaussianPosterior
+from seqalign.core.gaussian import Gaussian, GaussianPosterior
+from seqalign.core.process import Designs
+from seqalign.core.streams import Streams
 from seqalign.models.diffusion_kernels import Kernel, kernel_of, moments
 from seqalign.models.diffusion_networks import (
     Condition,
@@ -40,8 +42,6 @@ from seqalign.models.diffusion_networks import (
     UNet,
     pixels,
 )
-from seqalign.process import Designs
-from seqalign.streams import Streams
 
 __all__ = ["Adapter", "Checkpointing", "DiffusersAdapter", "PretrainedProcess", "from_pipeline"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from seqalign.sequence import PROTEIN
+from seqalign.core.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -51,15 +51,15 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from seqalign.core.streams import Streams
 from seqalign.models.emoji import AUGMENTS, EmojiNetwork, load_weights, process_of
 from seqalign.models.emoji_data import ARCHIVE, SIZE, bags, family, load
 from seqalign.models.train_pdz import progress, step_seed, write_atomically
-from seqalign.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from seqalign.gaussian import GaussianProcess
+    from seqalign.core.gaussian import GaussianProcess
     from seqalign.models.emoji_data import Emoji
 
 EVALUATION_SEED: Final = 2024

@@ -57,6 +57,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
+from seqalign.files.structure import read_structure
 from seqalign.models.inverse_folding import (
     LETTERS,
     MASKED,
@@ -69,7 +70,6 @@ from seqalign.models.inverse_folding import (
     of,
     residue_numbers,
 )
-from seqalign.structure import read_structure
 
 TRAIN: Final = "structures/chains_train.jsonl.gz"
 EXTRA: Final = "structures/chains_extra.jsonl.gz"

@@ -53,6 +53,7 @@ from safetensors.torch import save as to_bytes
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from seqalign.core.sequence import PROTEIN
 from seqalign.models.pdz import (
     BACKGROUND,
     COLUMN_OF,
@@ -70,7 +71,6 @@ from seqalign.models.splits import (
     redundancy_weights,
     sequence_clusters,
 )
-from seqalign.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

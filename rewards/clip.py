@@ -51,7 +51,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqalign import weights
-from seqalign.objective import shared
+from seqalign.core.objective import shared
 from seqalign.rewards.images import ImageScore, check_chunk
 
 if TYPE_CHECKING:

@@ -39,14 +39,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqalign.objective import Reward
-from seqalign.sequence import PROTEIN
-from seqalign.structure import Structure, read_structure
+from seqalign.core.objective import Reward
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.structure import Structure, read_structure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seqalign.process import Designs
+    from seqalign.core.process import Designs
 
 __all__ = [
     "Geometry",

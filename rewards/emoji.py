@@ -43,11 +43,11 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from seqalign.core.objective import Reward, RewardError
 from seqalign.models.emoji_data import BUCKETS, SIZE, tokens, words_of
-from seqalign.objective import Reward, RewardError
 
 if TYPE_CHECKING:
-    from seqalign.process import Designs
+    from seqalign.core.process import Designs
 
 __all__ = [
     "EmojiMatch",

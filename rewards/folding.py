@@ -46,18 +46,18 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args
 import torch
 
 from seqalign import weights as published
-from seqalign.numbering import Numbering
-from seqalign.objective import Reward
+from seqalign.core.objective import Reward
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import Structure, read_structure
 from seqalign.rewards import geometry
-from seqalign.sequence import PROTEIN
-from seqalign.structure import Structure, read_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from seqalign.process import Designs
+    from seqalign.core.process import Designs
 
 __all__ = ["ESMFold", "Fold", "Folder", "Metric", "Precision", "Target", "esmfold", "folder"]
 

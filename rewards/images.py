@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from seqalign.objective import Reward, RewardError
-from seqalign.process import Designs
+from seqalign.core.objective import Reward, RewardError
+from seqalign.core.process import Designs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -37,17 +37,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqalign import weights as published
+from seqalign.core.objective import Reward
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.structure import Structure, read_structure
 from seqalign.models.inverse_folding import MASKED, Weights, load_checkpoint, of, shipped
-from seqalign.objective import Reward
 from seqalign.rewards.ddg import letter_tokens
-from seqalign.sequence import PROTEIN
-from seqalign.structure import Structure, read_structure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from seqalign.core.process import Designs
     from seqalign.models.inverse_folding import Backbone
-    from seqalign.process import Designs
 
 __all__ = [
     "Additive",

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqalign.objective import Reward, RewardError
-from seqalign.process import Designs
+from seqalign.core.objective import Reward, RewardError
+from seqalign.core.process import Designs
 
 __all__ = [
     "Deblurring",

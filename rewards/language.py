@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 import torch
 import torch.nn.functional as F
 
+from seqalign.core.objective import Reward
+from seqalign.core.sequence import PROTEIN
 from seqalign.models.language import Precision, load_language_model
-from seqalign.objective import Reward
-from seqalign.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from seqalign.core.process import Designs
     from seqalign.models.language import LanguageModel
-    from seqalign.process import Designs
 
 __all__ = ["PseudoLikelihood", "pseudo_log_likelihood"]
 

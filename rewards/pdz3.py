@@ -39,13 +39,13 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional
 
-from seqalign.objective import Reward
-from seqalign.sequence import PROTEIN
+from seqalign.core.objective import Reward
+from seqalign.core.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from seqalign.process import Designs
+    from seqalign.core.process import Designs
 
 __all__ = [
     "BACKGROUNDS",

@@ -27,15 +27,15 @@ from Bio.SeqUtils import ProtParamData
 from Bio.SeqUtils import molecular_weight as bio_molecular_weight
 from Bio.SeqUtils.ProtParam import ProteinAnalysis
 
-from seqalign.objective import Reward
-from seqalign.sequence import PROTEIN
+from seqalign.core.objective import Reward
+from seqalign.core.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
 
-    from seqalign.process import Designs
+    from seqalign.core.process import Designs
 
 __all__ = [
     "Charge",

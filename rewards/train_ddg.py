@@ -49,12 +49,12 @@ from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.structure import Structure, read_structure
 from seqalign.models.splits import bucket
-from seqalign.process import Designs
 from seqalign.rewards import ddg
 from seqalign.rewards.ddg import LETTERS, SCALES, Geometry, Potts, geometry
-from seqalign.sequence import PROTEIN
-from seqalign.structure import Structure, read_structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -57,12 +57,13 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from seqalign.gaussian import GaussianPosterior
+from seqalign.core.gaussian import GaussianPosterior
+from seqalign.core.process import Designs
+from seqalign.core.streams import Streams
 from seqalign.models.emoji import emoji_mini
 from seqalign.models.emoji_data import ARCHIVE, SIZE, Emoji, family, load, words_of
 from seqalign.models.splits import bucket
 from seqalign.models.train_pdz import progress, step_seed, write_atomically
-from seqalign.process import Designs
 from seqalign.rewards.emoji import (
     EmojiMatch,
     Layout,
@@ -71,7 +72,6 @@ from seqalign.rewards.emoji import (
     pack,
     plain,
 )
-from seqalign.streams import Streams
 
 NAMES: Final = {"guide": "emoji-match", "holdout": "emoji-match-holdout"}
 EVALUATION_SEED: Final = 2024

@@ -47,11 +47,11 @@ from safetensors.torch import save_file
 from scipy.special import expit
 from scipy.stats import spearmanr
 
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN
 from seqalign.models.splits import substitution_half, substitution_held_out, variant_held_out
-from seqalign.process import Designs
 from seqalign.rewards import pdz3
 from seqalign.rewards.pdz3 import BACKGROUNDS, RT, WILD_TYPE, Landscape
-from seqalign.sequence import PROTEIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -17,11 +17,11 @@ from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version
 
 from seqalign.allocator import keep_freed_memory as _keep_freed_memory
-from seqalign.design_space import DesignSpace
-from seqalign.discrete import MaskedProcess, UniformProcess
-from seqalign.executor import ImagePicks, ImageResult, Picks, Result, RewardMaker, sample
-from seqalign.gaussian import GaussianProcess
-from seqalign.objective import (
+from seqalign.api import ImagePicks, ImageResult, Picks, Result, RewardMaker
+from seqalign.campaign.islands import sample
+from seqalign.core.discrete import MaskedProcess, UniformProcess
+from seqalign.core.gaussian import GaussianProcess
+from seqalign.core.objective import (
     Cached,
     Chunked,
     Counted,
@@ -31,8 +31,11 @@ from seqalign.objective import (
     evaluate,
     function,
 )
-from seqalign.particles import Particles, Samples, Step
-from seqalign.process import Designs
+from seqalign.core.particles import Particles, Samples, Step
+from seqalign.core.process import Designs
+from seqalign.core.sequence import DNA, PROTEIN, RNA, Alphabet
+from seqalign.core.smc import SMC
+from seqalign.core.streams import Streams
 from seqalign.registry import (
     ImageModel,
     Method,
@@ -42,9 +45,7 @@ from seqalign.registry import (
     load_model,
     load_reward,
 )
-from seqalign.sequence import DNA, PROTEIN, RNA, Alphabet
-from seqalign.smc import SMC
-from seqalign.streams import Streams
+from seqalign.space.space import DesignSpace
 
 _keep_freed_memory()
 

@@ -25,18 +25,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from seqalign import potential, tempering, value
-from seqalign.design_space import DesignSpace
-from seqalign.discrete import MaskedProcess
-from seqalign.numbering import Numbering
-from seqalign.objective import Reward
-from seqalign.particles import Particles, Samples
-from seqalign.process import Process
-from seqalign.proposal import Base, Tilted
-from seqalign.selection import Resample
-from seqalign.sequence import Alphabet
-from seqalign.smc import Observe
-from seqalign.streams import Streams
+from seqalign.core import potential, tempering, value
+from seqalign.core.discrete import MaskedProcess
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Particles, Samples
+from seqalign.core.process import Process
+from seqalign.core.proposal import Base, Tilted
+from seqalign.core.selection import Resample
+from seqalign.core.sequence import Alphabet
+from seqalign.core.smc import Observe
+from seqalign.core.streams import Streams
+from seqalign.files.numbering import Numbering
+from seqalign.space.space import DesignSpace
 
 __all__ = [
     "ImageModel",

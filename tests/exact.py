@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqalign.design_space import DesignSpace
-from seqalign.discrete import MaskedProcess, UniformProcess
-from seqalign.gaussian import GaussianProcess, RectifiedFlow, VariancePreserving
-from seqalign.numbering import Numbering
-from seqalign.objective import Reward
-from seqalign.particles import Samples
-from seqalign.process import Designs
-from seqalign.sequence import PROTEIN, Alphabet
-from seqalign.streams import Streams
+from seqalign.core.discrete import MaskedProcess, UniformProcess
+from seqalign.core.gaussian import GaussianProcess, RectifiedFlow, VariancePreserving
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Samples
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN, Alphabet
+from seqalign.core.streams import Streams
+from seqalign.files.numbering import Numbering
+from seqalign.space.space import DesignSpace
 
 # the one false-alarm rate of all statistical tests, in standard errors (two-sided 7e-6 each)
 FALSE_ALARM = 4.5

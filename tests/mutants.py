@@ -74,28 +74,28 @@ RESET = "            log_w=torch.where(due[:, None], 0.0, moved.log_w),\n"
 COLLECT = (
     "            log_z=torch.where(due, particles.log_z + log_mean_exp(flat), particles.log_z),\n"
 )
-EXACT = "test_laws_exactness.py::test_every_consistent_method_is_exact"
-FRESH = "test_particles.py::test_the_state_is_what_a_fresh_look_at_it_says"
-TELESCOPE = "test_laws_mutants.py::test_tilted_weights_telescope_too"
+EXACT = "core/test_laws_exactness.py::test_every_consistent_method_is_exact"
+FRESH = "core/test_particles.py::test_the_state_is_what_a_fresh_look_at_it_says"
+TELESCOPE = "core/test_laws_mutants.py::test_tilted_weights_telescope_too"
 
 MUTANTS = (
     Mutant(
         "stale-twist",
         "after resampling, log_twist stays with the slot and not with the particle",
-        edit("selection", RESET, RESET + "            log_twist=particles.log_twist,\n"),
+        edit("core/selection", RESET, RESET + "            log_twist=particles.log_twist,\n"),
         (FRESH, f"{EXACT}[masked-random-tds]"),
     ),
     Mutant(
         "stale-guidance",
         "after resampling, a particle is guided by the gradient of another one",
-        edit("selection", RESET, RESET + "            score=particles.score,\n"),
+        edit("core/selection", RESET, RESET + "            score=particles.score,\n"),
         (FRESH,),
     ),
     Mutant(
         "stale-posterior",
         "after resampling, a particle is denoised with the x̂0 of another one",
         edit(
-            "selection",
+            "core/selection",
             RESET,
             RESET
             + "            posterior=particles.posterior,\n            guide=particles.guide,\n",
@@ -106,60 +106,60 @@ MUTANTS = (
         "stale-field",
         "gather forgets one field of the state",
         edit(
-            "particles",
+            "core/particles",
             'if item.name in ("posterior", "guide"):',
             'if item.name == "memo":\n                continue\n'
             '            if item.name in ("posterior", "guide"):',
         ),
-        ("test_particles.py::test_gather_moves_every_field_and_no_island",),
+        ("core/test_particles.py::test_gather_moves_every_field_and_no_island",),
     ),
     Mutant(
         "weights-dropped",
         "resampling resets the weights without adding their mean to log Z",
         edit(
-            "selection",
+            "core/selection",
             COLLECT,
             "            log_z=particles.log_z,\n",
         ),
         (
-            "test_laws_mutants.py::test_resampling_keeps_what_is_known_about_z",
+            "core/test_laws_mutants.py::test_resampling_keeps_what_is_known_about_z",
             f"{EXACT}[masked-random-smc]",
         ),
     ),
     Mutant(
         "weights-reset-everywhere",
         "under adaptive resampling, islands that did not resample lose their weights too",
-        edit("selection", RESET, "            log_w=torch.zeros_like(moved.log_w),\n"),
+        edit("core/selection", RESET, "            log_w=torch.zeros_like(moved.log_w),\n"),
         (
-            "test_particles.py::test_resampling_moves_weight_to_log_z_only_where_it_happens",
-            "test_laws_mutants.py::test_resampling_keeps_what_is_known_about_z",
+            "core/test_particles.py::test_resampling_moves_weight_to_log_z_only_where_it_happens",
+            "core/test_laws_mutants.py::test_resampling_keeps_what_is_known_about_z",
         ),
     ),
     Mutant(
         "flattened-log-z",
         "log Z by logsumexp over the flattened batch: islands share one estimate",
         edit(
-            "smc",
+            "core/smc",
             "log_z = particles.log_z + log_mean_exp(log_w) if weighted else None",
             "log_z = particles.log_z + log_mean_exp(log_w.flatten()) if weighted else None",
         ),
-        ("test_laws_mutants.py::test_each_island_has_the_log_z_it_has_alone",),
+        ("core/test_laws_mutants.py::test_each_island_has_the_log_z_it_has_alone",),
     ),
     Mutant(
         "flattened-resampling",
         "at resampling, the mean weight is taken over the flattened batch",
         edit(
-            "selection",
+            "core/selection",
             COLLECT,
             COLLECT.replace("(flat)", "(flat.flatten())"),
         ),
-        ("test_laws_mutants.py::test_each_island_has_the_log_z_it_has_alone",),
+        ("core/test_laws_mutants.py::test_each_island_has_the_log_z_it_has_alone",),
     ),
     Mutant(
         "mask-of-x-t",
         "x_s is imputed with the mask of x_t: the letters just revealed are ignored",
         edit(
-            "smc",
+            "core/smc",
             "look = self._look_changed(x_s, state, i, rng)",
             "mask = getattr(self.process, 'alphabet').mask\n"
             "            look = self._look_changed("
@@ -171,12 +171,12 @@ MUTANTS = (
         "argmax-returned",
         "the argmax before the last selection is returned instead of the particle",
         edit(
-            "smc",
+            "core/smc",
             "designs = self.process.decode(particles.x)\n",
             "designs = self.process.decode(particles.posterior.mode)\n",
         ),
         (
-            "test_laws_mutants.py::test_designs_and_rewards_belong_together",
+            "core/test_laws_mutants.py::test_designs_and_rewards_belong_together",
             f"{EXACT}[masked-random-smc]",
         ),
     ),
@@ -184,12 +184,12 @@ MUTANTS = (
         "no-normalizer-categorical",
         "the tilted categorical proposal is weighed without its normalizer",
         edit(
-            "discrete",
+            "core/discrete",
             "return Categorical(torch.log_softmax(self.log_probs + g, -1))",
             "return Categorical(self.log_probs + g)",
         ),
         (
-            "test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-categorical]",
+            "core/test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-categorical]",
             f"{EXACT}[masked-parallel-tds]",
         ),
     ),
@@ -197,12 +197,12 @@ MUTANTS = (
         "no-normalizer-one-reveal",
         "the tilted choice of a position is weighed without its normalizer",
         edit(
-            "discrete",
+            "core/discrete",
             "log_position = log_position - torch.logsumexp(log_position, -1, keepdim=True)\n",
             "pass\n",
         ),
         (
-            "test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",
+            "core/test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",
             f"{EXACT}[masked-random-tds]",
         ),
     ),
@@ -210,22 +210,22 @@ MUTANTS = (
         "no-mask-gradient",
         "the gradient of staying masked is left out of the one-reveal tilt",
         edit(
-            "discrete",
+            "core/discrete",
             "return g[..., :-1] - g[..., -1:]",
             "return g[..., :-1]",
         ),
-        ("test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",),
+        ("core/test_tilt.py::test_tilt_is_brute_force_reweighting[1.0-one_reveal]",),
     ),
     Mutant(
         "revealed-counted",
         "log-probabilities are counted over positions that were revealed already",
         edit(
-            "discrete",
+            "core/discrete",
             "point = torch.where(known[..., None], 0.0, log_pi.gather(-1, letter))",
             "point = log_pi.gather(-1, letter)",
         ),
         (
-            "test_discrete.py::test_known_positions_are_point_masses_and_rows_are_normalized",
+            "core/test_discrete.py::test_known_positions_are_point_masses_and_rows_are_normalized",
             f"{EXACT}[masked-parallel-tds]",
         ),
     ),
@@ -233,7 +233,7 @@ MUTANTS = (
         "averaged-gradient",
         "the gradient is averaged over the batch: guidance weakens as particles are added",
         edit(
-            "smc",
+            "core/smc",
             "(score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))",
             "(score,) = torch.autograd.grad(value.mean(), leaf)",
         ),
@@ -243,59 +243,59 @@ MUTANTS = (
         "tempering-jumps",
         "adaptive tempering starts where all values are equal: lam jumps to 1 at once",
         edit(
-            "tempering",
+            "core/tempering",
             "ceiling = torch.full_like(lam, (i / n) ** self.pace).clamp(min=lam)",
             "ceiling = torch.ones_like(lam)",
         ),
         (
-            "test_tempering.py::test_adaptive_does_not_spend_everything_where_all_values_are_equal",
-            "test_laws_mutants.py::test_tempering_starts_at_zero_and_keeps_its_pace",
+            "core/test_tempering.py::test_adaptive_does_not_spend_everything_where_all_values_are_equal",
+            "core/test_laws_mutants.py::test_tempering_starts_at_zero_and_keeps_its_pace",
         ),
     ),
     Mutant(
         "tempering-starts-at-one",
         "the schedule is applied at t = T, before anything is known",
-        edit("smc", "            lam=flat,\n", "            lam=torch.ones_like(flat),\n"),
-        ("test_laws_mutants.py::test_tempering_starts_at_zero_and_keeps_its_pace",),
+        edit("core/smc", "            lam=flat,\n", "            lam=torch.ones_like(flat),\n"),
+        ("core/test_laws_mutants.py::test_tempering_starts_at_zero_and_keeps_its_pace",),
     ),
     Mutant(
         "last-step-by-float",
         "the last step is detected by t == 0",
         edit(
-            "smc",
+            "core/smc",
             "t, s, last = self._times[i - 1], self._times[i], i == n",
             "t, s, last = self._times[i - 1], self._times[i], self._times[i] == 0.0",
         ),
-        ("test_laws_mutants.py::test_the_last_step_is_counted_not_compared",),
+        ("core/test_laws_mutants.py::test_the_last_step_is_counted_not_compared",),
     ),
     Mutant(
         "nan-is-zero",
         "a NaN reward is turned into 0",
         edit(
-            "objective",
+            "core/objective",
             "    r = r.double()\n    bad = ",
             "    r = torch.nan_to_num(r.double(), nan=0.0)\n    bad = ",
         ),
-        ("test_objective.py::test_nan_is_never_a_score",),
+        ("core/test_objective.py::test_nan_is_never_a_score",),
     ),
     Mutant(
         "residual-biased",
         "residual resampling draws the rest from the weights instead of the remainders",
         edit(
-            "resampling",
+            "core/resampling",
             "drawn = _invert(rest / rest.sum(-1, keepdim=True), u)",
             "drawn = _invert(_weights(log_w), u)",
         ),
         (
-            "test_resampling.py::test_offspring_are_unbiased[five-residual]",
-            "test_laws_exactness.py::test_every_resampling_scheme_is_exact[masked-random-residual]",
+            "core/test_resampling.py::test_offspring_are_unbiased[five-residual]",
+            "core/test_laws_exactness.py::test_every_resampling_scheme_is_exact[masked-random-residual]",
         ),
     ),
     Mutant(
         "gradient-steps",
         "adaptive tempering takes gradient steps on the effective sample size instead of bisecting",
         edit(
-            "tempering",
+            "core/tempering",
             "            middle = 0.5 * (lo + hi)\n"
             "            good = ess_at(middle) >= self.ess\n"
             "            lo, hi = torch.where(good, middle, lo), torch.where(good, hi, middle)\n",
@@ -304,15 +304,15 @@ MUTANTS = (
             "            lo = (lo - gap / slope.clamp(max=-1e-6)).clamp(min=lam, max=hi)\n",
         ),
         (
-            "test_tempering.py::test_adaptive_keeps_its_target_and_its_pace",
-            "test_tempering.py::test_adaptive_bisection_finds_the_root_for_hard_shapes",
+            "core/test_tempering.py::test_adaptive_keeps_its_target_and_its_pace",
+            "core/test_tempering.py::test_adaptive_bisection_finds_the_root_for_hard_shapes",
         ),
     ),
     Mutant(
         "forced-wild-type",
         "the wild type is forced once the budget is spent, with no look-ahead before",
         edit(
-            "lookahead",
+            "space/lookahead",
             "        log_h, given = _budget(split, left)\n",
             "        room = left[..., None] > 0\n"
             "        sure = torch.tensor((0.0, -torch.inf)).double().reshape(2, 1, 1, 1)\n"
@@ -320,95 +320,97 @@ MUTANTS = (
             "        log_h = torch.where(left >= 0, 0.0, -torch.inf).double()\n",
         )
         + edit(
-            "lookahead",
+            "space/lookahead",
             "        if self.keep is None:\n            return None\n",
             "        return None\n",
         ),
         (
-            "test_design_space.py::test_wild_type_is_never_forced_before_the_budget_is_spent",
-            "test_design_space.py::test_condition_equals_enumeration",
+            "space/test_space.py::test_wild_type_is_never_forced_before_the_budget_is_spent",
+            "space/test_space.py::test_condition_equals_enumeration",
         ),
     ),
     Mutant(
         "look-ahead-twice",
         "the look-ahead of x_t is not taken back when that of x_s is added: h counts twice",
         edit(
-            "smc",
+            "core/smc",
             "state.log_w + shift + log_h - state.log_h",
             "state.log_w + shift + log_h",
         ),
         (
-            "test_laws_exactness.py::test_every_constraint_is_exact[charge-both]",
-            "test_laws_exactness.py::test_every_constraint_is_exact[tie]",
+            "core/test_laws_exactness.py::test_every_constraint_is_exact[charge-both]",
+            "core/test_laws_exactness.py::test_every_constraint_is_exact[tie]",
         ),
     ),
     Mutant(
         "end-unchecked",
         "an approximate look-ahead without the indicator of the constraints at the end",
         edit(
-            "smc",
+            "core/smc",
             "inside = torch.where(self.space.contains(x_s), 0.0, -torch.inf)",
             "pass",
         ),
-        ("test_laws_exactness.py::test_every_constraint_is_exact_on_a_parallel_process[all-tied]",),
+        (
+            "core/test_laws_exactness.py::test_every_constraint_is_exact_on_a_parallel_process[all-tied]",
+        ),
     ),
     Mutant(
         "tie-weighs-one",
         "a tied block is weighed by the letter of one of its members",
         edit(
-            "discrete",
+            "core/discrete",
             "log_q = torch.where(changed, letters, 0.0).sum(-1)",
             "first = changed & (changed.cumsum(-1) == 1)\n"
             "        log_q = torch.where(first, letters, 0.0).sum(-1)",
         ),
-        ("test_laws_exactness.py::test_every_constraint_is_exact[tie]",),
+        ("core/test_laws_exactness.py::test_every_constraint_is_exact[tie]",),
     ),
     Mutant(
         "tie-looks-at-one",
         "the look-ahead of a tied group takes the law of one of its members",
         edit(
-            "design_space",
+            "space/space",
             "law.index_add_(2, self._unit, log_pi)",
             "law = log_pi.index_select(2, self._leader)",
         ),
-        ("test_design_space.py::test_every_look_ahead_is_enumeration_or_says_that_it_is_not",),
+        ("space/test_space.py::test_every_look_ahead_is_enumeration_or_says_that_it_is_not",),
     ),
     Mutant(
         "run-across-chains",
         "runs and patterns go on from the end of one chain into the next",
         edit(
-            "design_space",
+            "space/space",
             "if i == 0 or chains[i] != chains[i - 1]:",
             "if i == 0:",
         ),
-        ("test_design_space.py::test_the_verdict_is_the_one_of_enumeration",),
+        ("space/test_space.py::test_the_verdict_is_the_one_of_enumeration",),
     ),
     Mutant(
         "single-precision-cumsum",
         "systematic resampling sums weights in float32 and lets a point fall behind the last one",
-        edit("resampling", "total = w.cumsum(-1)\n", "total = w.float().cumsum(-1).double()\n")
+        edit("core/resampling", "total = w.cumsum(-1)\n", "total = w.float().cumsum(-1).double()\n")
         + edit(
-            "resampling",
+            "core/resampling",
             "    index = torch.searchsorted(total, points * total[:, -1:], right=True)\n",
             "    index = torch.searchsorted(total, points.contiguous(), right=True)\n",
         )
         + edit(
-            "resampling",
+            "core/resampling",
             "return torch.minimum(index, last)",
             "return index.clamp(max=w.shape[-1] - 1)",
         ),
-        ("test_resampling.py::test_a_cumulative_sum_below_one_revives_nobody",),
+        ("core/test_resampling.py::test_a_cumulative_sum_below_one_revives_nobody",),
     ),
     Mutant(
         "potential-counted-twice",
         "the cumulative potential is added at every step and never divided out",
         edit(
-            "smc",
+            "core/smc",
             "log_w=base + log_twist - state.log_twist,",
             "log_w=base + log_twist,",
         ),
         (
-            "test_laws_mutants.py::test_potentials_telescope",
+            "core/test_laws_mutants.py::test_potentials_telescope",
             TELESCOPE,
             f"{EXACT}[masked-random-smc]",
         ),
@@ -417,17 +419,17 @@ MUTANTS = (
         "max-potential-kept",
         "max and sum potentials are still in the weight at the end: the reward counts on top",
         edit(
-            "smc",
+            "core/smc",
             "log_twist, memo = look.value, state.memo",
             "log_twist, memo = look.value + state.log_twist, state.memo",
         ),
-        ("test_laws_mutants.py::test_potentials_telescope",),
+        ("core/test_laws_mutants.py::test_potentials_telescope",),
     ),
     Mutant(
         "guided-without-weights",
         "the proposal is tilted and log p − log q is left out of the weight",
         edit(
-            "smc",
+            "core/smc",
             "        return x_s, shift\n",
             "        return x_s, torch.zeros_like(shift)\n",
         ),
@@ -437,12 +439,12 @@ MUTANTS = (
         "children-summed",
         "nested importance sampling keeps the sum of the children's weights, not their mean",
         edit(
-            "selection",
+            "core/selection",
             "log_w=log_mean_exp(log_w) if self.weigh",
             "log_w=torch.logsumexp(log_w, -1) if self.weigh",
         ),
         (
-            "test_particles.py::test_one_child_keeps_each_parent_and_the_mean_weight",
+            "core/test_particles.py::test_one_child_keeps_each_parent_and_the_mean_weight",
             f"{EXACT}[masked-random-nested_is]",
         ),
     ),

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from seqalign import cli, fetch, weights
+from seqalign import fetch, weights
+from seqalign.cli import main as cli
 from seqalign.weights import MissingWeights
 
 runner = CliRunner()

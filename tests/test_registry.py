@@ -6,9 +6,9 @@ import toy_plugin
 
 import seqalign as sa
 from seqalign import registry
-from seqalign.executor import rehearse
-from seqalign.tempering import Adaptive
-from seqalign.value import PosteriorSample
+from seqalign.campaign.islands import rehearse
+from seqalign.core.tempering import Adaptive
+from seqalign.core.value import PosteriorSample
 
 
 @pytest.fixture

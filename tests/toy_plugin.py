@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from seqalign.discrete import MaskedProcess
-from seqalign.objective import Reward, function
-from seqalign.sequence import PROTEIN
+from seqalign.core.discrete import MaskedProcess
+from seqalign.core.objective import Reward, function
+from seqalign.core.sequence import PROTEIN
 
 WILD = "MKTAYIAKQRQW"
 

@@ -22,9 +22,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from exact import Testbed, Zero
 
+from seqalign.core.particles import log_mean_exp
 from seqalign.methods.das import DAS
 from seqalign.methods.smc import PlainSMC
-from seqalign.particles import log_mean_exp
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import seqalign as sa
-from seqalign.metrics import mean_distance, paired_interval, pooled_pixels, vendi
+from seqalign.campaign.metrics import mean_distance, paired_interval, pooled_pixels, vendi
 from seqalign.models.emoji import emoji_mini
 from seqalign.rewards.emoji import Convolution, MatchNetwork, emoji_match, emoji_match_holdout
 

@@ -29,16 +29,16 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from seqalign.gaussian import GaussianProcess, VariancePreserving
+from seqalign.core.gaussian import GaussianProcess, VariancePreserving
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Samples
+from seqalign.core.process import Designs
+from seqalign.core.proposal import Tilted
+from seqalign.core.streams import Streams
+from seqalign.core.tempering import Adaptive
 from seqalign.methods.das import DAS
 from seqalign.methods.smc import PlainSMC
 from seqalign.methods.tds import TDS
-from seqalign.objective import Reward
-from seqalign.particles import Samples
-from seqalign.process import Designs
-from seqalign.proposal import Tilted
-from seqalign.streams import Streams
-from seqalign.tempering import Adaptive
 
 VARIANCE = 0.3
 SIZE, REPEATS = 1000, 20

@@ -46,6 +46,11 @@ from torch import Tensor
 os.environ.setdefault("MALLOC_PERTURB_", "0")
 
 import seqalign as sa
+from seqalign.core.objective import Reward
+from seqalign.core.process import Designs
+from seqalign.core.value import PosteriorMode
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import Structure
 from seqalign.models.inverse_folding import (
     MPNN,
     Backbone,
@@ -53,11 +58,6 @@ from seqalign.models.inverse_folding import (
     process,
     sample_autoregressive,
 )
-from seqalign.numbering import Numbering
-from seqalign.objective import Reward
-from seqalign.process import Designs
-from seqalign.structure import Structure
-from seqalign.value import PosteriorMode
 
 PAIRS = (
     "CA-CA N-N C-C O-O CB-CB CA-N CA-C CA-O CA-CB N-C N-O N-CB CB-C CB-O O-C N-CA C-CA O-CA CB-CA "

@@ -25,6 +25,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from exact import Testbed
 
+from seqalign.core.particles import Samples
+from seqalign.core.potential import Max, Sum
+from seqalign.core.tempering import Adaptive
 from seqalign.methods.beam import Beam
 from seqalign.methods.best_of_n import BestOfN
 from seqalign.methods.das import DAS
@@ -34,9 +37,6 @@ from seqalign.methods.nested_is import NestedIS
 from seqalign.methods.smc import PlainSMC
 from seqalign.methods.svdd import SVDD
 from seqalign.methods.tds import TDS
-from seqalign.particles import Samples
-from seqalign.potential import Max, Sum
-from seqalign.tempering import Adaptive
 
 COLUMNS = (("K", 5), ("network", 8), ("oracle", 8), ("log Z", 7), ("sd", 5), ("E[r]", 6))
 HEADER = f"{'method':14s} " + " ".join(f"{c:>{n}s}" for c, n in COLUMNS) + " distinct     s"

@@ -26,8 +26,8 @@ import scipy.stats
 import torch
 
 import seqalign as sa
-from seqalign.metrics import prior_log_likelihood, recovery
-from seqalign.structure import Structure, demo_backbone, read_structure
+from seqalign.campaign.metrics import prior_log_likelihood, recovery
+from seqalign.files.structure import Structure, demo_backbone, read_structure
 
 COLUMNS = ("ddg-mini", "ddg-mini-b", "recovery", "prior")
 

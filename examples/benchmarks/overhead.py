@@ -27,11 +27,11 @@ import yaml
 from torch import Tensor
 
 import seqalign as sa
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Step
+from seqalign.core.process import Designs
+from seqalign.core.smc import Observe
 from seqalign.models.emoji import emoji_mini, to_images
-from seqalign.objective import Reward
-from seqalign.particles import Step
-from seqalign.process import Designs
-from seqalign.smc import Observe
 
 # what was asked, in order: (kind, question, answer, gradient)
 Calls = list[tuple[str, Any, Tensor, Tensor | None]]

@@ -16,8 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from seqalign.resampling import SCHEMES, ess
-from seqalign.tempering import Adaptive
+from seqalign.core.resampling import SCHEMES, ess
+from seqalign.core.tempering import Adaptive
 
 
 def ratio(together: Callable[[], object], apart: Callable[[], object], repeats: int) -> float:

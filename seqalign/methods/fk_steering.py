@@ -14,17 +14,17 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from seqalign.design_space import DesignSpace
-from seqalign.objective import Reward
-from seqalign.particles import Particles, Samples
-from seqalign.potential import Difference, Potential
-from seqalign.process import Process
-from seqalign.proposal import Base, Proposal
-from seqalign.selection import Resample
-from seqalign.smc import SMC, Observe
-from seqalign.streams import Streams
-from seqalign.tempering import Constant, Tempering
-from seqalign.value import Automatic, Value
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Particles, Samples
+from seqalign.core.potential import Difference, Potential
+from seqalign.core.process import Process
+from seqalign.core.proposal import Base, Proposal
+from seqalign.core.selection import Resample
+from seqalign.core.smc import SMC, Observe
+from seqalign.core.streams import Streams
+from seqalign.core.tempering import Constant, Tempering
+from seqalign.core.value import Automatic, Value
+from seqalign.space.space import DesignSpace
 
 __all__ = ["FKSteering"]
 

@@ -14,15 +14,15 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from seqalign.design_space import DesignSpace
-from seqalign.gaussian import Gaussian
-from seqalign.objective import Reward
-from seqalign.particles import Particles, Samples
-from seqalign.process import Metered, Process
-from seqalign.proposal import Tilted
-from seqalign.selection import Keep
-from seqalign.smc import SMC, Observe
-from seqalign.streams import Streams
+from seqalign.core.gaussian import Gaussian
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Particles, Samples
+from seqalign.core.process import Metered, Process
+from seqalign.core.proposal import Tilted
+from seqalign.core.selection import Keep
+from seqalign.core.smc import SMC, Observe
+from seqalign.core.streams import Streams
+from seqalign.space.space import DesignSpace
 
 __all__ = ["PnPULA"]
 

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 import seqalign.models
+from seqalign.core.streams import Streams
 from seqalign.models import emoji, emoji_words, train_emoji
 from seqalign.models.emoji import (
     AUGMENTS,
@@ -60,7 +61,6 @@ from seqalign.models.train_emoji import (
     train,
     velocity_losses,
 )
-from seqalign.streams import Streams
 
 DATA = Path(os.environ.get("SEQALIGN_DATA", "/nowhere"))
 needs_data = pytest.mark.skipif(

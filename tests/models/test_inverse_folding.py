@@ -14,6 +14,10 @@ from checks import counts_are
 from torch import Tensor
 
 import seqalign as sa
+from seqalign.core.sequence import PROTEIN
+from seqalign.core.streams import Streams
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import Structure
 from seqalign.models import inverse_folding as folding
 from seqalign.models.inverse_folding import (
     LETTERS,
@@ -30,10 +34,6 @@ from seqalign.models.inverse_folding import (
     proteinmpnn,
     sample_autoregressive,
 )
-from seqalign.numbering import Numbering
-from seqalign.sequence import PROTEIN
-from seqalign.streams import Streams
-from seqalign.structure import Structure
 
 ROOT = Path(__file__).parents[2]
 PARITY = Path(os.environ.get("SEQALIGN_DATA", "absent")).parent / "fixtures" / "parity"

@@ -19,7 +19,10 @@ from safetensors.torch import save_file
 
 import seqalign as sa
 from seqalign import weights
-from seqalign.design_space import DesignSpace
+from seqalign.core.objective import evaluate
+from seqalign.core.process import Designs
+from seqalign.core.sequence import DNA, PROTEIN
+from seqalign.core.streams import Streams
 from seqalign.methods.smc import PlainSMC
 from seqalign.models import language
 from seqalign.models.language import (
@@ -30,12 +33,9 @@ from seqalign.models.language import (
     load_language_model,
     to_transformers,
 )
-from seqalign.objective import evaluate
-from seqalign.process import Designs
 from seqalign.registry import SpecError, load_reward
 from seqalign.rewards.language import pseudo_log_likelihood
-from seqalign.sequence import DNA, PROTEIN
-from seqalign.streams import Streams
+from seqalign.space.space import DesignSpace
 
 WILD_TYPE = "MKTAYIAKQRQW"
 MASK = PROTEIN.mask

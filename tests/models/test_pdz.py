@@ -13,7 +13,8 @@ import torch
 import yaml
 
 import seqalign.models
-from seqalign.design_space import positions
+from seqalign.core.sequence import PROTEIN
+from seqalign.core.streams import Streams
 from seqalign.models.pdz import (
     BACKGROUND,
     COLUMN_OF,
@@ -47,8 +48,7 @@ from seqalign.models.train_pdz import (
     train,
 )
 from seqalign.registry import load_model
-from seqalign.sequence import PROTEIN
-from seqalign.streams import Streams
+from seqalign.space.space import positions
 
 DATA = Path(os.environ.get("SEQALIGN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(

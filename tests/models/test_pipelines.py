@@ -19,18 +19,18 @@ import torch
 from torch import Tensor
 
 from seqalign import weights
-from seqalign.gaussian import Gaussian
+from seqalign.core.gaussian import Gaussian
+from seqalign.core.objective import Reward
+from seqalign.core.process import Designs, Metered
+from seqalign.core.proposal import Tilted
+from seqalign.core.smc import SMC
+from seqalign.core.streams import Streams
+from seqalign.core.tempering import Geometric
 from seqalign.methods.das import DAS
 from seqalign.models import image_models
 from seqalign.models.diffusion_kernels import DDIM, FlowSDE, kernel_of, moments, timesteps
 from seqalign.models.diffusion_networks import Condition, Encoding
 from seqalign.models.pipelines import PretrainedProcess, from_pipeline
-from seqalign.objective import Reward
-from seqalign.process import Designs, Metered
-from seqalign.proposal import Tilted
-from seqalign.smc import SMC
-from seqalign.streams import Streams
-from seqalign.tempering import Geometric
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install seqalign[images]")
 pytest.importorskip("transformers", reason="transformers is not installed")

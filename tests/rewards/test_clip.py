@@ -18,14 +18,14 @@ import yaml
 from torch import nn
 
 from seqalign import weights
-from seqalign.gaussian import GaussianProcess, VariancePreserving
+from seqalign.core.gaussian import GaussianProcess, VariancePreserving
+from seqalign.core.objective import Cached, Chunked, RewardError
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN
+from seqalign.core.streams import Streams
 from seqalign.methods.best_of_n import BestOfN
 from seqalign.methods.das import DAS
-from seqalign.objective import Cached, Chunked, RewardError
-from seqalign.process import Designs
 from seqalign.rewards import clip
-from seqalign.sequence import PROTEIN
-from seqalign.streams import Streams
 
 transformers = pytest.importorskip(
     "transformers", reason="needs transformers: pip install 'seqalign[images]'"

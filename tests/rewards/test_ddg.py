@@ -10,11 +10,11 @@ import torch
 import yaml
 from backbones import HELIX, STRAND, TURN, backbone
 
-from seqalign.numbering import Numbering
-from seqalign.process import Designs
+from seqalign.core.process import Designs
+from seqalign.core.sequence import DNA, PROTEIN
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import Structure
 from seqalign.rewards import ddg
-from seqalign.sequence import DNA, PROTEIN
-from seqalign.structure import Structure
 
 FACTORIES = {"ddg-mini": ddg.ddg_mini, "ddg-mini-b": ddg.ddg_mini_b}
 FOLDER = Path(ddg.__file__).parent

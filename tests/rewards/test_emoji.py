@@ -16,11 +16,11 @@ import torch
 import yaml
 from safetensors.torch import save
 
+from seqalign.core.objective import RewardError
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN
 from seqalign.models.emoji_data import family, part_of, words_of
-from seqalign.objective import RewardError
-from seqalign.process import Designs
 from seqalign.rewards import emoji, train_emoji_match
-from seqalign.sequence import PROTEIN
 
 FACTORIES = {"emoji-match": emoji.emoji_match, "emoji-match-holdout": emoji.emoji_match_holdout}
 FOLDER = Path(emoji.__file__).parent

@@ -11,11 +11,11 @@ import pytest
 import torch
 import yaml
 
-from seqalign.numbering import Numbering
-from seqalign.process import Designs
+from seqalign.core.process import Designs
+from seqalign.core.sequence import DNA, PROTEIN
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import Structure
 from seqalign.rewards import folding, geometry
-from seqalign.sequence import DNA, PROTEIN
-from seqalign.structure import Structure
 
 transformers = pytest.importorskip("transformers")
 

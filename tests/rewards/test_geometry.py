@@ -9,8 +9,8 @@ from Bio.SVDSuperimposer import SVDSuperimposer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqalign.core.sequence import PROTEIN
 from seqalign.rewards import geometry
-from seqalign.sequence import PROTEIN
 
 MEASURES = {
     "rmsd": geometry.rmsd,

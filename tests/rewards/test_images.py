@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from seqalign.objective import RewardError, evaluate
-from seqalign.process import Designs
+from seqalign.core.objective import RewardError, evaluate
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN
 from seqalign.rewards import images
-from seqalign.sequence import PROTEIN
 
 PIL = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'seqalign[images]'")
 

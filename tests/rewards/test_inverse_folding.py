@@ -11,12 +11,12 @@ import torch
 import yaml
 from torch import nn
 
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import Structure
 from seqalign.models.inverse_folding import MASKED, MPNN, Weights, neighbor_graph
-from seqalign.numbering import Numbering
-from seqalign.process import Designs
 from seqalign.rewards import inverse_folding
-from seqalign.sequence import PROTEIN
-from seqalign.structure import Structure
 from seqalign.weights import MissingWeights
 
 FOLDER = Path(inverse_folding.__file__).parent

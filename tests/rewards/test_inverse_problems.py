@@ -13,16 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
+from seqalign.core.objective import RewardError
+from seqalign.core.process import Designs
+from seqalign.core.proposal import Tilted
+from seqalign.core.selection import Resample
+from seqalign.core.sequence import PROTEIN
+from seqalign.core.tempering import Adaptive
 from seqalign.methods.das import DAS
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.tds import TDS
-from seqalign.objective import RewardError
-from seqalign.process import Designs
-from seqalign.proposal import Tilted
 from seqalign.rewards import inverse_problems as ip
-from seqalign.selection import Resample
-from seqalign.sequence import PROTEIN
-from seqalign.tempering import Adaptive
 
 C, H, W = 1, 4, 4
 SIGMA = 1.0

@@ -9,8 +9,8 @@ import torch
 import yaml
 from torch import nn
 
-from seqalign.objective import Cached, RewardError
-from seqalign.process import Designs
+from seqalign.core.objective import Cached, RewardError
+from seqalign.core.process import Designs
 from seqalign.rewards import judge
 
 transformers = pytest.importorskip(

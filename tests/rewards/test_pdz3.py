@@ -11,10 +11,10 @@ import torch
 import yaml
 from safetensors import safe_open
 
+from seqalign.core.process import Designs
+from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.models.splits import substitution_half
-from seqalign.process import Designs
 from seqalign.rewards import pdz3, train_pdz3
-from seqalign.sequence import DNA, PROTEIN
 
 FACTORIES = {
     "pdz3-stability": pdz3.stability,

@@ -7,9 +7,9 @@ import torch
 import yaml
 from Bio.SeqUtils.ProtParam import ProteinAnalysis
 
-from seqalign.process import Designs
+from seqalign.core.process import Designs
+from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.rewards import protparam
-from seqalign.sequence import DNA, PROTEIN
 
 REFERENCE = {
     "charge": lambda p: p.charge_at_pH(7.4),

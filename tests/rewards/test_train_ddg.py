@@ -11,12 +11,12 @@ import pytest
 import torch
 from backbones import HELIX, STRAND, TURN, backbone
 
-from seqalign.numbering import Numbering
-from seqalign.process import Designs
+from seqalign.core.process import Designs
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import Structure
 from seqalign.rewards import ddg, train_ddg
 from seqalign.rewards.train_ddg import Chain, Row
-from seqalign.sequence import PROTEIN
-from seqalign.structure import Structure
 
 
 def sequence(seed, length=40):

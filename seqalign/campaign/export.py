@@ -1,0 +1,141 @@
+"""Designs of a run for the bench: FASTA, a short CSV, and plate maps.
+
+DNA is left out: back-translation needs an organism's codon usage, and no dependency of this
+package ships one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from seqalign.campaign.store import RunFolder
+from seqalign.files.text import fasta, to_csv, write_atomic
+
+__all__ = ["Wells", "export", "wells"]
+
+Wells = Literal[96, 384]
+_ROWS: dict[int, tuple[str, int]] = {96: ("ABCDEFGH", 12), 384: ("ABCDEFGHIJKLMNOP", 24)}
+
+
+def wells(plate: Wells) -> list[str]:
+    """Return the wells of a plate, row by row: A01, A02, ..., H12."""
+    rows, columns = _ROWS[plate]
+    return [f"{row}{column:02d}" for row in rows for column in range(1, columns + 1)]
+
+
+def export(
+    folder: RunFolder,
+    out: Path,
+    *,
+    as_fasta: bool = False,
+    as_csv: bool = False,
+    plate: Wells | None = None,
+    control: bool = False,
+    top: int | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Write designs of a finished run, best first, and return the files.
+
+    Args:
+        folder: the run.
+        out: the folder to write to.
+        as_fasta: designs.fasta, one sequence per design named by its id, chains joined by "/".
+        as_csv: designs.csv, with id, sequence, mutations and rewards.
+        plate: plate-1.csv, plate-2.csv, ...: well, id, sequence, in the order A01, A02, ..., H12.
+        control: the wild type in the last well of every plate.
+        top: how many designs; all if None.
+        force: replace files that are there.
+
+    Raises:
+        ValueError: the run is not finished or kept no design, a control without a wild type,
+            images asked for as sequences, or files that would be replaced.
+    """
+    if not (as_fasta or as_csv or plate):
+        raise ValueError("Say what to write: --fasta, --csv, --plate 96, or several of them.")
+    if control and plate is None:
+        raise ValueError("--control is a well of a plate. Say --plate 96 too.")
+    if not folder.path.is_dir():
+        raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
+    summary = folder.read_json("summary.json")
+    config = folder.read_config()
+    rows = folder.read_csv("designs.csv")
+    if not rows:
+        raise ValueError(
+            f"{folder.path} kept no design: all {summary['rejected']} were rejected, "
+            "rejected.csv says why. Loosen the filters with seqalign select."
+        )
+    rows = rows[:top]
+    if "sequence" not in rows[0] and (as_fasta or plate):
+        raise ValueError(
+            f"{folder.path} holds images, which have no letters. Say --csv; the files are in "
+            f"{folder.path / 'images'}."
+        )
+    wild = config["resolved"]["wild_type"]
+    if control and wild is None:
+        raise ValueError("--control needs a wild type, and this campaign has none.")
+    sizes = config["resolved"]["chains"]
+    written: dict[Path, str] = {}
+    if as_fasta:
+        records = ((row["id"], _joined(row["sequence"], sizes)) for row in rows)
+        written[out / "designs.fasta"] = fasta(records)
+    if as_csv:
+        labels = [*summary["guides"], *summary["finals"], *summary["holdouts"]]
+        wanted = [
+            "id",
+            "prompt",
+            "file",
+            "sequence",
+            "mutations",
+            "n_mut",
+            "seq_recovery",
+            *labels,
+            "total",
+        ]
+        columns = [c for c in wanted if c in rows[0]]
+        written[out / "designs.csv"] = to_csv(rows, columns)
+    if plate is not None:
+        for n, lines in enumerate(_plates(rows, plate, wild if control else None), 1):
+            joined = [{**line, "sequence": _joined(line["sequence"], sizes)} for line in lines]
+            written[out / f"plate-{n}.csv"] = to_csv(joined, ["well", "id", "sequence"])
+    there = [path for path, text in written.items() if path.exists() and _differs(path, text)]
+    if there and not force:
+        raise ValueError(
+            f"{there[0]} is there and differs. Choose another --out, or say --force to replace it."
+        )
+    for path, text in written.items():
+        write_atomic(path, text)
+    return list(written)
+
+
+def _joined(sequence: str, sizes: Sequence[int]) -> str:
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(sequence[start : start + size])
+        start += size
+    return "/".join(parts)
+
+
+def _plates(
+    rows: Sequence[dict[str, str]], plate: Wells, wild: str | None
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the lines of one plate after another; the last well is the control's, if there is."""
+    places = wells(plate)
+    room = places[:-1] if wild is not None else places
+    for start in range(0, len(rows), len(room)):
+        some = rows[start : start + len(room)]
+        lines = [
+            {"well": well, "id": row["id"], "sequence": row["sequence"]}
+            for well, row in zip(room, some, strict=False)
+        ]
+        if wild is not None:
+            lines.append({"well": places[-1], "id": "wild_type", "sequence": wild})
+        yield lines
+
+
+def _differs(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() != text.encode()
+    except OSError:
+        return True

@@ -1,0 +1,374 @@
+"""What a campaign is given: structure, wild type, prompts and option files, made into a model."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from seqalign.campaign.schema import Campaign, ConstraintSpec, DesignSpec, ResidueSpec
+from seqalign.campaign.yaml import KeyPath, Source
+from seqalign.files.mpnn import import_options
+from seqalign.files.structure import Structure, read_structure
+from seqalign.files.text import read_fasta
+from seqalign.registry import (
+    ImageModel,
+    Model,
+    SpecError,
+    load_model,
+    names,
+    parameters,
+)
+
+__all__ = []
+
+
+def _wild_type(campaign: Campaign, source: Source) -> tuple[str | None, str | None]:
+    """Return the given wild type (None for the model's own) and the hash of its file."""
+    given, path = campaign.input.wild_type, ("input", "wild_type")
+    if given in ("model", "structure"):
+        return None, None
+    digest = None
+    text = "".join(given.split())
+    if not text:
+        raise source.error(
+            path, "the wild type is empty. Give a sequence, a FASTA file, or 'model'."
+        )
+    if any(c in "./\\" for c in text):
+        file = source.folder / given
+        try:
+            records = read_fasta(file)
+        except FileNotFoundError as error:
+            raise source.error(
+                path, f"{given!r}: there is no file {file}. Paths start from the campaign's folder."
+            ) from error
+        except OSError as error:
+            raise source.error(path, f"{given!r} cannot be read: {error}.") from error
+        except ValueError as error:
+            raise source.error(path, str(error)) from error
+        if len(records) > 1:
+            raise source.error(
+                path,
+                f"{given!r} holds {len(records)} sequences; a campaign has one wild type. Keep one "
+                "record.",
+            )
+        text = records[0][1]
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return text, digest
+
+
+_ELSEWHERE = {
+    "structure": "input.structure",
+    "chains": "input.chains",
+    "context": "input.context",
+    "numbering": "input.numbering",
+    "wild_type": "input.wild_type",
+    "design": "design.residues",
+    "fix": "design.fix",
+    "omit": "constraints.omit",
+    "allow": "constraints.residues.RESIDUES.allow",
+    "omit_at": "constraints.residues.RESIDUES.omit",
+    "bias": "constraints.residues.RESIDUES.bias",
+    "tie": "constraints.tie",
+    "homo_oligomer": "constraints.homo_oligomer",
+    "max_mutations": "constraints.max_mutations",
+    "max_homopolymer": "constraints.max_homopolymer",
+    "composition": "constraints.composition",
+    "forbid": "constraints.forbid",
+    "net_charge": "constraints.net_charge",
+}
+
+
+def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, str | None]:
+    """Return the backbone of a campaign, if it has one, and the hash of its file."""
+    given = campaign.input
+    if given.structure is None:
+        for key in ("chains", "context"):
+            if getattr(given, key) is not None:
+                raise source.error(
+                    ("input", key), "chains belong to a structure. Give input.structure too."
+                )
+        return None, None
+    file = source.folder / given.structure
+    try:
+        structure = read_structure(
+            file, chains=given.chains, context=given.context, numbering=given.numbering
+        )
+    except (OSError, ValueError) as error:
+        raise source.error(("input", "structure"), str(error)) from error
+    return structure, _file_hash(file)
+
+
+def _load_space(
+    campaign: Campaign, source: Source, structure: Structure | None
+) -> tuple[Model, str | None]:
+    spec = campaign.model
+    params = dict(spec.model_extra or {})
+    for key in params:
+        if key in _ELSEWHERE:
+            other = _ELSEWHERE[key]
+            raise source.error(("model", key), f"this does not belong here; write {other}.")
+    if spec.device == "cuda":
+        raise source.error(
+            ("model", "device"), f"{spec.name!r} runs on the CPU; choose 'auto' or 'cpu'."
+        )
+    for key in ("prompts", "negative_prompt"):
+        if getattr(campaign.input, key) is not None:
+            raise source.error(
+                ("input", key),
+                f"the model {spec.name!r} designs sequences and reads no prompts. Remove the key, "
+                "or choose an image model.",
+            )
+    wild, digest = _wild_type(campaign, source)
+    takes = parameters("model", spec.name)
+    if structure is not None:
+        if "structure" not in takes:
+            able = [n for n in names("model") if "structure" in parameters("model", n)]
+            raise source.error(
+                ("model", "name"),
+                f"the model {spec.name!r} does not look at a structure, and input.structure gives "
+                f"one. Models that do: {', '.join(able)}.",
+            )
+        params["structure"] = structure
+    elif "structure" in takes:
+        raise source.error(
+            ("model", "name"),
+            f"the model {spec.name!r} designs for a backbone. Give input.structure, a PDB or mmCIF "
+            "file.",
+        )
+    constraints = campaign.constraints
+    fix: Any = campaign.design.fix
+    given = _imported(campaign, source, structure)
+    if given.get("fix"):
+        if isinstance(fix, dict):
+            raise source.error(
+                ("design", "fix"),
+                "letters cannot be given here when design.proteinmpnn fixes residues too. Name "
+                "residues, or leave one of the two out.",
+            )
+        fix = ", ".join(filter(None, (_joined(fix), given["fix"])))
+    residues, charge = dict(constraints.residues), constraints.net_charge
+    for key, item in given.get("residues", {}).items():
+        if key in residues:
+            raise source.error(
+                ("constraints", "residues", key),
+                "design.proteinmpnn speaks about it too. Keep one.",
+            )
+        residues[key] = ResidueSpec(**item)
+    try:
+        model = load_model(
+            spec.name,
+            wild_type=wild,
+            design=_text(campaign.design.residues),
+            fix=fix if isinstance(fix, dict) else _text(fix),
+            omit="".join(dict.fromkeys(constraints.omit + given.get("omit", ""))),
+            allow={k: v.allow for k, v in residues.items() if v.allow is not None},
+            omit_at={k: v.omit for k, v in residues.items() if v.omit is not None},
+            bias={k: v.bias for k, v in residues.items() if v.bias is not None},
+            tie=[*constraints.tie, *given.get("tie", [])],
+            homo_oligomer=constraints.homo_oligomer,
+            max_mutations=constraints.max_mutations,
+            max_homopolymer=constraints.max_homopolymer,
+            composition={
+                k: v.model_dump(exclude_none=True) for k, v in constraints.composition.items()
+            },
+            forbid=constraints.forbid,
+            net_charge=None if charge is None else charge.model_dump(exclude_none=True),
+            steps=spec.steps,
+            **params,
+        )
+    except SpecError as error:
+        raise source.error(("model", *error.path), str(error)) from error
+    except (ValueError, TypeError) as error:
+        raise source.error(_blame(str(error), campaign), str(error)) from error
+    if not isinstance(model, Model):
+        raise source.error(
+            ("model", "name"),
+            f"{spec.name!r} draws images, which nothing about it says: its factory needs the class "
+            "of its process as return annotation.",
+        )
+    return model, digest
+
+
+def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str | None]:
+    """Return the prompts, and the hash of the file they come from."""
+    given, path = campaign.input.prompts, ("input", "prompts")
+    digest = None
+    if isinstance(given, str):
+        file = source.folder / given
+        try:
+            data = file.read_bytes()
+            lines = [line.strip() for line in data.decode("utf-8").splitlines()]
+        except FileNotFoundError as error:
+            raise source.error(
+                path,
+                f"{given!r}: there is no file {file}. Paths start from the campaign's folder; "
+                "write a single prompt as a list, [...].",
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise source.error(path, f"{given!r} cannot be read as text: {error}.") from error
+        given, digest = [line for line in lines if line], hashlib.sha256(data).hexdigest()
+    if given is None:
+        return None, None
+    if not given:
+        raise source.error(path, "there is no prompt. Write at least one.")
+    for i, text in enumerate(given):
+        if not text.strip():
+            raise source.error((*path, i), "the prompt is empty. Write words, or remove it.")
+        if text in given[:i]:
+            raise source.error(
+                (*path, i),
+                f"{text!r} is given twice. Keep one; sampler.islands says how many runs each "
+                "prompt gets.",
+            )
+    return given, digest
+
+
+def _load_images(campaign: Campaign, source: Source) -> tuple[ImageModel, str | None]:
+    """Return the model of an image campaign, and the hash of the file of prompts."""
+    spec, asked = campaign.model, campaign.input
+    said: list[tuple[KeyPath, bool]] = [
+        (("input", "structure"), asked.structure is not None),
+        (("input", "chains"), asked.chains is not None),
+        (("input", "context"), asked.context is not None),
+        (("input", "wild_type"), asked.wild_type != "model"),
+        (("design",), campaign.design != DesignSpec()),
+        (("constraints",), campaign.constraints != ConstraintSpec()),
+    ]
+    for path, there in said:
+        if there:
+            raise source.error(
+                path,
+                f"the model {spec.name!r} draws images, and this is about the letters of "
+                "sequences. Remove it.",
+            )
+    params = dict(spec.model_extra or {})
+    for key in ("prompt", "prompts", "negative_prompt"):
+        if key in params:
+            other = "negative_prompt" if key == "negative_prompt" else "prompts"
+            raise source.error(("model", key), f"this does not belong here; write input.{other}.")
+    takes = parameters("model", spec.name)
+    prompts, digest = _prompts(campaign, source)
+    if "prompts" in takes:
+        if prompts is None:
+            raise source.error(
+                ("input", "prompts"),
+                f"the model {spec.name!r} draws what it is asked for. Give input.prompts, a list "
+                "of texts or a file with one on each line.",
+            )
+        params["prompts"] = prompts
+    elif prompts is not None:
+        raise source.error(
+            ("input", "prompts"), f"the model {spec.name!r} reads no prompts. Remove the key."
+        )
+    if asked.negative_prompt is not None:
+        if "negative_prompt" not in takes:
+            raise source.error(
+                ("input", "negative_prompt"),
+                f"the model {spec.name!r} takes no negative prompt. Remove the key.",
+            )
+        params["negative_prompt"] = asked.negative_prompt
+    if "device" in takes:
+        params["device"] = spec.device
+    elif spec.device == "cuda":
+        raise source.error(
+            ("model", "device"), f"{spec.name!r} runs on the CPU; choose 'auto' or 'cpu'."
+        )
+    try:
+        model = load_model(spec.name, steps=spec.steps, **params)
+    except SpecError as error:
+        where = error.path or ("name",)
+        at = ("input", *where) if where[0] in ("prompts", "negative_prompt") else ("model", *where)
+        raise source.error(at, str(error)) from error
+    assert isinstance(model, ImageModel)
+    return model, digest
+
+
+def _text(given: Any) -> Any:
+    return str(given) if isinstance(given, int) else given
+
+
+def _joined(given: str | int | Sequence[str | int]) -> str:
+    return ", ".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
+
+
+def _imported(campaign: Campaign, source: Source, structure: Structure | None) -> Mapping[str, Any]:
+    """Return what ProteinMPNN's option files say, as keys of our own."""
+    files, path = campaign.design.proteinmpnn, ("design", "proteinmpnn")
+    if not files:
+        return {}
+    if structure is None or campaign.input.numbering != "author":
+        raise source.error(
+            path, "option files count along a structure. Give input.structure, author numbering."
+        )
+    there = {k: v if k == "omit_AAs" else source.folder / v for k, v in files.items()}
+    try:
+        return import_options(there, structure.name, structure.numbering, structure.known.tolist())
+    except (OSError, ValueError) as error:
+        raise source.error(path, str(error)) from error
+
+
+def _blame(message: str, campaign: Campaign) -> KeyPath:
+    """Return the key an error of the design space is about, as far as its words tell."""
+    if message.startswith(("wild_type", "DesignSpace: wild_type")):
+        return ("input", "wild_type")
+    for key in ("design", "fix"):
+        if message.startswith(f"{key}:"):
+            return ("design", "residues" if key == "design" else key)
+    start = message.partition(":")[0]
+    if start in ("allow", "omit", "bias"):
+        for key in campaign.constraints.residues:
+            if any(f"{part.strip()!r}" in message for part in (key, *key.split(","))):
+                return ("constraints", "residues", key)
+        return ("constraints", "omit" if start == "omit" else "residues")
+    # the constraint named first is the one that cannot be met
+    found = [
+        (place, key)
+        for key in (
+            "max_mutations",
+            "tie",
+            "homo_oligomer",
+            "max_homopolymer",
+            "composition",
+            "forbid",
+            "net_charge",
+        )
+        if (place := message.find(key)) >= 0
+    ]
+    if found:
+        return ("constraints", min(found)[1])
+    at = re.search(r"position (\w+)", message)
+    if at is not None:
+        if "is fixed to" in message:
+            return ("design", "fix")
+        for key in campaign.constraints.residues:
+            if re.search(rf"(?<!\d){at[1]}(?!\w)", key) or "-" in key:
+                return ("constraints", "residues", key)
+    return ("design",) if "design" in message else ("constraints",)
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _resolved_input(model: Model | ImageModel, replicates: int) -> dict[str, Any]:
+    """Return what a run folder says of the model's input."""
+    if isinstance(model, ImageModel):
+        return {
+            "prompts": None if model.prompts is None else list(model.prompts),
+            "islands_per_prompt": replicates,
+            "wild_type": None,
+            "residues": [],
+            "chains": [],
+            "steps": model.steps,
+        }
+    space = model.space
+    return {
+        "wild_type": model.wild_type,
+        "residues": list(model.residues),
+        "chains": list(model.chains),
+        "steps": model.process.steps,
+        "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
+    }

@@ -1,0 +1,360 @@
+"""A first campaign for a backbone or a wild type, with every constraint shown on its residues."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from seqalign import weights
+from seqalign.files.numbering import Numbering
+from seqalign.files.structure import LETTERS, Structure, read_structure
+from seqalign.files.text import read_fasta
+from seqalign.registry import Model, SpecError, draws_images, entry, load_model, names, parameters
+from seqalign.space.space import CHARGE
+
+__all__ = ["Draft", "draft"]
+
+_STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
+_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
+_TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet")
+_LANGUAGE = "Residues: A39, A1-56, A82A (insertion code), a chain as A, lists, and not A10."
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The text of a campaign file, and what a person should know.
+
+    Attributes:
+        text: YAML with comments.
+        model: the model it names.
+        notes: sentences, such as weights that must be fetched first.
+    """
+
+    text: str
+    model: str
+    notes: tuple[str, ...]
+
+
+def draft(given: Path, out: Path, model: str | None = None) -> Draft:
+    """Write the campaign of a structure or FASTA file, to be stored at `out`.
+
+    Raises:
+        ValueError: the file cannot be read or is of another kind, or the model does not fit it.
+    """
+    suffix = Path(given.name.lower().removesuffix(".gz")).suffix
+    if suffix in _TABLES:
+        raise ValueError(
+            f"{given}: measured data as input cannot be done yet in version {version('seqalign')}. "
+            "Give a structure (.pdb, .cif) or a wild type (.fasta); seqalign score reads a CSV of "
+            "your own sequences."
+        )
+    if suffix not in (*_STRUCTURES, *_FASTA):
+        raise ValueError(
+            f"{given}: {suffix or 'a name without an ending'} is not known. Give a structure "
+            f"({', '.join(_STRUCTURES)}, .gz too) or a wild type ({', '.join(_FASTA)})."
+        )
+    if not given.is_file():
+        raise ValueError(f"{given}: there is no such file. Check the path.")
+    if model is not None and draws_images(model):
+        raise SpecError(
+            f"The model {model!r} draws images, which need prompts and no file of letters: write "
+            "version, name, input.prompts, model and rewards, and say seqalign check."
+        )
+    if suffix in _STRUCTURES:
+        values = _of_structure(given, model or "mpnn-mini")
+    else:
+        values = _of_sequence(given, model)
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", given.name.partition(".")[0]).strip("-_.") or "campaign"
+    values |= {
+        "name": f"{stem[:80]}-design",
+        "path": _relative(given, out.parent),
+        "file": out.name,
+        "version": version("seqalign"),
+        "takes": parameters("model", values["model"]),
+        "language": _LANGUAGE,
+    }
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["yaml"] = _yaml
+    template = files("seqalign").joinpath("templates", "campaign.yaml.j2").read_text("utf-8")
+    text = environment.from_string(template).render(values) + "\n"
+    return Draft(text, values["model"], tuple(_notes(values["model"])))
+
+
+def _yaml(value: Any) -> str:
+    """Return flow YAML on one line: keys that need no quotes are bare, text is as JSON."""
+    if isinstance(value, dict):
+        pairs = (
+            f"{k if re.fullmatch('[A-Za-z_]+', k) else json.dumps(k)}: {_yaml(v)}"
+            for k, v in value.items()
+        )
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value):
+        if value.lower() not in ("null", "true", "false"):
+            return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _relative(path: Path, start: Path) -> str:
+    try:
+        text = Path(os.path.relpath(path.absolute(), start.absolute())).as_posix()
+    except ValueError:  # another drive
+        text = path.absolute().as_posix()
+    # a campaign takes text without a dot or slash for a sequence
+    return text if re.search(r"[./\\]", text) else f"./{text}"
+
+
+def _notes(model: str) -> list[str]:
+    """Return what is missing on this machine for a model, in words."""
+    known = inspect.signature(entry("model", model).load()).parameters
+    name = known["checkpoint"].default if "checkpoint" in known else None
+    if not isinstance(name, str) or name not in weights.catalog():
+        return []
+    try:
+        weights.path(name)
+    except weights.MissingWeights as error:
+        return [str(error)]
+    return []
+
+
+# what is given ------------------------------------------------------------------------------------
+
+
+def _of_structure(file: Path, model: str) -> dict[str, Any]:
+    if "structure" not in parameters("model", model):
+        able = [n for n in names("model") if "structure" in parameters("model", n)]
+        raise SpecError(
+            f"The model {model!r} does not look at a structure, and {file} is one. Models that "
+            f"do: {', '.join(able)}."
+        )
+    structure = read_structure(file)
+    numbering, letters = structure.known_numbering, structure.wild_type
+    chains = list(dict.fromkeys(numbering.chains))
+    residues = _all_of(numbering)
+    free = list(range(1, len(letters) + 1))
+    twins = next(
+        (
+            [a, b]
+            for i, a in enumerate(chains)
+            for b in chains[i + 1 :]
+            if _numbers(numbering, a) == _numbers(numbering, b)
+        ),
+        [],
+    )
+    return {
+        "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
+        "chains": chains if all(chains) else [],
+        "residues": residues,
+        "about": _about(structure),
+        "ends": numbering.name(1),
+        "constraints": _constraints(letters, numbering, free, twins, cysteine=True),
+        "active": "max_homopolymer",
+        "copies": twins,
+        "model": model,
+        "guides": "stability",
+        "alpha": 0.5,
+    }
+
+
+def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
+    records = read_fasta(file)
+    if len(records) > 1:
+        raise ValueError(
+            f"{file} holds {len(records)} sequences; a campaign has one wild type. Keep one record."
+        )
+    header, letters = records[0]
+    for n, letter in enumerate(letters, 1):
+        if letter not in LETTERS:
+            cure = "Chains joined by '/' need a structure" if letter == "/" else "Replace it"
+            raise ValueError(
+                f"{file}: letter {n} is {letter!r}; a protein has {LETTERS}. {cure}, or leave it "
+                "out."
+            )
+    if len(letters) >= 20 and set(letters) <= set("ACGTUN"):
+        raise ValueError(f"{file} looks like DNA or RNA. Translate it: a wild type is a protein.")
+    if model is None:
+        at_home = "pdz-mini" in names("model") and _home("pdz-mini") == letters
+        model = "pdz-mini" if at_home else "esm2"
+    takes = parameters("model", model)
+    if "structure" in takes:
+        raise SpecError(
+            f"The model {model!r} designs for a backbone, and {file} holds a sequence. Give a PDB "
+            "or mmCIF file, or take another model."
+        )
+    kept: set[int] = set()
+    numbering = Numbering.plain(len(letters))
+    if "wild_type" not in takes:
+        home = _home(model)
+        if home != letters:
+            raise SpecError(
+                f"The model {model!r} knows one construct of {len(home or '')} residues, and the "
+                f"{len(letters)} of {file} are another sequence. Leave --model out, or take esm2."
+            )
+        kept = set(numbering.positions(_loaded(model).process.keep, "keep"))
+    free = [i for i in range(1, len(letters) + 1) if i not in kept]
+    about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1", *_ruler(letters)]
+    if kept:
+        shown = _ranges(sorted(kept))
+        about.append(f"The model knows nothing about {shown}; they keep the wild type.")
+    return {
+        "title": f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
+        "chains": None,
+        "residues": None,
+        "about": about,
+        "ends": str(free[0]),
+        "constraints": _constraints(letters, numbering, free, [], cysteine=False),
+        "active": "max_mutations",
+        "copies": [],
+        "model": model,
+        "guides": "pdz3" if model == "pdz-mini" else "",
+        "alpha": 0.15 if model == "pdz-mini" else 0.5,
+    }
+
+
+def _home(model: str) -> str | None:
+    """Return the one sequence a model was made for."""
+    return _loaded(model).process.wild_type
+
+
+def _loaded(model: str) -> Model:
+    """Return a model of sequences.
+
+    Raises:
+        SpecError: it draws images.
+    """
+    found = load_model(model)
+    if not isinstance(found, Model):
+        raise SpecError(f"The model {model!r} draws images. Leave --model out.")
+    return found
+
+
+def _numbers(numbering: Numbering, chain: str) -> list[str]:
+    return [n for c, n in zip(numbering.chains, numbering.numbers, strict=True) if c == chain]
+
+
+def _all_of(numbering: Numbering) -> str | None:
+    """Return text that names every position: ranges if they can be read, else chains."""
+    everything = tuple(range(1, len(numbering) + 1))
+    runs: dict[str, list[int]] = {}
+    for i in everything:
+        runs.setdefault(numbering.chains[i - 1], []).append(i)
+    ranges = ", ".join(
+        numbering.name(r[0]) + (f"-{numbering.numbers[r[-1] - 1]}" if len(r) > 1 else "")
+        for r in runs.values()
+    )
+    for text in (ranges, ", ".join(runs)):
+        try:
+            if numbering.positions(text) == everything:
+                return text
+        except ValueError:
+            continue
+    return None
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    parts = []
+    for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
+        some = [i for _, i in run]
+        parts.append(f"{some[0]}-{some[-1]}" if len(some) > 1 else f"{some[0]}")
+    return ", ".join(parts)
+
+
+def _ruler(letters: str) -> list[str]:
+    return [f"{i + 1:>5} {letters[i : i + 50]}" for i in range(0, len(letters), 50)]
+
+
+def _about(structure: Structure) -> list[str]:
+    """Say which residues the chains have, with author numbers, and how odd ones are read."""
+    known = set(structure.known.tolist())
+    numbering = structure.numbering
+    lines = []
+    for chain in dict.fromkeys(numbering.chains):
+        here = [i for i, c in enumerate(numbering.chains) if c == chain]
+        name = f"Chain {chain}" if chain else "The chain"
+        seen = [i for i in here if i in known]
+        lines.append(f"{name}: {len(seen)} residues that can be designed.")
+        for start in range(0, len(seen), 50):
+            some = seen[start : start + 50]
+            text = "".join(structure.sequence[i] for i in some)
+            lines.append(f"{numbering.name(some[0] + 1):>7} {text}")
+        breaks = [
+            f"{numbering.name(i)} and {numbering.name(i + 1)}"
+            for i in here
+            if i != here[0] and bool(structure.breaks[i])
+        ]
+        if breaks:
+            more = f" and {len(breaks) - 6} more" if len(breaks) > 6 else ""
+            lines.append(f"The chain is broken between {', '.join(breaks[:6])}{more}.")
+        rest = [numbering.name(i + 1) for i in here if i not in known]
+        if rest:
+            more = f" and {len(rest) - 8} more" if len(rest) > 8 else ""
+            lines.append(
+                f"Not designed, as letter or atoms are missing: {', '.join(rest[:8])}{more}."
+            )
+    if structure.modified:
+        shown = ", ".join(
+            f"{residue} {numbering.name(i + 1)} as {structure.sequence[i]}"
+            for i, residue in structure.modified[:8]
+        )
+        lines.append(f"Read {shown}{', ...' if len(structure.modified) > 8 else ''}.")
+    return lines
+
+
+def _constraints(
+    letters: str, numbering: Numbering, free: Sequence[int], twins: Sequence[str], *, cysteine: bool
+) -> list[tuple[str, Any, str]]:
+    """Return (key, example, comment) of every constraint, each valid for this protein."""
+    n = len(free)
+    one, two, three = (free[min(k, n - 1)] for k in (n // 4, n // 2, 3 * n // 4))
+    wild = letters[one - 1]
+    allow = wild + "".join(a for a in "AILMV" if a != wild)
+    residues = {
+        numbering.name(three): {"bias": {"K": -0.5}},
+        numbering.name(two): {"omit": "".join(a for a in "PG" if a != letters[two - 1])},
+        numbering.name(one): {"allow": allow},
+    }
+    longest = max(len(list(run)) for _, run in groupby(letters))
+    charge = sum(CHARGE.get(a, 0) for a in letters)
+    alanine = -(-100 * letters.count("A") // len(letters)) / 100
+    own = "the wild type has"
+    rows: list[tuple[str, Any, str]] = [
+        (
+            "omit",
+            "C" if cysteine or "C" not in letters else "M" if "M" not in letters else "W",
+            f"letters that never appear; {own} C × {letters.count('C')}",
+        ),
+        ("residues", dict(reversed(residues.items())), "bias adds to logits and is no constraint"),
+        ("max_mutations", max(1, min(12, n // 4)), "from the wild type"),
+        ("max_homopolymer", max(4, longest), f"longest run of one letter; {own} {longest}"),
+        ("composition", {"A": {"max": max(0.15, alanine)}}, "fractions of all residues"),
+        ("forbid", ["N[^P][ST]"], "regular expressions; this one is N-glycosylation"),
+        ("net_charge", {"min": charge - 4, "max": charge + 4}, f"K, R +1, D, E -1; {own} {charge}"),
+    ]
+    if len(free) > 1:
+        pair = [numbering.name(one), numbering.name(three if three != one else free[-1])]
+        if twins:
+            home = dict(
+                zip(
+                    zip(numbering.chains, numbering.numbers, strict=True),
+                    range(1, len(numbering) + 1),
+                    strict=True,
+                )
+            )
+            number = _numbers(numbering, twins[0])[0]
+            pair = [numbering.name(home[(c, number)]) for c in twins]
+        rows.insert(2, ("tie", [pair], "positions that take the same letter"))
+    if twins:
+        rows.insert(3, ("homo_oligomer", [list(twins)], "chains tied position by position"))
+    return rows

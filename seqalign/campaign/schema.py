@@ -1,0 +1,156 @@
+"""The schema of a campaign: every key, its type and its default."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from seqalign.core.objective import OnFailure
+
+__all__ = ["Campaign", "ResidueSpec", "RewardSpec"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class InputSpec(_Strict):
+    """What is given: a backbone, a wild type, prompts, or nothing but the model's own."""
+
+    structure: str | None = None
+    numbering: Literal["author", "label", "index"] = "author"
+    chains: list[str] | None = Field(default=None, min_length=1)
+    context: list[str] | None = Field(default=None, min_length=1)
+    wild_type: str = "model"
+    prompts: str | list[str] | None = None
+    negative_prompt: str | None = None
+
+
+class DesignSpec(_Strict):
+    """Which residues may change, in the residue language."""
+
+    residues: str | int | list[str | int] | None = None
+    fix: str | int | list[str | int] | dict[str, str] = ""
+    proteinmpnn: dict[str, str] = Field(default_factory=dict)
+
+
+class ResidueSpec(_Strict):
+    """Letters of some positions; `bias` is added to the model's logits and is no constraint."""
+
+    allow: str | None = None
+    omit: str | None = None
+    bias: dict[str, float] | None = None
+
+
+class BoundsSpec(_Strict):
+    """An interval; an open end is left out."""
+
+    min: float | None = Field(default=None, allow_inf_nan=False)
+    max: float | None = Field(default=None, allow_inf_nan=False)
+
+
+class ChargeSpec(_Strict):
+    """An interval of whole charges."""
+
+    min: int | None = None
+    max: int | None = None
+
+
+class ConstraintSpec(_Strict):
+    """Hard constraints."""
+
+    omit: str = ""
+    residues: dict[str, ResidueSpec] = Field(default_factory=dict)
+    tie: list[list[str | int]] = Field(default_factory=list)
+    homo_oligomer: list[list[str]] = Field(default_factory=list)
+    max_mutations: int | None = Field(default=None, ge=0)
+    max_homopolymer: int | None = Field(default=None, ge=1)
+    composition: dict[str, BoundsSpec] = Field(default_factory=dict)
+    forbid: list[str] = Field(default_factory=list)
+    net_charge: ChargeSpec | None = None
+
+
+class ModelSpec(_Open):
+    """A model by name; what is not listed goes to the model."""
+
+    name: str
+    steps: int | None = Field(default=None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RewardSpec(_Strict):
+    """A reward: exactly one of oracle, python, command."""
+
+    oracle: str | None = None
+    python: str | None = None
+    command: str | None = None
+    weight: float = Field(default=1.0, allow_inf_nan=False)
+    scale: Literal["none", "zscore"] = "none"
+    clip: list[float | None] | None = Field(default=None, min_length=2, max_length=2)
+    role: Literal["guide", "final", "holdout"] = "guide"
+    on_failure: OnFailure = "raise"
+    unit: str = ""
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class SamplerSpec(_Open):
+    """A method by name; what is not listed goes to the method.
+
+    Islands are those of the run, or, with prompts, of each prompt.
+    """
+
+    name: str = "das"
+    islands: int | None = Field(default=None, ge=1)
+    particles: int = Field(default=64, ge=1)
+
+
+class BudgetSpec(_Strict):
+    """Limits."""
+
+    designs: int | None = Field(default=None, ge=1)
+    calls: dict[str, int] = Field(default_factory=dict)
+
+
+class DiversitySpec(_Strict):
+    """How far selected designs must be apart."""
+
+    min_mutations_apart: int = Field(default=0, ge=0)
+
+
+class SelectSpec(_Strict):
+    """What is kept; with prompts, `top` of each."""
+
+    filters: list[str] = Field(default_factory=list)
+    rank_by: str = "total"
+    diversity: DiversitySpec = DiversitySpec()
+    top: int | None = Field(default=None, ge=1)
+
+
+class OutputSpec(_Strict):
+    """Where results go."""
+
+    dir: str = "runs"
+    fasta_style: Literal["mpnn", "plain"] = "mpnn"
+
+
+class Campaign(_Strict):
+    """The whole file."""
+
+    version: Literal[1]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
+    seed: int = Field(default=0, ge=0)
+    input: InputSpec = InputSpec()
+    design: DesignSpec = DesignSpec()
+    constraints: ConstraintSpec = ConstraintSpec()
+    model: ModelSpec
+    rewards: dict[str, RewardSpec] = Field(min_length=1)
+    sampler: SamplerSpec = SamplerSpec()
+    baselines: list[str] = Field(default_factory=lambda: ["unguided", "best_of_n"])
+    budget: BudgetSpec = BudgetSpec()
+    select: SelectSpec = SelectSpec()
+    output: OutputSpec = OutputSpec()

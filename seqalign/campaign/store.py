@@ -1,0 +1,259 @@
+"""The run folder: every file is written whole (temporary name, then rename), never in part.
+
+`summary.json` is written last: it means done.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from seqalign.core.particles import Samples, Step
+from seqalign.core.process import Designs
+from seqalign.core.sequence import Alphabet
+from seqalign.files.text import finite, write_atomic
+
+__all__ = ["RunFolder"]
+
+_OURS = (
+    "config.yaml",
+    "designs.csv",
+    "designs.fasta",
+    "contact-sheet.png",
+    "baselines.csv",
+    "trace.jsonl",
+    "rejected.csv",
+    "summary.json",
+    "report.html",
+)
+_STEP = ("ess", "lam", "log_z", "value_mean", "value_max")
+
+
+# images -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run on disk."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        """Make the path absolute."""
+        object.__setattr__(self, "path", Path(self.path).resolve())
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is complete."""
+        return (self.path / "summary.json").is_file()
+
+    def open(self, config: Mapping[str, Any], fresh: bool = False) -> None:
+        """Start or continue a run with a resolved configuration.
+
+        Raises:
+            ValueError: the folder holds another run, or files that are not a run's.
+        """
+        stored = self.path / "config.yaml"
+        if self.path.is_dir() and any(self.path.iterdir()) and not stored.is_file():
+            if any(
+                p.name not in (*_OURS, "state") and not p.name.startswith(".")
+                for p in self.path.iterdir()
+            ):
+                raise ValueError(
+                    f"{self.path} is not empty and is no run folder (it has no config.yaml). "
+                    "Choose another --out."
+                )
+        if fresh:
+            self.clear()
+        if stored.is_file():
+            before = yaml.safe_load(stored.read_text("utf-8"))
+            changes = list(_differences(before, json.loads(json.dumps(config))))
+            if changes:
+                raise ValueError(
+                    f"{self.path} holds a run with another configuration: {'; '.join(changes[:4])}"
+                    f"{'; ...' if len(changes) > 4 else ''}. Use --fresh to start over, or --out "
+                    "for another folder."
+                )
+        else:
+            text = yaml.safe_dump(
+                json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True, width=100
+            )
+            write_atomic(
+                stored, "# What was run, with every default. Written by seqalign.\n" + text
+            )
+        (self.path / "state").mkdir(exist_ok=True)
+
+    def clear(self) -> None:
+        """Remove the run's own files and nothing else; the summary first, the configuration last.
+
+        A folder `images` counts as the run's own where there is a configuration.
+        """
+        (self.path / "summary.json").unlink(missing_ok=True)
+        if (self.path / "config.yaml").is_file():
+            shutil.rmtree(self.path / "images", ignore_errors=True)
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+        for name in reversed(_OURS):
+            (self.path / name).unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out of the folder.
+
+        Raises:
+            ValueError: another process is running here.
+        """
+        try:
+            import fcntl
+        except ImportError:  # no such locks on Windows
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise ValueError(
+                    f"Another process is running in {self.path}. Wait for it, or choose another "
+                    "--out."
+                ) from error
+            yield
+
+    # islands --------------------------------------------------------------------------------------
+
+    def _island(self, arm: str, island: int) -> Path:
+        return self.path / "state" / f"{arm}-{island:05d}.safetensors"
+
+    def save_island(self, arm: str, island: int, samples: Samples, seconds: float) -> None:
+        """Keep one finished island (B = 1)."""
+        trace = samples.trace
+        k = samples.rewards.shape[1]
+        stay = torch.arange(k)[None]
+        tensors: dict[str, Tensor] = {
+            "x": samples.designs.x,
+            "rewards": samples.rewards,
+            "log_w": samples.log_w,
+            "calls": torch.tensor([[s.step, s.network_calls, s.reward_calls] for s in trace]),
+            "moved": torch.tensor([s.ancestors is not None for s in trace]),
+            "ancestors": torch.stack([stay if s.ancestors is None else s.ancestors for s in trace]),
+            "seconds": torch.tensor(seconds, dtype=torch.float64),
+            **{name: torch.stack([getattr(s, name).double() for s in trace]) for name in _STEP},
+        }
+        if samples.log_z is not None:
+            tensors["log_z_end"] = samples.log_z
+        write_atomic(
+            self._island(arm, island), save({k: v.contiguous() for k, v in tensors.items()})
+        )
+
+    def load_island(
+        self,
+        arm: str,
+        island: int,
+        alphabet: Alphabet | None,
+        prompts: tuple[str, ...] | None = None,
+    ) -> tuple[Samples, float] | None:
+        """Return a finished island and its seconds, or None if it has not been run."""
+        path = self._island(arm, island)
+        if not path.is_file():
+            return None
+        try:
+            data = load(path.read_bytes())
+        except SafetensorError:
+            return None
+        trace = tuple(
+            Step(
+                step=int(row[0]),
+                ancestors=data["ancestors"][i] if bool(data["moved"][i]) else None,
+                network_calls=int(row[1]),
+                reward_calls=int(row[2]),
+                **{name: data[name][i] for name in _STEP},
+            )
+            for i, row in enumerate(data["calls"])
+        )
+        samples = Samples(
+            Designs(data["x"], alphabet, prompts=prompts),
+            data["rewards"],
+            data["log_w"],
+            data.get("log_z_end"),
+            trace,
+        )
+        return samples, float(data["seconds"])
+
+    # files ----------------------------------------------------------------------------------------
+
+    def write(self, name: str, data: str | bytes) -> None:
+        """Write one file of the run, whole."""
+        write_atomic(self.path / name, data)
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write JSON; infinities become null."""
+        self.write(name, json.dumps(finite(data), indent=2, ensure_ascii=False) + "\n")
+
+    def write_lines(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write JSON lines."""
+        self.write(name, "".join(json.dumps(finite(row)) + "\n" for row in rows))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON file of the run.
+
+        Raises:
+            ValueError: the run has no such file yet.
+        """
+        path = self.path / name
+        if not path.is_file():
+            raise ValueError(
+                f"{path} does not exist: {self.path} is not a finished run. Run its campaign first "
+                "(seqalign run)."
+            )
+        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return data
+
+    def read_lines(self, name: str) -> list[dict[str, Any]]:
+        """Return the rows of a JSON-lines file."""
+        path = self.path / name
+        return (
+            [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            if path.is_file()
+            else []
+        )
+
+    def read_csv(self, name: str) -> list[dict[str, str]]:
+        """Return the rows of a CSV file; none if there is no file."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def read_config(self) -> dict[str, Any]:
+        """Return the resolved configuration.
+
+        Raises:
+            ValueError: the folder holds no run.
+        """
+        path = self.path / "config.yaml"
+        if not path.is_file():
+            raise ValueError(f"{self.path} is no run folder: it has no config.yaml.")
+        data: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
+        return data
+
+
+def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted({*before, *after}, key=str):
+            yield from _differences(
+                before.get(key), after.get(key), f"{path}.{key}" if path else str(key)
+            )
+    elif before != after:
+        yield f"{path} was {before!r} and is now {after!r}"

@@ -1,0 +1,259 @@
+"""The rewards of a campaign: found, built, tried on a few designs, and combined."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import yaml
+from torch import Tensor
+
+from seqalign.campaign.schema import RewardSpec
+from seqalign.campaign.yaml import KeyPath, Source
+from seqalign.core.objective import (
+    Cached,
+    Command,
+    OnFailure,
+    Reward,
+    RewardError,
+    evaluate,
+    function,
+)
+from seqalign.core.process import Designs
+from seqalign.files.structure import Structure
+from seqalign.registry import (
+    ImageModel,
+    Model,
+    SpecError,
+    card,
+    entry,
+    load_reward,
+    names,
+    nearest,
+    parameters,
+)
+
+__all__ = ["Term"]
+
+
+class _Oracle(Reward):
+    """A reward under its campaign label; failures are turned into rejections if asked."""
+
+    def __init__(self, label: str, inner: Reward, on_failure: OnFailure, unit: str) -> None:
+        self.inner, self.name, self.on_failure = inner, label, on_failure
+        self.unit = unit or inner.unit
+        self.cost, self.differentiable = inner.cost, inner.differentiable
+
+    def __call__(self, designs: Designs) -> Tensor:
+        if self.on_failure == "raise":
+            return self.inner(designs)
+        try:
+            r = self.inner(designs)
+        except RewardError:
+            b, k = designs.shape
+            if b * k == 1:
+                return torch.full((1, 1), -torch.inf, dtype=torch.float64)
+            return torch.stack(
+                [
+                    torch.cat([self(designs[i : i + 1, j : j + 1])[0] for j in range(k)])
+                    for i in range(b)
+                ]
+            )
+        if tuple(r.shape) != designs.shape:
+            return r
+        return torch.where(torch.isnan(r) | (r == torch.inf), -torch.inf, r)
+
+    def relaxed(self, x: Tensor) -> Tensor:
+        return self.inner.relaxed(x)
+
+    def graded(self, designs: Designs) -> Tensor:
+        return self.inner.graded(designs)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reward of a campaign.
+
+    Attributes:
+        label: its name in tables.
+        raw: the oracle; cached for sequences, which come again, and not for images.
+        scaled: after clip and zscore; what guides.
+    """
+
+    label: str
+    raw: Reward
+    scaled: Reward
+    spec: RewardSpec
+
+
+_RESERVED = (
+    "id",
+    "rank",
+    "sequence",
+    "mutations",
+    "n_mut",
+    "seq_recovery",
+    "total",
+    "log_w",
+    "copies",
+    "prior",
+    "prior_per_residue",
+    "method",
+    "seed",
+    "island",
+    "reason",
+    "row",
+    "which",
+    "designs",
+    "diversity",
+    "prompt",
+    "file",
+    "vendi",
+)
+
+
+def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
+    file, colon, name = text.rpartition(":")
+    target = source.folder / file
+    if not colon or not file or not name:
+        raise source.error(path, f"{text!r}: write FILE.py:FUNCTION.")
+    if not target.is_file():
+        raise source.error(
+            path, f"{text!r}: there is no file {target}. Paths start from the campaign's folder."
+        )
+    spec = importlib.util.spec_from_file_location(f"seqalign_user_{target.stem}", target)
+    if spec is None or spec.loader is None:
+        raise source.error(path, f"{text!r} is not a Python file; write FILE.py:FUNCTION.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise source.error(
+            path, f"{target} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise source.error(path, f"{target} has no function {name!r}. {nearest(name, known)}")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_term(
+    label: str, spec: RewardSpec, source: Source, structure: Structure | None, images: bool
+) -> Term:
+    path: KeyPath = ("rewards", label)
+    if (
+        not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label)
+        or label in _RESERVED
+        or label.endswith(("_scaled", "_sd"))
+    ):
+        raise source.error(
+            path,
+            f"{label!r} cannot name a column: use letters, digits, '_' and '-', beginning with a "
+            "letter, and none of "
+            f"{', '.join(_RESERVED)}.",
+        )
+    kinds = [k for k in ("oracle", "python", "command") if getattr(spec, k) is not None]
+    if len(kinds) != 1:
+        raise source.error(
+            path,
+            f"give exactly one of oracle, python and command, not {' and '.join(kinds) or 'none'}. "
+            f"Known oracles: {', '.join(names('reward'))}.",
+        )
+    if spec.oracle is not None:
+        params = dict(spec.params)
+        try:
+            # a reward that looks at a backbone looks at the campaign's, unless told otherwise
+            if structure is not None and "structure" in parameters("reward", spec.oracle):
+                params.setdefault("structure", structure)
+            inner = load_reward(spec.oracle, **params)
+        except SpecError as error:
+            at = (*path, "params", *error.path) if error.path else (*path, "oracle")
+            raise source.error(at, str(error)) from error
+    elif spec.params:
+        raise source.error((*path, "params"), "only an oracle takes params. Remove them.")
+    elif spec.python is not None:
+        inner = function(_python(spec.python, source, (*path, "python")), label)
+    elif images:
+        raise source.error(
+            (*path, "command"),
+            "a command scores a file of sequences, and this campaign draws images. Use python: "
+            "FILE.py:FUNCTION, from a tensor (n, 3, H, W) to n numbers.",
+        )
+    else:
+        assert spec.command is not None
+        try:
+            inner = Command(spec.command, label)
+        except ValueError as error:
+            raise source.error((*path, "command"), str(error)) from error
+    if spec.role == "guide" and spec.weight == 0:
+        raise source.error(
+            (*path, "weight"),
+            "a guide of weight 0 guides nothing. Use role: final, or another weight.",
+        )
+    if spec.on_failure == "reject" and spec.weight < 0:
+        raise source.error(
+            (*path, "weight"),
+            "a negative weight would turn a rejected design into the best one. Use on_failure: "
+            "raise.",
+        )
+    oracle = _Oracle(label, inner, spec.on_failure, spec.unit)
+    # an image on its way hardly ever comes again, and its bytes are many
+    raw: Reward = oracle if images else Cached(oracle)
+    scaled = raw
+    if spec.clip is not None:
+        try:
+            scaled = scaled.clip(*spec.clip)
+        except ValueError as error:
+            raise source.error((*path, "clip"), str(error)) from error
+    if spec.scale == "zscore":
+        scaled = scaled.zscore()
+    return Term(label, raw, scaled, spec)
+
+
+def _probe(term: Term, model: Model | ImageModel, designs: Designs, source: Source) -> None:
+    """Try a reward on a few designs, and its gradient if it says it has one."""
+    path = ("rewards", term.label)
+    what = "decoded noise"
+    if isinstance(model, Model):
+        what = "the wild type" if model.wild_type else "a first design"
+    try:
+        evaluate(term.raw, designs)
+        if term.raw.differentiable:
+            x = designs.x.detach()
+            if isinstance(model, Model):
+                x = torch.nn.functional.one_hot(x, len(model.process.alphabet)).double()
+                got = term.raw.relaxed(x)
+            else:
+                x = x.clone().requires_grad_()
+                got = term.raw.graded(replace(designs, x=x))
+            sound = tuple(got.shape) == designs.shape and bool(torch.isfinite(got).all())
+            if sound and x.requires_grad:
+                (slope,) = torch.autograd.grad(got.sum(), x)
+                sound = bool(torch.isfinite(slope).all())
+            if not sound:
+                raise RewardError(
+                    f"Reward {term.label!r} gives shape {tuple(got.shape)} or values that are not "
+                    "finite on relaxed "
+                    f"designs; it must give (B, K) finite numbers."
+                )
+    except (ValueError, TypeError) as error:
+        raise source.error(path, f"tried on {what}: {error}") from error
+
+
+def _card_id(kind: Literal["reward", "model"], name: str) -> dict[str, str]:
+    data = card(kind, name)
+    point = entry(kind, name)
+    dist = point.dist
+    text = yaml.safe_dump(data, sort_keys=True)
+    return {
+        "name": name,
+        "from": point.value,
+        "version": str(data.get("version", dist.version if dist is not None else "unknown")),
+        "card_sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }

@@ -1,0 +1,329 @@
+"""A campaign file as text: YAML with the line of every key, and errors that name it.
+
+YAML is read by the rules of version 1.2 (NO stays a string, 1e-3 is a number, 1:56 a string),
+duplicate keys are errors, and every message names the file, the line, the key, the value and the
+cure. Input is never repaired in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from seqalign.campaign.schema import Campaign
+from seqalign.registry import names, nearest
+
+__all__ = ["CampaignError", "KeyPath", "Source", "read"]
+
+
+class CampaignError(ValueError):
+    """The campaign is wrong; the message names place, value and cure."""
+
+
+class _Yaml12(yaml.SafeLoader):
+    """The core schema of YAML 1.2."""
+
+
+_Yaml12.yaml_implicit_resolvers = {}
+
+
+_Yaml12.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
+)
+_Yaml12.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Yaml12.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
+)
+_Yaml12.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _int(loader: _Yaml12, node: yaml.ScalarNode) -> int:
+    return int(node.value)  # 010 is ten, not eight
+
+
+def _float(loader: _Yaml12, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
+
+
+_Yaml12.add_constructor("tag:yaml.org,2002:int", _int)
+_Yaml12.add_constructor("tag:yaml.org,2002:float", _float)
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the values of a campaign come from.
+
+    Attributes:
+        file: name for messages.
+        folder: what relative paths start from.
+        lines: line of every key path.
+        given: key paths set on the command line, with their text.
+    """
+
+    file: str
+    folder: Path
+    lines: Mapping[KeyPath, int]
+    given: Mapping[KeyPath, str]
+
+    def error(self, path: Sequence[str | int], message: str) -> CampaignError:
+        """Return the error of a key path."""
+        return CampaignError(self.place(path) + message)
+
+    def place(self, path: Sequence[str | int]) -> str:
+        """Return "FILE:LINE: key.path: " of the nearest place that is written down."""
+        path = tuple(path)
+        key = ".".join(map(str, path))
+        deeper = next((text for at, text in self.given.items() if at[: len(path)] == path), None)
+        if deeper is not None and path not in self.lines:
+            return f"--set {deeper}: {key}: "
+        for n in range(len(path), -1, -1):
+            if path[:n] in self.given:
+                return f"--set {self.given[path[:n]]}: {key}: "
+            if path[:n] in self.lines:
+                return f"{self.file}:{self.lines[path[:n]]}: {key + ': ' if key else ''}"
+        return f"{self.file}: {key + ': ' if key else ''}"
+
+
+def _construct(
+    loader: _Yaml12,
+    node: yaml.Node,
+    path: KeyPath,
+    file: str,
+    lines: dict[KeyPath, int],
+    open_: tuple[int, ...],
+) -> Any:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if id(node) in open_ or len(lines) > 20_000:
+        raise CampaignError(
+            f"{file}:{node.start_mark.line + 1}: an alias refers to itself, or too often. Write it "
+            "out."
+        )
+    open_ = (*open_, id(node))
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise CampaignError(
+                    f"{file}:{line}: a key must be plain text, not a list or mapping."
+                )
+            key = str(key_node.value)
+            if key in mapping:
+                raise CampaignError(
+                    f"{file}:{line}: {'.'.join(map(str, (*path, key)))}: the key is given twice "
+                    "(first in line "
+                    f"{lines[(*path, key)]}). Keep one."
+                )
+            lines[(*path, key)] = line
+            mapping[key] = _construct(loader, value_node, (*path, key), file, lines, open_)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _construct(loader, n, (*path, i), file, lines, open_) for i, n in enumerate(node.value)
+        ]
+    try:
+        return loader.construct_object(node)
+    except (yaml.YAMLError, ValueError) as error:
+        raise CampaignError(
+            f"{file}:{node.start_mark.line + 1}: cannot read {str(node.value)[:60]!r}; write plain "
+            "text, numbers, "
+            f"true, false or null, without tags."
+        ) from error
+
+
+def _parse(text: str, file: str) -> tuple[Any, dict[KeyPath, int]]:
+    lines: dict[KeyPath, int] = {}
+    try:
+        loader = _Yaml12(text)
+        try:
+            node = loader.get_single_node()
+            data = None if node is None else _construct(loader, node, (), file, lines, ())
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise CampaignError(
+            f"{file}{line}: this is not YAML: {error.problem or error.context}. Check indentation, "
+            "quotes and brackets."
+        ) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise CampaignError(
+            f"{file}: this is not YAML: {str(error) or 'nested too deeply'}."
+        ) from error
+    return data, lines
+
+
+_LATER: dict[tuple[str, ...], str] = {
+    ("data",): "measured data as input",
+    ("budget", "minutes"): "a limit in minutes",
+}
+
+
+def _refuse_later(data: Any, source: Source, path: KeyPath = ()) -> None:
+    if not isinstance(data, Mapping):
+        return
+    for key, item in data.items():
+        here = (*path, key)
+        for pattern, what in _LATER.items():
+            if len(pattern) == len(here) and all(
+                p in ("*", h) for p, h in zip(pattern, here, strict=True)
+            ):
+                raise source.error(
+                    here,
+                    f"{what} cannot be done yet in version {version('seqalign')}. Remove this key.",
+                )
+        _refuse_later(item, source, here)
+
+
+def _known_keys(path: KeyPath) -> tuple[str, ...]:
+    """Return the keys the schema knows in the mapping at a path."""
+    model: Any = Campaign
+    for part in path:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return ()
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return ()
+        hint = field.annotation
+        args = getattr(hint, "__args__", ())
+        model = next((a for a in args if isinstance(a, type) and issubclass(a, BaseModel)), hint)
+        if getattr(hint, "__origin__", None) is dict:
+            rest = path[path.index(part) + 1 :]
+            return (
+                tuple(model.model_fields)
+                if len(rest) == 1 and hasattr(model, "model_fields")
+                else ()
+            )
+    return tuple(model.model_fields) if hasattr(model, "model_fields") else ()
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _path(loc: Sequence[str | int]) -> KeyPath:
+    """Return the key path of a validation error, without what pydantic adds for its own types."""
+    own = ("function-", "list[", "dict[")
+    path = tuple(p for p in loc if not (isinstance(p, str) and p.startswith(own)))
+    while path and path[-1] in ("str", "int", "float", "bool"):
+        path = path[:-1]
+    return path
+
+
+def _at(data: Any, path: KeyPath) -> Any:
+    for part in path:
+        if isinstance(data, Mapping) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
+_RESIDUES = "Write text, such as 'A1-5, 12', or a list of numbers."
+
+
+_UNIONS: dict[KeyPath, str] = {
+    ("input", "prompts"): "Write a list of texts, or the name of a file with one on each line.",
+}
+
+
+def _sentence(error: Mapping[str, Any], source: Source) -> str:
+    path = _path(error["loc"])
+    kind, value = error["type"], error.get("input")
+    place = source.place(path)
+    if kind == "extra_forbidden":
+        return f"{place}unknown key. {nearest(str(path[-1]), _known_keys(path[:-1]))}"
+    if kind == "missing":
+        return f"{place}this key is required and missing. Add it."
+    if kind == "literal_error":
+        return f"{place}{_short(value)} is not allowed; choose {error['ctx']['expected']}."
+    if kind == "string_pattern_mismatch":
+        rule = "use letters, digits, '_', '-' and '.', beginning with a letter or digit"
+        return f"{place}{_short(value)}: {rule}."
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{place}{_short(value)} is not a mapping; write 'key: value' lines below it."
+    if kind == "too_short" and path == ("rewards",):
+        return f"{place}give at least one reward. Known: {', '.join(names('reward')) or 'none'}."
+    return f"{place}{_short(value)} does not fit: {error['msg'][0].lower() + error['msg'][1:]}."
+
+
+def read(
+    path: str | Path, overrides: Sequence[str] = (), label: str | None = None
+) -> tuple[Campaign, Source]:
+    """Read a campaign file; `overrides` are texts such as "sampler.alpha=0.2".
+
+    Raises:
+        CampaignError: the file is missing, is not YAML, or does not fit the schema.
+    """
+    path = Path(path)
+    file = label or str(path)
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise CampaignError(
+            f"{file}: there is no such file. Give the path of a campaign.yaml."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CampaignError(f"{file}: cannot be read as text: {error}.") from error
+    data, lines = _parse(text, file)
+    given: dict[KeyPath, str] = {}
+    source = Source(file, path.resolve().parent, lines, given)
+    if not isinstance(data, dict):
+        raise CampaignError(
+            f"{file}: a campaign is a mapping that starts with 'version: 1', this is "
+            f"{_short(data)}."
+        )
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        parts = tuple(key.strip().split("."))
+        if not equals or not all(parts):
+            raise CampaignError(
+                f"--set {item}: write key.path=value, for example sampler.alpha=0.2."
+            )
+        target = data
+        for part in parts[:-1]:
+            inner = target.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise CampaignError(
+                    f"--set {item}: {part!r} is {_short(inner)}, which has no keys."
+                )
+            target = inner
+        target[parts[-1]] = _parse(value, f"--set {item}")[0]
+        given[parts] = item
+    _refuse_later(data, source)
+    try:
+        campaign = Campaign.model_validate(data)
+    except ValidationError as error:
+        found: dict[KeyPath, list[str]] = {}
+        for item_ in error.errors():
+            # a union complains once for each member
+            found.setdefault(_path(item_["loc"]), []).append(_sentence(dict(item_), source))
+        problems = [
+            some[0]
+            if len(some) == 1
+            else f"{source.place(at)}{_short(_at(data, at))} does not fit. "
+            f"{_UNIONS.get(at, _RESIDUES)}"
+            for at, some in found.items()
+        ]
+        raise CampaignError("\n".join(problems[:8])) from error
+    return campaign, source

@@ -1,0 +1,1 @@
+"""The sampler: one loop over weighted particles, and the processes it drives."""

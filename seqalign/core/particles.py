@@ -1,0 +1,210 @@
+"""The state of a run, what a person looks at while it runs, and what comes back.
+
+`Particles` is all that the next step needs; `gather` and `branch` move every field at once, so that
+nothing can go stale after a selection.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqalign.core.resampling import ess, systematic
+
+__all__ = ["Particles", "Samples", "Step", "log_mean_exp"]
+
+
+def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
+    """Return log mean exp over a dimension; -inf where all are -inf."""
+    return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
+
+
+def _once(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return f, asked once about each tensor."""
+    known: dict[int, Tensor] = {}
+
+    def remembered(v: Tensor) -> Tensor:
+        if id(v) not in known:
+            known[id(v)] = f(v)
+        return known[id(v)]
+
+    return remembered
+
+
+@dataclass(frozen=True)
+class Particles:
+    """B islands of K weighted particles at times[step].
+
+    Attributes:
+        step: index into the process's times.
+        x: states (B, K, *event).
+        log_w: log-weights since the last resampling, (B, K) float64.
+        log_twist: log of the product of all potentials so far, (B, K).
+        log_h: log look-ahead P(x_0 in the design space | x), (B, K).
+        value: v/alpha, (B, K).
+        memo: what the potential remembers, (B, K).
+        parent: index of each particle's parent at the last selection, (B, K).
+        lam: tempering, (B,).
+        log_z: log of the normalizing constant collected at resamplings, (B,).
+        posterior: p(x_0 | x), or None before it is needed.
+        guide: the posterior conditioned on the design space; the posterior itself without one.
+        score: gradient of v/alpha for the proposal, (B, K, *event[, V + 1]), at open positions
+            alone (B, K, m, V), or None.
+        reward: raw reward of finished designs, (B, K), or None before the end.
+    """
+
+    step: int
+    x: Tensor
+    log_w: Tensor
+    log_twist: Tensor
+    log_h: Tensor
+    value: Tensor
+    memo: Tensor
+    parent: Tensor
+    lam: Tensor
+    log_z: Tensor
+    posterior: Any = None
+    guide: Any = None
+    score: Tensor | None = None
+    reward: Tensor | None = None
+
+    @cached_property
+    def ess(self) -> Tensor:
+        """Effective sample size per island, a count, (B,)."""
+        return ess(self.log_w)
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Particles:
+        moved: dict[str, Any] = {}
+        # the state, its posterior and its guide share tensors, and still do afterwards
+        f = _once(f)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in ("posterior", "guide"):
+                moved[item.name] = None if value is None else value.map(f)
+            elif isinstance(value, Tensor) and value.dim() >= 2:
+                moved[item.name] = f(value)
+        if self.guide is self.posterior:
+            moved["guide"] = moved["posterior"]
+        return replace(self, **moved)
+
+    def gather(self, ancestors: Tensor) -> Particles:
+        """Return the particles at (B, N) ancestors; every per-particle field moves."""
+        b, k = self.x.shape[:2]
+        rows = (ancestors + k * torch.arange(b, device=ancestors.device)[:, None]).flatten()
+        return self._map(lambda v: v.flatten(0, 1).index_select(0, rows).view(b, -1, *v.shape[2:]))
+
+    def branch(self, m: int) -> Particles:
+        """Copy each particle m times, (B, K·m), copies side by side."""
+        return self if m == 1 else self._map(lambda v: v.repeat_interleave(m, 1))
+
+    def take(self, islands: Tensor) -> Particles:
+        """Return some islands, by row."""
+        moved = self._map(lambda v: v[islands])
+        return replace(moved, lam=self.lam[islands], log_z=self.log_z[islands])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of a run's trace, taken before selection; (B,) each unless said.
+
+    Attributes:
+        step: index into the process's times.
+        ess: effective sample size as a fraction of the particles.
+        lam: tempering.
+        log_z: running estimate of log Z.
+        value_mean: mean of v/alpha.
+        value_max: largest v/alpha.
+        ancestors: (B, K) parents chosen at this step, or None if nothing moved.
+        network_calls: particles the network saw in this step, all islands together; a backward pass
+            counts as two.
+        reward_calls: designs the reward scored in this step, relaxed ones too.
+    """
+
+    step: int
+    ess: Tensor
+    lam: Tensor
+    log_z: Tensor
+    value_mean: Tensor
+    value_max: Tensor
+    ancestors: Tensor | None
+    network_calls: int
+    reward_calls: int
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Weighted designs of B islands.
+
+    Attributes:
+        designs: (B, K) designs.
+        rewards: (B, K) rewards.
+        log_w: (B, K) log-weights; zero for methods that are not consistent.
+        log_z: (B,) estimates of log Z, or None for methods that are not consistent.
+        trace: one `Step` per step.
+    """
+
+    designs: Any
+    rewards: Tensor
+    log_w: Tensor
+    log_z: Tensor | None
+    trace: tuple[Step, ...] = ()
+
+    @property
+    def network_calls(self) -> int:
+        """Network calls of the whole run."""
+        return sum(s.network_calls for s in self.trace)
+
+    @property
+    def reward_calls(self) -> int:
+        """Reward calls of the whole run."""
+        return sum(s.reward_calls for s in self.trace)
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights (B, K) of the islands pooled by their log Z; they sum to 1 over everything."""
+        log_w = self.log_w - torch.log(torch.tensor(float(self.log_w.shape[1])))
+        if self.log_z is not None:
+            inner = log_w - torch.logsumexp(log_w, -1, keepdim=True).nan_to_num(neginf=0.0)
+            log_w = inner + self.log_z[:, None]
+        total = torch.logsumexp(log_w.flatten(), 0)
+        if torch.isneginf(total):
+            return torch.zeros_like(log_w)
+        return torch.exp(log_w - total)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective sample size per island, a count."""
+        return ess(self.log_w)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the weighted mean over all islands of (B, K) values."""
+        w = self.weights
+        return torch.where(w > 0, w * values, 0.0).sum()
+
+    def best(self, n: int = 1) -> Tensor:
+        """Return (n, 2) island and particle of the n highest rewards; equal designs count once."""
+        order = self.rewards.flatten().argsort(dim=0, descending=True, stable=True)
+        flat = self.designs.x.flatten(0, 1)
+        seen: set[bytes] = set()
+        picks: list[int] = []
+        for i in order.tolist():
+            key = flat[i].cpu().contiguous().numpy().tobytes()
+            if key not in seen and float(self.rewards.flatten()[i]) > -torch.inf:
+                seen.add(key)
+                picks.append(i)
+            if len(picks) == n:
+                break
+        k = self.rewards.shape[1]
+        return torch.tensor([[i // k, i % k] for i in picks], dtype=torch.int64).reshape(-1, 2)
+
+    def resample(self, n: int, u: Tensor) -> Tensor:
+        """Return (n, 2) island and particle of n equally weighted draws; u (1, n) uniforms."""
+        picks = systematic(torch.log(self.weights.flatten())[None], u[:, :n])[0]
+        k = self.rewards.shape[1]
+        return torch.stack((picks // k, picks % k), -1)

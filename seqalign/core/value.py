@@ -1,0 +1,190 @@
+"""Values: v(x_t)/alpha, an estimate of the soft value log E[exp(r(x_0)/alpha) | x_t].
+
+Any finite value keeps the target exact; a better one lowers the variance.
+
+References:
+    Uehara et al., arXiv 2501.09685, section 3 (soft value functions) and 4.1 (posterior mean
+    approximation). Li et al., "Derivative-free guidance in continuous and discrete diffusion
+    models" (SVDD), arXiv 2408.08252.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from seqalign.core.objective import Reward, evaluate
+from seqalign.core.particles import log_mean_exp
+from seqalign.core.streams import Streams
+
+__all__ = [
+    "Automatic",
+    "LearnedValue",
+    "PosteriorMean",
+    "PosteriorMode",
+    "PosteriorSample",
+    "Rollout",
+    "Value",
+]
+
+
+class Value(Protocol):
+    """An estimate of the soft value; hyper-parameters plus the reward it was bound to."""
+
+    def bind(self, reward: Reward) -> Value:
+        """Return the value of a reward."""
+        ...
+
+    def __call__(
+        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
+    ) -> Tensor:
+        """Return v/alpha, (B, K) float64."""
+        ...
+
+
+@dataclass(frozen=True)
+class PosteriorMean:
+    """The reward of the relaxed posterior mean: differentiable, one call.
+
+    A continuous mean is decoded first, so that the reward sees what it will see in the end.
+    """
+
+    reward: Reward | None = field(default=None, repr=False)
+
+    def bind(self, reward: Reward) -> PosteriorMean:
+        """Return the value of a reward.
+
+        Raises:
+            TypeError: the reward has no gradient, so it cannot score relaxed designs.
+        """
+        if not reward.differentiable:
+            raise TypeError(
+                f"Reward {reward.name!r} cannot score a relaxed design. Use value 'posterior_mode' "
+                f"or "
+                f"'posterior_sample', which score real designs."
+            )
+        return replace(self, reward=reward)
+
+    def __call__(
+        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
+    ) -> Tensor:
+        """Return v/alpha, (B, K)."""
+        assert self.reward is not None
+        if process.discrete:
+            return self.reward.relaxed(posterior.mean).double() / alpha
+        return self.reward.graded(process.decode(posterior.mean)).double() / alpha
+
+
+@dataclass(frozen=True)
+class PosteriorMode:
+    """The reward of the most likely design: one call, no gradient needed."""
+
+    reward: Reward | None = field(default=None, repr=False)
+
+    def bind(self, reward: Reward) -> PosteriorMode:
+        """Return the value of a reward."""
+        return replace(self, reward=reward)
+
+    def __call__(
+        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
+    ) -> Tensor:
+        """Return v/alpha, (B, K)."""
+        assert self.reward is not None
+        return evaluate(self.reward, process.decode(posterior.mode)) / alpha
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """`PosteriorMean` for a reward with a gradient, `PosteriorMode` for one without."""
+
+    def bind(self, reward: Reward) -> Value:
+        """Return the value of a reward."""
+        return (
+            PosteriorMean().bind(reward) if reward.differentiable else PosteriorMode().bind(reward)
+        )
+
+    def __call__(
+        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
+    ) -> Tensor:
+        """Refuse: `bind` turns it into one of the two.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("Automatic has no reward yet; call bind(reward) first.")
+
+
+@dataclass(frozen=True)
+class PosteriorSample:
+    """log-mean-exp of the rewards of n draws from the posterior: n calls, no gradient needed."""
+
+    n: int = 1
+    reward: Reward | None = field(default=None, repr=False)
+
+    def bind(self, reward: Reward) -> PosteriorSample:
+        """Return the value of a reward."""
+        return replace(self, reward=reward)
+
+    def __call__(
+        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
+    ) -> Tensor:
+        """Return v/alpha, (B, K)."""
+        assert self.reward is not None
+        draws = posterior.sample(self.n, rng)
+        b, k = draws.shape[:2]
+        r = evaluate(self.reward, process.decode(draws.flatten(1, 2)))
+        return log_mean_exp(r.reshape(b, k, self.n) / alpha)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """log-mean-exp of the rewards of n base runs from x_t: unbiased for exp(v), and dear."""
+
+    n: int = 1
+    reward: Reward | None = field(default=None, repr=False)
+
+    def bind(self, reward: Reward) -> Rollout:
+        """Return the value of a reward."""
+        return replace(self, reward=reward)
+
+    def __call__(
+        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
+    ) -> Tensor:
+        """Return v/alpha, (B, K)."""
+        assert self.reward is not None
+        times = process.times.tolist()
+        start = min(range(len(times)), key=lambda i: abs(times[i] - t))
+        b, k = x_t.shape[:2]
+        # stream positions follow the particle, so a chunk draws what the whole would
+        draws = []
+        for n in range(self.n):
+            x, law = x_t, posterior
+            for i in range(start, len(times) - 1):
+                if i > start:
+                    law = process.posterior(x, times[i])
+                x = process.transition(x, law, times[i], times[i + 1]).sample(
+                    rng.at("rollout", n, i)
+                )
+            draws.append(evaluate(self.reward, process.decode(x)))
+        return log_mean_exp(torch.stack(draws, -1).reshape(b, k, self.n) / alpha)
+
+
+@dataclass(frozen=True)
+class LearnedValue:
+    """A trained estimate: `network(x_t, t)` gives v(x_t), (B, K), in units of the reward."""
+
+    network: Callable[[Tensor, float], Tensor]
+
+    def bind(self, reward: Reward) -> LearnedValue:
+        """Return itself: the reward is in the weights."""
+        return self
+
+    def __call__(
+        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
+    ) -> Tensor:
+        """Return v/alpha, (B, K)."""
+        return self.network(x_t, t).double() / alpha

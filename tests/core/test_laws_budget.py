@@ -1,0 +1,182 @@
+"""Law 6, the budget: calls reported = calls made.
+
+A call is one particle seen by the network, or one design (relaxed or not) scored by the reward; a
+backward pass through the network counts as two more calls. Caching changes what is asked, never
+what is answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import exact
+import pytest
+import torch
+from torch import Tensor
+
+from seqalign.core.objective import Cached, Chunked, Counted, Reward
+from seqalign.core.process import Designs
+from seqalign.core.proposal import Tilted
+from seqalign.core.streams import Streams
+from seqalign.core.value import PosteriorMode, PosteriorSample, Rollout
+from seqalign.methods.beam import Beam
+from seqalign.methods.best_of_n import BestOfN
+from seqalign.methods.das import DAS
+from seqalign.methods.fk_steering import FKSteering
+from seqalign.methods.guidance import Guidance
+from seqalign.methods.nested_is import NestedIS
+from seqalign.methods.smc import PlainSMC
+from seqalign.methods.svdd import SVDD
+from seqalign.methods.tds import TDS
+
+METHODS = {
+    "best_of_n": BestOfN(),
+    "smc": PlainSMC(),
+    "smc-mode": PlainSMC(value=PosteriorMode()),
+    "smc-sample": PlainSMC(value=PosteriorSample(3)),
+    "smc-rollout": PlainSMC(value=Rollout(2)),
+    "tds": TDS(),
+    "tds-network": TDS(tilt=Tilted("network")),
+    "das": DAS(),
+    "das-mode": DAS(value=PosteriorMode()),
+    "fk_steering": FKSteering(),
+    "nested_is": NestedIS(branch=3),
+    "nested_is-tilted": NestedIS(branch=3, proposal=Tilted()),
+    "svdd": SVDD(branch=3),
+    "beam": Beam(branch=3),
+    "guidance": Guidance(),
+}
+
+
+class Backward(torch.autograd.Function):
+    """The identity, counting two calls per particle when a gradient comes back through the
+    network.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, network: Network) -> Tensor:
+        ctx.network, ctx.size = network, x.shape[0] * x.shape[1]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        ctx.network.calls += 2 * ctx.size
+        return g, None
+
+
+class Network:
+    """Count from inside the network."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.calls = inner, 0
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        self.calls += x.shape[0] * x.shape[1]
+        return self.inner(Backward.apply(x, self) if x.requires_grad else x, t)
+
+
+class Tally(Reward):
+    """Count from inside the reward."""
+
+    def __init__(self, inner: Reward) -> None:
+        self.inner, self.calls = inner, 0
+        self.name, self.differentiable = inner.name, inner.differentiable
+
+    def __call__(self, designs: Designs) -> Tensor:
+        self.calls += designs.x.shape[0] * designs.x.shape[1]
+        return self.inner(designs)
+
+    def relaxed(self, x: Tensor) -> Tensor:
+        self.calls += x.shape[0] * x.shape[1]
+        return self.inner.relaxed(x)
+
+
+def counted(p: exact.Problem) -> tuple[Any, Network, Tally]:
+    """Put the counters inside."""
+    slot = "network" if p.process.discrete else "denoiser"
+    network = Network(getattr(p.process, slot))
+    return replace(p.process, **{slot: network}), network, Tally(p.reward)
+
+
+PROBLEMS = {
+    **exact.PROBLEMS,
+    "masked-skip": lambda: exact.masked("parallel", steps=7),
+    "masked-space": lambda: exact.masked(
+        "random", space=exact.space(fixed="A__", wild_type="ABC", budget=1)
+    ),
+    "uniform-space": lambda: exact.uniform(space=exact.space(wild_type="ABC", budget=1)),
+}
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_calls_reported_are_calls_made(problem, method, chunk):
+    p = exact.replaced(PROBLEMS[problem](), chunk=chunk)
+    process, network, reward = counted(p)
+    steps, made = [], []
+
+    def observe(step: Any) -> None:
+        steps.append(step)
+        made.append((network.calls, reward.calls))
+
+    samples = METHODS[method](
+        process, reward, (2, 6), rng=Streams(0, range(2)), space=p.space, observe=observe
+    )
+    assert samples.network_calls == network.calls
+    assert samples.reward_calls == reward.calls
+    # step by step, not only in total
+    for n, step in enumerate(steps):
+        before = made[n - 1] if n else (0, 0)
+        assert (step.network_calls, step.reward_calls) == (
+            made[n][0] - before[0],
+            made[n][1] - before[1],
+        ), n
+
+
+@pytest.mark.parametrize(
+    ("method", "factor", "last"),
+    [("best_of_n", 1, 1), ("smc", 1, 1), ("tds", 1, 1), ("tds-network", 3, 1), ("guidance", 1, 1)],
+)
+def test_one_call_per_particle_and_step(method, factor, last):
+    # K particles, T steps: the forward that weighs x_s is the one that proposes the next step, and
+    # x_0 needs none
+    p = exact.masked("random")
+    process, network, _ = counted(p)
+    METHODS[method](process, p.reward, (2, 6), rng=Streams(0, range(2)))
+    assert network.calls == factor * 2 * 6 * 3
+
+
+def test_branches_cost_their_children():
+    p = exact.masked("random")
+    process, network, _ = counted(p)
+    NestedIS(branch=3)(process, p.reward, (2, 6), rng=Streams(0, range(2)))
+    assert network.calls == 2 * 6 * (1 + 3 * 2)
+
+
+def test_unchanged_particles_cost_nothing():
+    p = exact.masked("parallel", steps=40)
+    process, network, _ = counted(p)
+    PlainSMC()(process, p.reward, (1, 8), rng=Streams(0, [0]))
+    # three letters change at most three times
+    assert network.calls <= 8 * 4
+    process, network, _ = counted(exact.replaced(p, takes_time=True))
+    PlainSMC()(process, p.reward, (1, 8), rng=Streams(0, [0]))
+    assert network.calls == 8 * 40
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_wrappers_change_no_sample(problem, method):
+    p = PROBLEMS[problem]()
+    run, rng = METHODS[method], Streams(3, range(3))
+    plain = run(p.process, p.reward, (3, 8), rng=rng, space=p.space)
+    asked = Tally(p.reward)
+    for reward in (Cached(asked), Counted(p.reward), Chunked(p.reward, 3)):
+        other = run(p.process, reward, (3, 8), rng=rng, space=p.space)
+        assert torch.equal(plain.designs.x, other.designs.x)
+        assert torch.allclose(plain.log_w, other.log_w, rtol=1e-12, atol=1e-12)
+        assert plain.reward_calls == other.reward_calls
+    if p.process.discrete and method in ("smc-mode", "smc-sample"):
+        assert asked.calls <= 27 < plain.reward_calls, "27 designs exist, each is scored once"
