@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from seqalign.campaign.summary import Summary, from_json
 from seqalign.core.particles import Samples, Step
 from seqalign.core.process import Designs
-from seqalign.core.sequence import Alphabet
 from seqalign.files.text import finite, write_atomic
+from seqalign.registry import Model
 
 __all__ = ["RunFolder"]
 
@@ -160,10 +161,13 @@ class RunFolder:
         self,
         arm: str,
         island: int,
-        alphabet: Alphabet | None,
-        prompts: tuple[str, ...] | None = None,
+        model: Model | None = None,
+        replicates: int = 1,
     ) -> tuple[Samples, float] | None:
-        """Return a finished island and its seconds, or None if it has not been run."""
+        """Return a finished island and its seconds, or None if it has not been run.
+
+        The letters and the prompt are those of `model`, which has `replicates` islands per prompt.
+        """
         path = self._island(arm, island)
         if not path.is_file():
             return None
@@ -181,6 +185,10 @@ class RunFolder:
             )
             for i, row in enumerate(data["calls"])
         )
+        alphabet, prompts = None, None
+        if model is not None:
+            alphabet = None if model.space is None else model.space.alphabet
+            prompts = None if model.prompts is None else (model.prompts[island // replicates],)
         samples = Samples(
             Designs(data["x"], alphabet, prompts=prompts),
             data["rewards"],
@@ -218,6 +226,20 @@ class RunFolder:
             )
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return data
+
+    def summary(self) -> Summary:
+        """Return what the run says of itself.
+
+        Raises:
+            ValueError: the run is not finished, or an older version wrote it.
+        """
+        data = self.read_json("summary.json")
+        if data.get("kind", "letters") == "letters" and "fasta" not in data:
+            raise ValueError(
+                f"{self.path} was written by an older version, which stored too little to choose "
+                "again. Run its campaign with --fresh."
+            )
+        return from_json({"kind": "letters", **data})
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of a JSON-lines file."""
