@@ -9,13 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from seqalign.core.objective import (
-    Command,
-    Function,
-    OnFailure,
-    Reward,
-    function,
-)
+from seqalign.core.callables import Command, Function, OnFailure, function
+from seqalign.core.objective import Reward
 from seqalign.core.particles import Samples, Step
 from seqalign.files.numbering import mutations
 from seqalign.files.pictures import contact_sheet, png

@@ -28,7 +28,7 @@ from seqalign.campaign.report import render
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.tables import _command, _signs, _trace, _weighted, choose, rounded
-from seqalign.core.objective import Clip, Reward, Sum, ZScore, evaluate
+from seqalign.core.objective import Reward, Wrapper, evaluate, terms
 from seqalign.core.particles import Samples
 from seqalign.files.pictures import contact_sheet, png, read_png
 from seqalign.files.text import to_csv
@@ -81,13 +81,8 @@ def _rescaled(reward: Reward, raw: Reward, values: Tensor) -> Tensor:
     """Return what a reward makes of the values of the oracle inside it."""
     if reward is raw:
         return values
-    if isinstance(reward, Clip):
-        inner = _rescaled(reward.inner, raw, values)
-        return torch.where(torch.isneginf(inner), inner, inner.clamp(reward.lo, reward.hi))
-    assert isinstance(reward, ZScore)
-    assert reward.mean is not None
-    assert reward.std is not None
-    return (_rescaled(reward.inner, raw, values) - reward.mean) / reward.std
+    assert isinstance(reward, Wrapper)
+    return reward.of(_rescaled(reward.inner, raw, values))
 
 
 def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
@@ -120,8 +115,7 @@ def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
             for t in plan.terms:
                 numbers[t.label][b, new] = evaluate(t.raw, designs)[0].cpu().numpy()
     numbers = {label: values.reshape(-1)[firsts] for label, values in numbers.items()}
-    assert isinstance(objective, Sum)
-    scaled = {term.name: (weight, term) for weight, term in objective.terms}
+    scaled = {term.name: (weight, term) for weight, term in terms(objective)}
     total = torch.zeros(shape, dtype=torch.float64)
     for t in plan.guides():
         weight, term = scaled[t.label]

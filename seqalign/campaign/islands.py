@@ -19,19 +19,10 @@ from torch import Tensor
 
 from seqalign.api import ImageResult, Result
 from seqalign.campaign.store import RunFolder
+from seqalign.core.callables import Function
 from seqalign.core.discrete import MaskedProcess
 from seqalign.core.gaussian import GaussianProcess
-from seqalign.core.objective import (
-    Cached,
-    Chunked,
-    Clip,
-    Counted,
-    Function,
-    Reward,
-    Sum,
-    ZScore,
-    calibrate,
-)
+from seqalign.core.objective import Reward, ZScore, calibrate, walk
 from seqalign.core.particles import Samples, Step
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
@@ -248,13 +239,7 @@ def check_designs(samples: Samples, space: DesignSpace) -> None:
 
 def open_zscores(reward: Reward) -> bool:
     """Return whether a zscore in a reward still lacks its constants."""
-    if isinstance(reward, Sum):
-        return any(open_zscores(r) for _, r in reward.terms)
-    if isinstance(reward, ZScore) and reward.mean is None:
-        return True
-    if isinstance(reward, (Clip, ZScore, Counted, Cached, Chunked)):
-        return open_zscores(reward.inner)
-    return False
+    return any(isinstance(r, ZScore) and r.open for r in walk(reward))
 
 
 def references(model: Model | ImageModel) -> tuple[int, int]:

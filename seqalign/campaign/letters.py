@@ -24,7 +24,7 @@ from seqalign.campaign.report import render
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.tables import TOP, _command, _signs, _trace, _weighted, choose, rounded
-from seqalign.core.objective import Reward, Sum, evaluate
+from seqalign.core.objective import Reward, evaluate, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.files.numbering import mutations
@@ -58,7 +58,7 @@ def _score(
     designs = Designs.of(distinct, space.alphabet)
     free = [i for i, a in enumerate(space.fixed) if a == space.alphabet.mask_symbol]
     columns: dict[str, list[float]] = {}
-    scaled = {term.name: term for _, term in objective.terms} if isinstance(objective, Sum) else {}
+    scaled = {term.name: term for _, term in terms(objective)} if objective is not None else {}
     for t in plan.terms:
         columns[t.label] = evaluate(t.raw, designs)[0].tolist()
         if t.label in scaled:

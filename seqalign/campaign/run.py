@@ -12,7 +12,7 @@ from seqalign.campaign.islands import Progress, run_arm, settle
 from seqalign.campaign.letters import _finish
 from seqalign.campaign.plan import Plan
 from seqalign.campaign.store import RunFolder
-from seqalign.core.objective import Reward, Sum, ZScore
+from seqalign.core.objective import Reward, ZScore, walk
 from seqalign.core.particles import Samples
 from seqalign.registry import ImageModel
 
@@ -64,8 +64,7 @@ def run(
 
 
 def _constants(reward: Reward) -> dict[str, dict[str, float | None]]:
-    terms = reward.terms if isinstance(reward, Sum) else ()
-    return {t.name: {"mean": t.mean, "std": t.std} for _, t in terms if isinstance(t, ZScore)}
+    return {r.name: {"mean": r.mean, "std": r.std} for r in walk(reward) if isinstance(r, ZScore)}
 
 
 # images -------------------------------------------------------------------------------------------

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from seqalign.campaign.islands import open_zscores
 from seqalign.campaign.letters import _columns, _score
 from seqalign.campaign.plan import Plan
 from seqalign.campaign.store import RunFolder
-from seqalign.core.objective import Reward, Sum, ZScore
+from seqalign.core.objective import Reward, ZScore
 
 __all__ = ["score_table", "stored_constants"]
 
@@ -58,17 +57,16 @@ def _closed(
     objective: Reward, constants: Mapping[str, Mapping[str, float | None]]
 ) -> Reward | None:
     """Return the objective with the constants of a run; None if one is missing."""
-    assert isinstance(objective, Sum)
-    terms: list[tuple[float, Reward]] = []
-    for weight, term in objective.terms:
-        if isinstance(term, ZScore) and term.mean is None:
-            given = constants.get(term.name, {})
-            mean, std = given.get("mean"), given.get("std")
-            if mean is None or std is None:
-                return None
-            term = replace(term, mean=mean, std=std)
-        terms.append((weight, term))
-    return Sum(tuple(terms))
+
+    def close(reward: Reward) -> Reward:
+        whole = reward.map(close)
+        if not isinstance(whole, ZScore) or not whole.open:
+            return whole
+        given = constants.get(whole.name, {})
+        return whole.inner.zscore(given.get("mean"), given.get("std"))
+
+    closed = close(objective)
+    return None if open_zscores(closed) else closed
 
 
 def stored_constants(

@@ -15,16 +15,10 @@ from torch import Tensor
 
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.yaml import KeyPath, Source
-from seqalign.core.objective import (
-    Cached,
-    Command,
-    OnFailure,
-    Reward,
-    RewardError,
-    evaluate,
-    function,
-)
+from seqalign.core.callables import Command, OnFailure, function
+from seqalign.core.objective import Reward, RewardError, Wrapper, evaluate
 from seqalign.core.process import Designs
+from seqalign.core.wrappers import Cached
 from seqalign.files.structure import Structure
 from seqalign.registry import (
     ImageModel,
@@ -41,13 +35,12 @@ from seqalign.registry import (
 __all__ = ["Term"]
 
 
-class _Oracle(Reward):
+class _Oracle(Wrapper):
     """A reward under its campaign label; failures are turned into rejections if asked."""
 
     def __init__(self, label: str, inner: Reward, on_failure: OnFailure, unit: str) -> None:
-        self.inner, self.name, self.on_failure = inner, label, on_failure
-        self.unit = unit or inner.unit
-        self.cost, self.differentiable = inner.cost, inner.differentiable
+        super().__init__(inner)
+        self.name, self.unit, self.on_failure = label, unit or inner.unit, on_failure
 
     def __call__(self, designs: Designs) -> Tensor:
         if self.on_failure == "raise":
@@ -67,12 +60,6 @@ class _Oracle(Reward):
         if tuple(r.shape) != designs.shape:
             return r
         return torch.where(torch.isnan(r) | (r == torch.inf), -torch.inf, r)
-
-    def relaxed(self, x: Tensor) -> Tensor:
-        return self.inner.relaxed(x)
-
-    def graded(self, designs: Designs) -> Tensor:
-        return self.inner.graded(designs)
 
 
 @dataclass(frozen=True)
