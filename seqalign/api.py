@@ -18,17 +18,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from seqalign.build import build_method
-from seqalign.core.objective import Command, Function, OnFailure, Reward, as_reward, function
+from seqalign.core.callables import Command, Function, OnFailure, as_reward, function
+from seqalign.core.objective import Reward, calibrate, open_zscores
 from seqalign.core.particles import Budget, Particles, Samples, Step
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
-from seqalign.core.wrappers import calibrate, open_zscores
 from seqalign.files.numbering import mutations
 from seqalign.files.pictures import contact_sheet, data_uri, png
 from seqalign.files.text import fasta, to_csv, write_atomic
 from seqalign.methods.best_of_n import BestOfN
-from seqalign.registry import Method, Model, SpecError
+from seqalign.registry import Method, Model, SpecError, build_method
 from seqalign.space.space import DesignSpace
 
 __all__ = ["Picks", "Result", "RewardMaker", "draw", "join", "references", "sample", "settle"]

@@ -9,6 +9,7 @@ module, which is read without importing the module.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import reprlib
 import sys
@@ -45,6 +46,7 @@ __all__ = [
     "SpecError",
     "build_method",
     "card",
+    "card_id",
     "describe",
     "draws_images",
     "entry",
@@ -264,6 +266,19 @@ def card(kind: Kind, name: str) -> dict[str, Any]:
             if isinstance(data, dict):
                 return {"name": name, **data}
     return {"name": name, "entry_point": point.value}
+
+
+def card_id(kind: Kind, name: str) -> dict[str, str]:
+    """Return what tells one version of a reward or model from another."""
+    data, point = card(kind, name), entry(kind, name)
+    text = yaml.safe_dump(data, sort_keys=True)
+    version = point.dist.version if point.dist is not None else "unknown"
+    return {
+        "name": name,
+        "from": point.value,
+        "version": str(data.get("version", version)),
+        "card_sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
 
 
 def _method_card(name: str) -> dict[str, Any]:

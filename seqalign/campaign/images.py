@@ -25,6 +25,7 @@ from seqalign.campaign.metrics import (
     pooled_pixels,
     radial_kernel,
     vendi,
+    weighted_mean,
 )
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.schema import Campaign, RewardSpec
@@ -32,11 +33,10 @@ from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Line, Paired, Row, Spread, Summary, Versus
 from seqalign.campaign.yaml import Source
 from seqalign.core.gaussian import GaussianProcess
-from seqalign.core.objective import Reward, Sum, evaluate
+from seqalign.core.objective import Reward, Wrapper, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.core.streams import Streams
-from seqalign.core.wrappers import open_zscores
 from seqalign.files.pictures import contact_sheet, png, read_png
 from seqalign.registry import Method, Model
 
@@ -80,6 +80,14 @@ class _Drawn:
         return {key: float(values[b, k]) for key, values in self.numbers.items()}
 
 
+def _rescaled(reward: Reward, raw: Reward, values: Tensor) -> Tensor:
+    """Return what a reward makes of the values of the oracle inside it."""
+    if reward is raw:
+        return values
+    assert isinstance(reward, Wrapper)
+    return reward.of(_rescaled(reward.inner, raw, values))
+
+
 def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
     """Score images; from the finished designs alone, so that a continued run finds the same."""
     shape = samples.designs.shape
@@ -110,10 +118,9 @@ def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
             for t in plan.terms:
                 numbers[t.label][b, new] = evaluate(t.raw, designs)[0].cpu().numpy()
     numbers = {label: values.reshape(-1)[firsts] for label, values in numbers.items()}
-    assert isinstance(objective, Sum)
-    scaled = {term.name: (weight, term) for weight, term in objective.terms}
+    scaled = {term.name: (weight, term) for weight, term in terms(objective)}
     total = torch.zeros(shape, dtype=torch.float64)
-    for t in plan.guides():
+    for t in plan.role("guide"):
         weight, term = scaled[t.label]
         value = _rescaled(term, t.raw, torch.from_numpy(numbers[t.label]))
         numbers[f"{t.label}_scaled"] = value.numpy()
@@ -562,7 +569,10 @@ class Images:
             samples.rewards.numel(),
             rows,
             _gains(plan, paired, rows),
-            {x: weighted(aligned.numbers[x].ravel().tolist(), log_w) for x in [*labels, "total"]},
+            {
+                x: weighted_mean(aligned.numbers[x].ravel().tolist(), log_w)
+                for x in [*labels, "total"]
+            },
             own={
                 "prompts": plan.model.prompts,
                 "paired": paired,

@@ -41,7 +41,7 @@ def run_arm(
     total = 0.0
     for island in islands:
 
-        def observe(step: Step, particles: Particles | None, island: int = island) -> None:
+        def observe(step: Step, particles: Particles | None = None, island: int = island) -> None:
             if progress is not None:
                 progress(arm.name, island, step)
 

@@ -16,16 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqalign.api import references
-from seqalign.core.wrappers import open_zscores
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, rounded
-from seqalign.campaign.metrics import PRIOR_ORDERS, diversity, prior_log_likelihood, recovery
+from seqalign.campaign.metrics import (
+    PRIOR_ORDERS,
+    diversity,
+    prior_log_likelihood,
+    recovery,
+    weighted_mean,
+)
 from seqalign.campaign.rehearsal import rehearse
-from seqalign.campaign.schema import Campaign, ConstraintSpec, RewardSpec
+from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.yaml import Source
-from seqalign.core.objective import Reward, Sum, evaluate
+from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.files.numbering import mutations
@@ -86,7 +91,7 @@ def score(
     designs = Designs.of(distinct, space.alphabet)
     free = free_positions(space)
     columns: dict[str, list[float]] = {}
-    scaled = {term.name: term for _, term in objective.terms} if isinstance(objective, Sum) else {}
+    scaled = {term.name: term for _, term in terms(objective)} if objective is not None else {}
     for t in plan.terms:
         columns[t.label] = evaluate(t.raw, designs)[0].tolist()
         if t.label in scaled:
@@ -189,16 +194,6 @@ def _gains(plan: Plan, rows: Sequence[Row]) -> dict[str, Gain]:
             gain / deviation if gain is not None and deviation else None,
         )
     return gains
-
-
-def _weighted(values: Sequence[float], log_w: Sequence[float]) -> float | None:
-    pairs = [
-        (math.exp(w), v)
-        for v, w in zip(values, log_w, strict=True)
-        if w > -math.inf and math.isfinite(v)
-    ]
-    total = sum(w for w, _ in pairs)
-    return sum(w * v for w, v in pairs) / total if total > 0 else None
 
 
 def _pool(
@@ -414,7 +409,7 @@ class Letters:
             len(sequences),
             rows,
             _gains(plan, rows),
-            {x: _weighted(scored.of(sequences, x), log_w) for x in labels},
+            {x: weighted_mean(scored.of(sequences, x), log_w) for x in labels},
             scored.network_calls,
             {"fasta": _sheet(plan, scored), "prior_orders": PRIOR_ORDERS},
         )

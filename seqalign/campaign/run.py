@@ -15,7 +15,7 @@ from seqalign.campaign.metrics import survivors
 from seqalign.campaign.select import choose, signs, write
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
-from seqalign.core.objective import Reward, Sum, ZScore
+from seqalign.core.objective import Reward, constants
 from seqalign.core.particles import Samples
 from seqalign.files.text import to_csv
 
@@ -103,7 +103,7 @@ def _finish(
         holdouts=tuple(t.label for t in plan.role("holdout")),
         finals=tuple(t.label for t in plan.role("final")),
         units={t.label: t.raw.unit for t in plan.terms},
-        zscore=_constants(objective),
+        zscore=constants(objective),
         gains=judged.gains,
         network_calls=calls,
         reward_calls={name: s.reward_calls for name, s in results.items()},
@@ -119,11 +119,6 @@ def _finish(
     folder.write("baselines.csv", to_csv(judged.others, there))
     folder.write_lines("trace.jsonl", _trace(plan, results))
     return write(folder, medium, summary, columns, kept, rejected)
-
-
-def _constants(reward: Reward) -> dict[str, dict[str, float | None]]:
-    terms = reward.terms if isinstance(reward, Sum) else ()
-    return {t.name: {"mean": t.mean, "std": t.std} for _, t in terms if isinstance(t, ZScore)}
 
 
 def _command(plan: Plan) -> str:
