@@ -20,7 +20,8 @@ from torch import Tensor
 
 from seqalign.core.callables import Command, Function, OnFailure, as_reward, function
 from seqalign.core.objective import Reward, calibrate, open_zscores
-from seqalign.core.particles import Budget, Particles, Samples, Step
+from seqalign.core.budget import Budget
+from seqalign.core.particles import Particles, Samples, Step
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.numbering import mutations

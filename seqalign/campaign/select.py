@@ -186,7 +186,7 @@ def write(
     folder.write("rejected.csv", to_csv([*rejected, *kept], [*columns, "reason"]))
     folder.write("designs.csv", to_csv(kept, columns))
     folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
-    folder.write("report.html", render(folder, summary))
+    folder.write("report.html", render(folder, to_json(summary)))
     folder.write_json("summary.json", to_json(summary))
     return summary
 
