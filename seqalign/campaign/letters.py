@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -197,7 +197,7 @@ def _finish(
         "name": campaign.name,
         "command": _command(plan),
         "select": campaign.select.model_dump(mode="json"),
-        "fasta": sheet.to_json(),
+        "fasta": asdict(sheet),
         "seqalign": version("seqalign"),
         "seed": campaign.seed,
         "designs": len(kept),

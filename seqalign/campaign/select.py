@@ -66,7 +66,7 @@ def reselect(folder: RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]
             path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
             campaign, source = read(path, overrides, label=str(folder.path / "config.yaml"))
         check_select(campaign, source, images)
-        sheet = None if images else Sheet.from_json(summary["fasta"])
+        sheet = None if images else Sheet.read(summary["fasta"])
         columns = (
             _image_columns(campaign.rewards)
             if sheet is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from seqalign.files.mpnn import Native, Sample, by_chain, mpnn_fasta
@@ -115,25 +115,18 @@ class Sheet:
     layout: Layout | None = None
     fixed: tuple[float, float] = (0.0, 0.0)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
-        return asdict(self)
-
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Sheet:
+    def read(cls, data: Any) -> Any:
         """Return a sheet as it was stored; null stands for a rejected reward."""
+        if not isinstance(data, Mapping):
+            return data
         given = {f.name: data[f.name] for f in fields(cls)}
         if given["wild"] is not None:
             given["wild"] = {k: -math.inf if v is None else v for k, v in given["wild"].items()}
         if given["layout"] is not None:
-            named = given["layout"]
-            given["layout"] = Layout(
-                named["name"],
-                tuple(named["chains"]),
-                tuple(named["designed"]),
-                tuple(named["fixed"]),
-                tuple(map(tuple, named["places"])),
-            )
+            places = tuple(map(tuple, given["layout"]["places"]))
+            named = {k: tuple(given["layout"][k]) for k in ("chains", "designed", "fixed")}
+            given["layout"] = Layout(given["layout"]["name"], **named, places=places)
         given["labels"], given["fixed"] = tuple(given["labels"]), tuple(given["fixed"])
         return cls(**given)
 

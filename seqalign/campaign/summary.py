@@ -1,0 +1,220 @@
+"""What a finished run says of itself: `summary.json`, typed, with one function each way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
+
+from seqalign.files.sheet import Sheet
+
+__all__ = ["Gain", "Line", "Paired", "Row", "Spread", "Summary", "Versus", "from_json", "to_json"]
+
+Number = float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison: a sampler's designs, all of them or the best.
+
+    Attributes:
+        row: whose designs.
+        which: which of them, in words.
+        designs: how many.
+        mean: per reward, "total" and what else a medium counts, the mean of the finite values.
+        sd: their standard deviations, where there are two or more.
+        diversity: mean distance of all pairs, in the unit of the medium.
+        vendi: effective number of different designs; None where it is not counted.
+    """
+
+    row: str
+    which: str
+    designs: int
+    mean: Mapping[str, Number]
+    sd: Mapping[str, float]
+    diversity: Number = None
+    vendi: Number = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the best aligned designs gain in one reward; None where there is nothing to compare."""
+
+    over_wild_type: Number
+    over_unguided: Number
+    over_best_of_n: Number
+    in_unguided_sd: Number
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Means of two samplers over the same pairs, and the mean gain with its 95 % interval."""
+
+    aligned: Number = None
+    other: Number = None
+    gain: Number = None
+    low: Number = None
+    high: Number = None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Comparisons pair by pair, per reward.
+
+    Attributes:
+        over: what a pair is, in words.
+        pairs: how many.
+        best_of_n: against the best of each pair.
+        unguided: against the mean of each pair.
+    """
+
+    over: str
+    pairs: int
+    best_of_n: Mapping[str, Versus] = field(default_factory=dict)
+    unguided: Mapping[str, Versus] = field(default_factory=dict)
+
+    def against(self, name: str) -> Mapping[str, Versus]:
+        """Return the comparisons with "best_of_n" or "unguided"."""
+        return {"best_of_n": self.best_of_n, "unguided": self.unguided}[name]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How distances between designs are measured.
+
+    Attributes:
+        of: what is compared.
+        unit: of distances.
+        width: of the kernel of the Vendi score.
+        designs: largest number of different designs of one prompt.
+    """
+
+    of: str
+    unit: str
+    width: float
+    designs: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is shown of one prompt: per sampler, files with their numbers."""
+
+    prompt: str
+    arms: Mapping[str, tuple[Mapping[str, Any], ...]]
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """Return a row as a table has it: means by name, deviations as NAME_sd."""
+    spread = {"diversity": row.diversity} | ({} if row.vendi is None else {"vendi": row.vendi})
+    head = {"row": row.row, "which": row.which, "designs": row.designs}
+    return {**head, **row.mean, **{f"{key}_sd": v for key, v in row.sd.items()}, **spread}
+
+
+def _row(data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        return data
+    own = {key: data.get(key) for key in ("row", "which", "designs", "diversity", "vendi")}
+    rest = {key: v for key, v in data.items() if key not in own}
+    sd = {key.removesuffix("_sd"): v for key, v in rest.items() if key.endswith("_sd")}
+    return {**own, "mean": {k: v for k, v in rest.items() if not k.endswith("_sd")}, "sd": sd}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished run in numbers.
+
+    Attributes:
+        kind: the medium that was designed in.
+        name: of the campaign.
+        command: that runs it again.
+        select: the options designs were chosen by.
+        seqalign: the version that ran it.
+        seed: of the run.
+        designs: kept ones.
+        rejected: distinct designs that were not kept.
+        drawn: by the aligned sampler, with copies.
+        distinct: among them.
+        rows: the comparison.
+        guides: labels of the rewards that guided.
+        holdouts: labels of those never optimized.
+        finals: labels of those only scored at the end.
+        units: per label.
+        zscore: mean and standard deviation of each reward that is a z-score.
+        gains: per reward.
+        network_calls: per sampler, calibration and evaluation.
+        reward_calls: per sampler.
+        log_z: estimates of log Z per island; None for methods that are not consistent.
+        ess: effective sample size per island at the end, as a fraction.
+        weighted_mean: per reward, mean under the weights.
+        seconds: per sampler, and of the evaluation.
+        fasta: what designs.fasta says beside the designs; letters only.
+        prior_orders: reveal orders behind each log-likelihood; letters only.
+        prompts: what was asked for; images only.
+        paired: comparisons pair by pair; images only.
+        diversity: how distances are measured; images only.
+        gallery: what the contact sheet shows; images only.
+        kl: KL(p* || p_pre) in nats as the run saw it; images only.
+    """
+
+    kind: str
+    name: str
+    command: str
+    select: Mapping[str, Any]
+    seqalign: str
+    seed: int
+    designs: int
+    rejected: int
+    drawn: int
+    distinct: int
+    rows: tuple[Annotated[Row, BeforeValidator(_row), PlainSerializer(_flat)], ...]
+    guides: tuple[str, ...]
+    holdouts: tuple[str, ...]
+    finals: tuple[str, ...]
+    units: Mapping[str, str]
+    zscore: Mapping[str, Mapping[str, Number]]
+    gains: Mapping[str, Gain]
+    network_calls: Mapping[str, int]
+    reward_calls: Mapping[str, int]
+    log_z: tuple[Number, ...] | None
+    ess: tuple[Number, ...]
+    weighted_mean: Mapping[str, Number]
+    seconds: Mapping[str, float]
+    fasta: Annotated[Sheet | None, BeforeValidator(Sheet.read)] = None
+    prior_orders: int | None = None
+    prompts: tuple[str, ...] | None = None
+    paired: Paired | None = None
+    diversity: Spread | None = None
+    gallery: tuple[Line, ...] | None = None
+    kl: Number = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every reward: guides, finals, hold-outs."""
+        return (*self.guides, *self.finals, *self.holdouts)
+
+    def row(self, name: str) -> Row | None:
+        """Return the first line of the comparison with this name."""
+        return next((row for row in self.rows if row.row == name), None)
+
+
+@cache
+def _adapter() -> TypeAdapter[Summary]:
+    return TypeAdapter(Summary)
+
+
+def to_json(summary: Summary) -> dict[str, Any]:
+    """Return what summary.json holds; what another medium would say is left out."""
+    data = _adapter().dump_python(summary, mode="json")
+    return {key: v for key, v in data.items() if v is not None or key == "log_z"}
+
+
+def from_json(data: Mapping[str, Any]) -> Summary:
+    """Return the summary of a run from what summary.json holds.
+
+    Raises:
+        ValueError: something is missing or does not fit.
+    """
+    return _adapter().validate_python(data)
