@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from seqalign.campaign.islands import open_zscores
@@ -12,8 +13,11 @@ from seqalign.campaign.letters import _columns, _score
 from seqalign.campaign.plan import Plan
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, Sum, ZScore
+from seqalign.files.sheet import Layout
+from seqalign.files.text import read_sequences
+from seqalign.registry import Model
 
-__all__ = ["score_table", "stored_constants"]
+__all__ = ["read_candidates", "score_table", "stored_constants"]
 
 
 def score_table(
@@ -90,3 +94,52 @@ def stored_constants(
         return None
     found: Mapping[str, Mapping[str, float | None]] = folder.read_json("summary.json")["zscore"]
     return found
+
+
+def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
+    """Return (id, sequence) of the sequences in a FASTA or CSV file, L letters each.
+
+    Chains are joined by "/": as ProteinMPNN prints them where there is a structure (the designed
+    chains by name, gaps in the numbers as X), else one after another.
+
+    Raises:
+        ValueError: the campaign draws images, the file cannot be read, or a sequence does not fit
+            the campaign; the message names the record.
+    """
+    model = plan.letters
+    rows = read_sequences(path)
+    layout = None if plan.structure is None else Layout.of(plan.structure)
+    return [(name, _fitted(text, where, model, layout)) for where, name, text in rows]
+
+
+def _fitted(text: str, where: str, model: Model, layout: Layout | None) -> str:
+    """Return the letters of all positions."""
+    alphabet, length = model.space.alphabet, model.space.length
+    plain = text.replace("/", "")
+    if (
+        layout is not None
+        and model.wild_type is not None
+        and ("/" in text or len(text) != length or "X" in text)
+    ):
+        try:
+            plain = layout.letters(text, model.wild_type)
+        except ValueError as error:
+            raise ValueError(f"{where} {error}.") from error
+    elif "/" in text and [len(part) for part in text.split("/")] != list(model.chains):
+        sizes = " / ".join(map(str, model.chains))
+        raise ValueError(
+            f"{where}: the chains have {' / '.join(str(len(p)) for p in text.split('/'))} letters, "
+            f"the model designs {sizes}."
+        )
+    if len(plain) != length:
+        raise ValueError(
+            f"{where} has {len(plain)} letters, the model designs {length}. Insertions and "
+            "deletions cannot be scored."
+        )
+    for n, letter in enumerate(plain):
+        if letter not in alphabet.letters:
+            raise ValueError(
+                f"{where}: the letter at {model.residues[n]} is {letter!r}; allowed are "
+                f"{alphabet.letters}."
+            )
+    return plain

@@ -22,17 +22,16 @@ from rich.text import Text
 
 from seqalign import registry
 from seqalign.campaign import report
-from seqalign.campaign.candidates import read_candidates
 from seqalign.campaign.check import prepare
 from seqalign.campaign.compare import compare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.export import Wells, export
 from seqalign.campaign.islands import open_zscores
 from seqalign.campaign.metrics import PRIOR_ORDERS
-from seqalign.campaign.new import draft
+from seqalign.campaign.new import new as draft
 from seqalign.campaign.plan import Plan
 from seqalign.campaign.run import run as execute
-from seqalign.campaign.score import score_table, stored_constants
+from seqalign.campaign.score import read_candidates, score_table, stored_constants
 from seqalign.campaign.select import reselect
 from seqalign.campaign.status import status
 from seqalign.campaign.store import RunFolder
@@ -279,13 +278,13 @@ def score(
                 f"this campaign, and {folder} holds none.",
                 err=True,
             )
-    sequences = [c.sequence for c in candidates]
+    sequences = [sequence for _, sequence in candidates]
     calls = len(set(sequences)) * PRIOR_ORDERS * plan.letters.space.free
     with counted(calls, "log-likelihoods", as_json or not prior) as count:
         rows, columns = score_table(
             plan, sequences, constants=constants, prior=prior, evaluating=count
         )
-    rows = [{"id": c.id, **row} for c, row in zip(candidates, rows, strict=True)]
+    rows = [{"id": name, **row} for (name, _), row in zip(candidates, rows, strict=True)]
     columns = ["id", *columns]
     if as_json:
         some = [{k: finite(row[k]) for k in columns} for row in rows]
