@@ -18,9 +18,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from seqalign.core.budget import Budget
 from seqalign.core.callables import Command, Function, OnFailure, as_reward, function
 from seqalign.core.objective import Reward, calibrate, open_zscores
-from seqalign.core.budget import Budget
 from seqalign.core.particles import Particles, Samples, Step
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
@@ -513,8 +513,6 @@ def sample(
 ) -> Result:
     """Sample islands × particles designs from p_pre(x) · exp(reward(x) / alpha).
 
-    `params` are the method's: `sample(model, reward, "das", alpha=0.3, tempering="adaptive")`.
-
     Args:
         model: what `load_model` returns, or any process; `space` restricts a process of letters.
         reward: what to align to; a plain function takes n designs and returns n numbers.
@@ -529,6 +527,7 @@ def sample(
         stop: step to end at.
         budget: network and reward calls that the whole run must not exceed.
         observe: sees every step and its particles, island by island.
+        **params: the method's: `sample(model, reward, "das", alpha=0.3, tempering="adaptive")`.
 
     Raises:
         SpecError: the method or a parameter is unknown.

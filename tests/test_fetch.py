@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from seqalign import fetch, weights
 from seqalign.cli import main as cli
+from seqalign.cli.screen import guarded
 from seqalign.weights import MissingWeights
 
 runner = CliRunner()
@@ -463,7 +464,7 @@ def test_the_verb_ends_in_four_where_it_cannot(place, server, http_too):
 
 
 def test_a_campaign_without_its_weights_ends_in_four(capsys):
-    @cli._guarded
+    @guarded
     def verb():
         weights.path("esmfold")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from seqalign.api import even, references
 from seqalign.campaign.inputs import load_images
-from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, rounded
+from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, Say, rounded
 from seqalign.campaign.metrics import (
     mean_distance,
     paired_interval,
@@ -520,6 +520,23 @@ class Images:
             "chains": [],
             "steps": model.steps,
         }
+
+    def asked(self, plan: Plan) -> Mapping[str, Any]:
+        """Return what a campaign asks of its model, for programs."""
+        found = self.resolved(plan.model, plan.replicates)
+        return {key: found[key] for key in ("prompts", "islands_per_prompt", "steps")}
+
+    def say(self, plan: Plan, say: Say) -> None:
+        """Say what will be drawn."""
+        prompts, n = plan.model.prompts, plan.replicates
+        islands = f"{n} island{'s' if n > 1 else ''}"
+        if prompts is None:
+            say(f"\nImages without a prompt, {islands}")
+            return
+        some = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
+        say(f"\n{some}, {islands} each, {plan.model.steps} steps")
+        for text in prompts:
+            say(f"  {text}")
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
         """Return the columns of designs.csv."""

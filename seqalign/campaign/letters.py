@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqalign.api import references
+from seqalign.campaign.design_map import design_map
 from seqalign.campaign.inputs import load_letters
-from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, rounded
+from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, Say, rounded
 from seqalign.campaign.metrics import (
     PRIOR_ORDERS,
     diversity,
@@ -26,7 +27,7 @@ from seqalign.campaign.metrics import (
     weighted_mean,
 )
 from seqalign.campaign.rehearsal import rehearse
-from seqalign.campaign.schema import Campaign, RewardSpec
+from seqalign.campaign.schema import Campaign, ConstraintSpec, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.yaml import Source
@@ -355,6 +356,32 @@ class Letters:
             "steps": model.steps,
             "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
         }
+
+    def asked(self, plan: Plan) -> Mapping[str, Any]:
+        """Return what a campaign asks of its model, for programs."""
+        space, free = space_of(plan.model), set(free_positions(space_of(plan.model)))
+        names = plan.model.residues
+        return {
+            "length": space.length,
+            "free": space.free,
+            "fixed": space.length - space.free,
+            "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
+            "max_mutations": space.max_mutations,
+        }
+
+    def say(self, plan: Plan, say: Say) -> None:
+        """Say which letters may change, and where."""
+        space, most = space_of(plan.model), space_of(plan.model).max_mutations
+        say(
+            f"\nDesign map ({space.length} positions, {space.free} free, "
+            f"{space.length - space.free} fixed"
+            + (f", at most {most} mutations" if most is not None else "")
+            + ")"
+        )
+        for line in design_map(plan.model, space, plan.campaign.constraints):
+            say(line)
+        if plan.campaign.constraints != ConstraintSpec():
+            say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
         """Return the columns of designs.csv."""

@@ -23,7 +23,7 @@ from seqalign.files.text import read_fasta
 from seqalign.registry import Model, SpecError, draws_images, entry, load_model, names, parameters
 from seqalign.space.space import CHARGE
 
-__all__ = ["Draft", "draft"]
+__all__ = ["Draft", "new"]
 
 _STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
 _FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
@@ -46,7 +46,7 @@ class Draft:
     notes: tuple[str, ...]
 
 
-def draft(given: Path, out: Path, model: str | None = None) -> Draft:
+def new(given: Path, out: Path, model: str | None = None) -> Draft:
     """Write the campaign of a structure or FASTA file, to be stored at `out`.
 
     Raises:
@@ -235,7 +235,7 @@ def _loaded(model: str) -> Model:
         SpecError: it draws images.
     """
     found = load_model(model)
-    if not isinstance(found, Model):
+    if found.space is None:
         raise SpecError(f"The model {model!r} draws images. Leave --model out.")
     return found
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from seqalign.campaign import letters
 from seqalign.campaign.medium import Plan, Record
+from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
+from seqalign.files.sheet import Layout
+from seqalign.files.text import read_sequences
+from seqalign.registry import Model
 
-__all__ = ["Constants", "score", "stored_constants"]
+__all__ = ["Constants", "evaluation_calls", "read_candidates", "score", "stored_constants"]
 
 Constants = Mapping[str, Mapping[str, float | None]]
 """Mean and std of each z-score, as in the summary of a run."""
@@ -54,6 +59,11 @@ def score(
     return rows, [*there, "violations"]
 
 
+def evaluation_calls(plan: Plan, n: int) -> int:
+    """Return the network calls that the log-likelihoods of n sequences take, at most."""
+    return n * PRIOR_ORDERS * letters.space_of(plan.model).free
+
+
 def _closed(objective: Reward, constants: Constants) -> Reward | None:
     """Return the objective with the constants of a run; None if one is missing."""
 
@@ -82,3 +92,58 @@ def stored_constants(plan: Plan, folder: RunFolder) -> Constants | None:
         before["resolved"].get(k) == now["resolved"].get(k) for k in resolved
     )
     return folder.summary().zscore if same else None
+
+
+def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
+    """Return (id, sequence) of the sequences in a FASTA or CSV file, L letters each.
+
+    Chains are joined by "/": as ProteinMPNN prints them where there is a structure (the designed
+    chains by name, gaps in the numbers as X), else one after another.
+
+    Raises:
+        ValueError: the campaign draws images, the file cannot be read, or a sequence does not fit
+            the campaign; the message names the record.
+    """
+    model = plan.model
+    if model.space is None:
+        raise plan.source.error(
+            ("model", "name"),
+            f"{model.name!r} draws images, and this needs a campaign that designs sequences.",
+        )
+    rows = read_sequences(path)
+    layout = None if plan.structure is None else Layout.of(plan.structure)
+    return [(name, _fitted(text, where, model, layout)) for where, name, text in rows]
+
+
+def _fitted(text: str, where: str, model: Model, layout: Layout | None) -> str:
+    """Return the letters of all positions."""
+    space = letters.space_of(model)
+    alphabet, length = space.alphabet, space.length
+    plain = text.replace("/", "")
+    if (
+        layout is not None
+        and model.wild_type is not None
+        and ("/" in text or len(text) != length or "X" in text)
+    ):
+        try:
+            plain = layout.letters(text, model.wild_type)
+        except ValueError as error:
+            raise ValueError(f"{where} {error}.") from error
+    elif "/" in text and [len(part) for part in text.split("/")] != list(model.chains):
+        sizes = " / ".join(map(str, model.chains))
+        raise ValueError(
+            f"{where}: the chains have {' / '.join(str(len(p)) for p in text.split('/'))} letters, "
+            f"the model designs {sizes}."
+        )
+    if len(plain) != length:
+        raise ValueError(
+            f"{where} has {len(plain)} letters, the model designs {length}. Insertions and "
+            "deletions cannot be scored."
+        )
+    for n, letter in enumerate(plain):
+        if letter not in alphabet.letters:
+            raise ValueError(
+                f"{where}: the letter at {model.residues[n]} is {letter!r}; allowed are "
+                f"{alphabet.letters}."
+            )
+    return plain

@@ -6,11 +6,12 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["fasta", "finite", "read_fasta", "to_csv", "write_atomic"]
+__all__ = ["fasta", "finite", "read_fasta", "read_sequences", "to_csv", "write_atomic"]
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -76,6 +77,55 @@ def read_fasta(path: Path) -> list[tuple[str, str]]:
         if not sequence:
             raise ValueError(f"{path}: the record {header!r} has no sequence.")
     return found
+
+
+def read_sequences(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield (place, name, sequence) of a FASTA file, or of the column `sequence` of a CSV file.
+
+    Raises:
+        ValueError: the file cannot be read, or holds no sequences.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file. Give a FASTA or CSV file.")
+    return _of_csv(path) if path.suffix.lower() == ".csv" else _of_fasta(path)
+
+
+def _of_fasta(path: Path) -> Iterator[tuple[str, str, str]]:
+    if path.suffix.lower() in (".tsv", ".xlsx", ".xls"):
+        raise ValueError(f"{path}: save the table as CSV (.csv), or give a FASTA file.")
+    for n, (header, sequence) in enumerate(read_fasta(path), 1):
+        named = re.search(r"(?:^|[\s,])id=([^\s,]+)", header)
+        first = re.split(r"[\s,]", header)[0]
+        name = named[1] if named else f"record{n}" if not first or "=" in first else first
+        yield f"{path}, record {n} ({name})", name, sequence
+
+
+def _of_csv(path: Path) -> Iterator[tuple[str, str, str]]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text ({error.reason} at byte {error.start}); save it as CSV in UTF-8."
+        ) from error
+    reader = csv.DictReader(text.splitlines())
+    header = [h or "" for h in reader.fieldnames or []]
+    if "sequence" not in header:
+        shown = ", ".join(map(repr, header[:8])) or "none"
+        raise ValueError(
+            f"{path}: there is no column 'sequence'; the columns are {shown}. Rename one, and "
+            "separate columns by commas."
+        )
+    some = False
+    for n, row in enumerate(reader, 1):
+        some = True
+        sequence = "".join((row["sequence"] or "").split()).upper()
+        name = (row.get("id") or row.get("name") or f"row{n}").strip()
+        where = f"{path}:{reader.line_num} ({name})"
+        if not sequence:
+            raise ValueError(f"{where}: the sequence is empty. Fill it in, or remove the row.")
+        yield where, name, sequence
+    if not some:
+        raise ValueError(f"{path} has a header and no rows. Add sequences.")
 
 
 def finite(value: Any) -> Any:

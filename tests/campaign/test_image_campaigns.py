@@ -15,10 +15,10 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import seqalign as sa
-from seqalign.campaign.check import prepare
+from seqalign.campaign.check import check as prepare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.islands import rehearse
-from seqalign.campaign.report import _by_prompt
+from seqalign.campaign.report.images import _by_prompt
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import read
 from seqalign.cli.main import app

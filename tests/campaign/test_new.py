@@ -12,8 +12,8 @@ import toy_plugin
 from typer.testing import CliRunner
 
 from seqalign import registry
-from seqalign.campaign.check import prepare
-from seqalign.campaign.new import draft
+from seqalign.campaign.check import check as prepare
+from seqalign.campaign.new import new
 from seqalign.campaign.yaml import read
 from seqalign.cli.main import app
 from seqalign.core.sequence import PROTEIN
@@ -113,7 +113,7 @@ SHAPES = {
 def test_every_option_shown_fits_the_protein(tmp_path, shape):
     structure = pdb(tmp_path / "x.pdb", *SHAPES[shape])
     out = tmp_path / "c.yaml"
-    text = draft(structure, out).text
+    text = new(structure, out).text
     seen = read_structure(structure)
     length, wild, names = len(seen.known), seen.wild_type, seen.known_numbering
     out.write_text(text)
@@ -136,9 +136,9 @@ def test_every_file_ends_in_a_campaign_or_a_sentence(tmp_path, path):
         seen = read_structure(path)
     except ValueError:
         with pytest.raises(ValueError, match=re.escape(path.name)):
-            draft(path, tmp_path / "c.yaml")
+            new(path, tmp_path / "c.yaml")
         return
-    text = draft(path, tmp_path / "c.yaml").text
+    text = new(path, tmp_path / "c.yaml").text
     (tmp_path / "c.yaml").write_text(text)
     campaign, source = read(tmp_path / "c.yaml")
     assert (source.folder / campaign.input.structure).samefile(path)
@@ -178,7 +178,7 @@ def test_a_structure_passes_check_as_written(tmp_path):
 def test_all_options_together_pass_prepare(tmp_path):
     """With the network, and a reward that needs no weights."""
     out = tmp_path / "c.yaml"
-    text = draft(pdb(tmp_path / "x.pdb", *SHAPES["dimer"]), out).text
+    text = new(pdb(tmp_path / "x.pdb", *SHAPES["dimer"]), out).text
     out.write_text(OPTION.sub(r"\1\2", text))
     plan = prepare(*read(out, ["rewards={c: {oracle: charge}}"]))
     assert plan.model.space.ties
@@ -191,7 +191,7 @@ def test_every_option_passes_prepare(tmp_path):
     wild = tmp_path / "wild.fasta"
     wild.write_text(f">PSD-95 PDZ3\n{load_model('pdz-mini').wild_type}\n")
     for given in (wild, pdb(tmp_path / "x.pdb", *SHAPES["dimer"])):
-        for option, changed in uncommented(draft(given, out).text):
+        for option, changed in uncommented(new(given, out).text):
             out.write_text(changed)
             plan = prepare(*read(out, [] if given is wild else ["rewards={c: {oracle: charge}}"]))
             assert plan.model.space.free, option
@@ -315,6 +315,6 @@ def test_a_model_that_sees_no_structure_is_refused(tmp_path):
 
 def test_author_numbers_stand_in_the_comments(tmp_path):
     structure = pdb(tmp_path / "x.pdb", *SHAPES["two"])
-    text = draft(structure, tmp_path / "c.yaml").text
+    text = new(structure, tmp_path / "c.yaml").text
     for words in ("A340 ", "B345 ", "chains: [A, B]", '"A340-352, B345-350"'):
         assert words in text

@@ -4,8 +4,9 @@ import xml.etree.ElementTree as ET
 import pytest
 import toy_plugin
 
-from seqalign.campaign.check import prepare
-from seqalign.campaign.report import heat_map, logo, render
+from seqalign.campaign.check import check as prepare
+from seqalign.campaign.report import render
+from seqalign.campaign.report.logo import heat_map, logo
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import read

@@ -1,0 +1,185 @@
+"""The sequence logo and the heat map of mutations: SVG written letter by letter."""
+# ruff: noqa: E501 (markup reads better whole)
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path as Outline
+from matplotlib.textpath import TextPath
+
+__all__ = []
+
+# chemistry of the amino acids; one color each works on light and on dark ground
+_CHEMISTRY = {
+    "hydrophobic": ("AVLIMC", "#3f8f6b"),
+    "aromatic": ("FWY", "#7a63c7"),
+    "polar": ("STNQ", "#2f8fb8"),
+    "positive": ("KRH", "#3b6fd4"),
+    "negative": ("DE", "#d0503f"),
+    "special": ("GP", "#c8862a"),
+}
+
+
+_COLOR = {letter: color for letters, color in _CHEMISTRY.values() for letter in letters}
+
+
+_LETTERS = "GPAVLIMCFWYSTNQKRHDE"
+
+
+@cache
+def _glyph(letter: str) -> str:
+    """Return the outline of a letter as SVG path data in the unit square, baseline at the bottom."""
+    shape = TextPath(
+        (0, 0), letter, size=100, prop=FontProperties(family="DejaVu Sans", weight="bold")
+    )
+    box = shape.get_extents()
+    scale = np.array([1 / max(box.width, 22), 1 / box.height])
+    # an I stays thin: it is centered instead of stretched
+    shift = np.array([(max(box.width, 22) - box.width) / 2, 0.0])
+    parts = []
+    names = {
+        Outline.MOVETO: "M",
+        Outline.LINETO: "L",
+        Outline.CURVE3: "Q",
+        Outline.CURVE4: "C",
+        Outline.CLOSEPOLY: "Z",
+    }
+    for points, code in shape.iter_segments():
+        if code == Outline.CLOSEPOLY:
+            parts.append("Z")
+            continue
+        xy = (np.asarray(points).reshape(-1, 2) - [box.x0, box.y0] + shift) * scale
+        parts.append(names[code] + " ".join(f"{x:.3f},{1 - y:.3f}" for x, y in xy))
+    return "".join(parts)
+
+
+def _ticks(residues: Sequence[str]) -> dict[int, str]:
+    """Return the residues to label: every number that five divides, and the first if it is apart."""
+    ticks = {
+        i: name
+        for i, name in enumerate(residues)
+        if name[-1].isdigit() and int(re.sub(r"\D", "", name)) % 5 == 0
+    }
+    if residues and not ticks.keys() & {0, 1, 2}:
+        ticks[0] = residues[0]
+    return ticks
+
+
+def logo(
+    sequences: Sequence[str],
+    wild_type: str | None,
+    residues: Sequence[str],
+    per_line: int = 42,
+) -> Markup:
+    """Draw letter frequencies per residue; letters of the wild type are faint, mutations colored."""
+    ticks = _ticks(residues)
+    length = len(sequences[0])
+    cell, high, top, gap = 22.0, 96.0, 8.0, 40.0
+    lines = math.ceil(length / per_line)
+    columns = min(per_line, length)
+    width, height = columns * cell + 8, lines * (high + gap) + top
+    used = sorted({a for s in sequences for a in s})
+    parts = [
+        f'<svg class="wide" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="Sequence logo of the designs">',
+        "<defs>",
+        *(f'<path id="aa-{a}" d="{_glyph(a)}"/>' for a in used),
+        "</defs>",
+    ]
+    for i in range(length):
+        line, column = divmod(i, per_line)
+        x, base = 4 + column * cell, top + line * (high + gap) + high
+        counts = Counter(s[i] for s in sequences)
+        at = base
+        for letter, count in sorted(
+            counts.items(), key=lambda pair: (pair[1], pair[0]), reverse=True
+        ):
+            size = high * count / len(sequences)
+            at -= size
+            if size < 1.5:
+                continue
+            native = wild_type is not None and letter == wild_type[i]
+            fill = "var(--native)" if native else _COLOR.get(letter, "var(--ink)")
+            parts.append(
+                f'<g fill="{fill}"><title>{residues[i]}: {letter} {100 * count / len(sequences):.0f} %</title>'
+                f'<use href="#aa-{letter}" transform="translate({x + 1:.1f} {at + 0.4:.2f}) scale({cell - 2:.1f} {size - 0.8:.2f})"/></g>'
+            )
+        changed = wild_type is not None and counts.get(wild_type[i], 0) < len(sequences)
+        if wild_type is not None:
+            weight = ' font-weight="700"' if changed else ""
+            parts.append(
+                f'<text x="{x + cell / 2:.1f}" y="{base + 13:.1f}" class="letter"{weight}>{wild_type[i]}</text>'
+            )
+        if i in ticks:
+            parts.append(
+                f'<text x="{x + cell / 2:.1f}" y="{base + 26:.1f}" class="number">{ticks[i]}</text>'
+            )
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def heat_map(
+    sequences: Sequence[str],
+    wild_type: str | None,
+    free: Sequence[bool],
+    residues: Sequence[str],
+    per_line: int = 84,
+) -> Markup:
+    """Draw how often each letter appears per residue; the wild type is a dot, fixed columns hatched."""
+    ticks = _ticks(residues)
+    length = len(sequences[0])
+    lines = math.ceil(length / per_line)
+    columns = min(per_line, length)
+    cell_x, cell_y, left, top, gap = 11.0, 11.0, 22.0, 6.0, 30.0
+    width = left + columns * cell_x + 6
+    height = lines * (20 * cell_y + gap) + top
+    parts = [
+        f'<svg class="wide" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="Mutation heat map">'
+    ]
+    for line in range(lines):
+        y0 = top + line * (20 * cell_y + gap)
+        size = min(per_line, length - line * per_line)
+        parts.append(
+            f'<rect x="{left}" y="{y0}" width="{size * cell_x}" height="{20 * cell_y}" class="ground"/>'
+        )
+        for row, letter in enumerate(_LETTERS):
+            parts.append(
+                f'<text x="{left - 7}" y="{y0 + (row + 0.8) * cell_y:.1f}" class="letter" style="fill:{_COLOR[letter]};font-weight:700">{letter}</text>'
+            )
+    for i in range(length):
+        line, column = divmod(i, per_line)
+        x, y0 = left + column * cell_x, top + line * (20 * cell_y + gap)
+        if not free[i]:
+            parts.append(
+                f'<rect x="{x}" y="{y0}" width="{cell_x}" height="{20 * cell_y}" class="fixed"><title>{residues[i]} is fixed</title></rect>'
+            )
+        counts = Counter(s[i] for s in sequences)
+        for letter, count in counts.items():
+            if letter not in _LETTERS:
+                continue
+            y = y0 + _LETTERS.index(letter) * cell_y
+            if wild_type is not None and letter == wild_type[i]:
+                continue
+            share = count / len(sequences)
+            parts.append(
+                f'<rect x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell_x - 1}" height="{cell_y - 1}" rx="1.5" '
+                f'fill="var(--aligned)" fill-opacity="{0.12 + 0.88 * math.sqrt(share):.3f}">'
+                f"<title>{wild_type[i] if wild_type else ''}{residues[i]}{letter}: {100 * share:.0f} % "
+                "of designs</title></rect>"
+            )
+        if wild_type is not None and wild_type[i] in _LETTERS:
+            y = y0 + (_LETTERS.index(wild_type[i]) + 0.5) * cell_y
+            parts.append(f'<circle cx="{x + cell_x / 2:.1f}" cy="{y:.1f}" r="1.8" class="dot"/>')
+        if i in ticks:
+            parts.append(
+                f'<text x="{x + cell_x / 2:.1f}" y="{y0 + 20 * cell_y + 14:.1f}" class="number">{ticks[i]}</text>'
+            )
+    parts.append("</svg>")
+    return Markup("".join(parts))

@@ -1,0 +1,381 @@
+"""The verbs that tell what there is: rewards, models, methods, weights, citations, the doctor."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.text import Text
+
+from seqalign import fetch as downloads
+from seqalign import registry, weights
+from seqalign.campaign.yaml import read
+from seqalign.cli.screen import Json, Set, fail, terminable, terminal
+
+__all__ = ["cite", "doctor", "fetch", "methods", "models", "rewards"]
+
+Name = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Show this card.", show_default=False)
+]
+
+
+def rewards(name: Name = None, as_json: Json = False) -> None:
+    """List rewards, or show the card of one: what it predicts, unit, direction, needs, paper."""
+    _catalog("reward", name, as_json)
+
+
+def models(name: Name = None, as_json: Json = False) -> None:
+    """List models, or show the card of one."""
+    _catalog("model", name, as_json)
+
+
+def methods(name: Name = None, as_json: Json = False) -> None:
+    """List methods, or show the card of one."""
+    _catalog("method", name, as_json)
+
+
+def _catalog(kind: registry.Kind, name: str | None, as_json: bool) -> None:
+    console = terminal()
+    if name is not None:
+        data = registry.card(kind, name)
+        if as_json:
+            typer.echo(json.dumps(data, default=str, ensure_ascii=False))
+            return
+        console.print(Text(name, style="bold"))
+        for key, value in data.items():
+            if key == "name" or value in (None, "", []):
+                continue
+            text = (
+                value
+                if isinstance(value, str)
+                else yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+            )
+            text = text.strip().removesuffix("\n...")
+            inline = "\n" not in text and len(text) < 100
+            body = (
+                f" {text}"
+                if inline
+                else "\n" + "\n".join(f"  {line}" for line in text.splitlines())
+            )
+            console.print(
+                Text.assemble((f"{str(key).replace('_', ' ')}:", "bold"), body), soft_wrap=True
+            )
+        return
+    found = {n: registry.describe(kind, n) for n in registry.names(kind)}
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    width = max(map(len, found), default=0)
+    for n, text in found.items():
+        console.print(Text.assemble((f"{n:<{width}}", "bold"), f"  {text}"), soft_wrap=True)
+    console.print(f"\nseqalign {kind}s NAME shows the card.", highlight=False)
+
+
+def fetch(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Published weights.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Download published weights by name; without a name, list them. Nothing else downloads."""
+    entries, root = weights.catalog(), weights.folder()
+    if name is None:
+        _weights(entries, root, as_json)
+        return
+    if name not in entries:
+        raise fail(
+            f"There are no published weights {name!r}.{weights.nearest(name, entries)} "
+            "seqalign fetch lists the names.",
+            2,
+        )
+    entry = entries[name]
+    err = Console(stderr=True, soft_wrap=True, highlight=False)
+    missing = entry.missing(root)
+    if missing:
+        _announce(err, entry, root, missing)
+        if not yes:
+            if not sys.stdin.isatty():
+                raise fail(f"say yes to the above: seqalign fetch {name} --yes", 2)
+            if not typer.confirm("Download?", default=True, err=True):
+                raise fail("nothing was downloaded", 5)
+    try:
+        with terminable(), _transfer(err) as progress:
+            found = downloads.fetch(entry, root, catalog=entries, progress=progress)
+    except downloads.FetchError as error:
+        raise fail(str(error), 4) from None
+    except KeyboardInterrupt:
+        again = shlex.join(["seqalign", *sys.argv[1:]])
+        raise fail(f"interrupted. Continue with: {again}", 5) from None
+    location = entry.location(root)
+    if as_json:
+        files_ = [
+            {"path": str(f.path), "sha256": f.sha256, "verified": f.verified, "new": f.new}
+            for f in found
+        ]
+        typer.echo(json.dumps({"name": name, "path": str(location), "files": files_}))
+        return
+    for f in found:
+        err.print(f"{f.path}: {_VERIFIED[f.verified]}")
+    typer.echo(location)
+
+
+_VERIFIED = {
+    "sha256": "verified by its sha256.",
+    "git_sha1": "verified by its id in the publisher's git repository.",
+    "record": "verified by the sha256 recorded when it came.",
+    "recorded": "no hash of it is known here, so that nothing could verify it; its sha256 was "
+    "recorded beside it and is checked from now on.",
+}
+
+
+def _size(size: int | None) -> str:
+    if not size:
+        return "size unknown"
+    unit = next((u for u in ("kB", "MB") if size < 1000 ** (2 + (u == "MB"))), "GB")
+    return f"{size / {'kB': 1e3, 'MB': 1e6, 'GB': 1e9}[unit]:.1f} {unit}"
+
+
+def _weights(entries: Mapping[str, weights.Entry], root: Path, as_json: bool) -> None:
+    """List the catalog and what is there already."""
+    if as_json:
+        rows = {
+            n: {
+                "summary": e.summary,
+                "licence": e.licence,
+                "bytes": e.size,
+                "path": str(e.location(root)),
+                "there": not e.missing(root),
+            }
+            for n, e in entries.items()
+        }
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    console = terminal()
+    width = max(map(len, entries))
+    for n, e in entries.items():
+        known = sum(p.size or 0 for p in e.parts)
+        # where only some small files are of known size, that says nothing
+        size = _size(e.size) if e.size or known < 1e6 else f"> {_size(known)}"
+        there = "there" if not e.missing(root) else size
+        console.print(
+            Text.assemble((f"{n:<{width}}", "bold"), f"  {there:>12}  {e.summary}"),
+            soft_wrap=True,
+        )
+    console.print(
+        f"\nWeights folder: {root}\nseqalign fetch NAME shows size and licence, asks, downloads "
+        "and verifies.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _announce(
+    console: Console, entry: weights.Entry, root: Path, missing: tuple[Path, ...]
+) -> None:
+    """Say what would be downloaded, from where, under which licence."""
+    rows = [
+        (entry.name, entry.summary),
+        ("licence", entry.licence),
+        ("paper", entry.paper),
+        ("source", entry.source),
+    ]
+    for key, text in rows:
+        console.print(Text.assemble((f"{key}: ", "bold"), text))
+    for part in entry.parts:
+        if root / part.path in missing:
+            known = part.sha256 and f"sha256 {part.sha256}"
+            known = known or (part.git_sha1 and f"git id {part.git_sha1}")
+            console.print(
+                Text.assemble(
+                    ("file: ", "bold"),
+                    f"{root / part.path}, {_size(part.size)}, from {part.url}, "
+                    f"{known or 'no published hash known here'}",
+                )
+            )
+
+
+@contextmanager
+def _transfer(console: Console) -> Any:
+    """Show a bar on a terminal; elsewhere one line per file."""
+    if not sys.stderr.isatty():
+        seen: set[str] = set()
+
+        def line(part: weights.Part, so_far: int, total: int | None) -> None:
+            if part.path not in seen:
+                seen.add(part.path)
+                console.print(f"downloading {part.path}, {_size(total)}")
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def update(part: weights.Part, so_far: int, total: int | None) -> None:
+            if part.path not in tasks:
+                tasks[part.path] = bar.add_task(part.path, total=total)
+            bar.update(tasks[part.path], completed=so_far)
+
+        yield update
+
+
+def cite(
+    path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")],
+    overrides: Set = None,
+) -> None:
+    """Print BibTeX of exactly what a campaign uses."""
+    campaign, source = read(path, overrides or [])
+    library = yaml.safe_load(
+        files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
+    )
+    try:
+        images = registry.draws_images(campaign.model.name)
+    except registry.SpecError as error:
+        raise source.error(("model", "name"), str(error)) from error
+    found: list[str] = list(library["always"])
+    for part in ("gaussian", "vendi") if images else ("masked", "prior"):
+        found += library["parts"][part]
+    used = [campaign.sampler.name, *campaign.baselines]
+    for name in used:
+        found += library["methods"].get(name, [])
+    try:
+        method = registry.build_method(campaign.sampler.name, campaign.sampler.model_extra or {})
+    except registry.SpecError as error:
+        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
+    rule = registry.to_mapping(method)
+    if rule.get("resample", {}).get("scheme") == "ssp":
+        found += library["parts"]["ssp"]
+    if rule.get("tempering", {}).get("name") == "adaptive":
+        found += library["parts"]["adaptive"]
+    loose = []
+    cards: list[tuple[registry.Kind, str, tuple[str, ...]]] = [
+        ("model", campaign.model.name, ("model", "name"))
+    ]
+    for label, spec in campaign.rewards.items():
+        if spec.oracle is not None:
+            cards.append(("reward", spec.oracle, ("rewards", label, "oracle")))
+    for kind, name, where in cards:
+        try:
+            data = registry.card(kind, name)
+        except registry.SpecError as error:
+            raise source.error(where, str(error)) from error
+        for key in ("bibtex", "references", "paper", "citation"):
+            given = data.get(key) or []
+            for text in [given] if isinstance(given, str) else given:
+                if str(text).lstrip().startswith("@"):
+                    found.append(str(text))
+                else:
+                    loose.append(f"% {kind} {name}: {' '.join(str(text).split())}")
+    # a paper that several parts rest on is cited once, by its BibTeX key
+    unique = {re.sub(r"^@\w+\{([^,]+),.*", r"\1", text.strip(), flags=re.S): text for text in found}
+    typer.echo("\n\n".join(text.strip() for text in unique.values()))
+    if loose:
+        typer.echo("\n" + "\n".join(dict.fromkeys(loose)))
+
+
+def doctor(as_json: Json = False) -> None:
+    """Show versions, devices, threads, extras, and what does not work."""
+    packages = {}
+    for name in (
+        "seqalign",
+        "torch",
+        "numpy",
+        "scipy",
+        "pydantic",
+        "typer",
+        "rich",
+        "matplotlib",
+        "jinja2",
+        "biopython",
+        "fair-esm",
+        "safetensors",
+    ):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "missing"
+    problems = [f"{n} is missing: pip install {n}" for n, v in packages.items() if v == "missing"]
+    owners = sorted(set(packages_distributions().get("esm", [])))
+    if len(owners) > 1:
+        problems.append(
+            f"{' and '.join(owners)} both install the import name 'esm', and one hides the other. "
+            "Keep one per environment: "
+            f"pip uninstall esm (EvolutionaryScale) if you use ESM-2 or ESM-IF through fair-esm."
+        )
+    broken = {}
+    for kind in ("reward", "model", "method"):
+        for name in registry.names(kind):
+            try:
+                registry.entry(kind, name).load()
+            except Exception as error:
+                broken[f"{kind} {name}"] = f"{type(error).__name__}: {error}"
+    problems += [f"{what} cannot be loaded ({why})" for what, why in broken.items()]
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices += [
+            f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
+        ]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    data = {
+        "python": sys.version.split()[0],
+        "packages": packages,
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
+        "esm": owners or ["nothing"],
+        "found": {f"{k}s": len(registry.names(k)) for k in ("reward", "model", "method")},
+        "problems": problems,
+    }
+    if as_json:
+        typer.echo(json.dumps(data))
+    else:
+        console = terminal()
+        for key, value in data.items():
+            if key == "problems":
+                continue
+            text = (
+                ", ".join(f"{k} {v}" for k, v in value.items())
+                if isinstance(value, dict)
+                else value
+            )
+            text = ", ".join(map(str, text)) if isinstance(text, list) else text
+            console.print(Text.assemble((f"{key}: ", "bold"), str(text)), soft_wrap=True)
+        for line in problems:
+            console.print(Text.assemble(("problem: ", "bold red"), line), soft_wrap=True)
+        if not problems:
+            console.print("No problems found.", style="green")
+    if problems:
+        raise typer.Exit(4)

@@ -1,0 +1,316 @@
+"""What a person sees: errors in a sentence, bars that move, tables and notes."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from seqalign import registry, weights
+from seqalign.campaign.medium import Plan
+from seqalign.campaign.store import RunFolder
+from seqalign.campaign.yaml import CampaignError
+from seqalign.core.particles import Step
+
+__all__ = [
+    "Json",
+    "Set",
+    "Watch",
+    "comparison",
+    "counted",
+    "duration",
+    "fail",
+    "guarded",
+    "notes",
+    "number",
+    "terminable",
+    "terminal",
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a value: --set sampler.alpha=0.2 (repeatable)."),
+]
+P = ParamSpec("P")
+
+
+R = TypeVar("R")
+
+
+def terminal() -> Console:
+    """Return where results go."""
+    # a pipe has no width: keep tables whole
+    return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """Return a number for a table; a dash for None."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that people would take."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def fail(message: str, code: int) -> typer.Exit:
+    """Print an error, and return what ends the program with an exit code."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    for line in message.splitlines():
+        console.print(Text.assemble(("error: ", "bold red"), line))
+    return typer.Exit(code)
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether our own code raised the error on purpose, so that its message is meant for people."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return name.partition(".")[0] == "seqalign"
+
+
+def _lacks(error: BaseException | None) -> bool:
+    """Whether an error goes back to weights that are not on this machine, or to an extra."""
+    while error is not None and not isinstance(error, weights.MissingWeights):
+        if isinstance(error, ImportError) and "pip install" in str(error):
+            return True
+        error = error.__cause__
+    return error is not None
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn errors of the user into a message and an exit code; others keep their traceback."""
+
+    @functools.wraps(command)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        again = shlex.join(["seqalign", *sys.argv[1:]])
+        try:
+            return command(*args, **kwargs)
+        except weights.MissingWeights as error:
+            raise fail(str(error), 4) from None
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            raise fail(
+                f"{error.filename or ''}: {error.strerror or error}. Check the path and its "
+                "rights.",
+                2,
+            ) from None
+        except KeyboardInterrupt:
+            raise fail(
+                f"interrupted; finished islands are kept. Continue with: {again}", 5
+            ) from None
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise _no_memory(error, again) from None
+        except (ValueError, TypeError) as error:
+            if isinstance(error, (CampaignError, registry.SpecError)) or _ours(error):
+                raise fail(str(error), 4 if _lacks(error) else 2) from None
+            raise
+        except RuntimeError as error:
+            if "allocate memory" in str(error):
+                raise _no_memory(error, again) from None
+            raise
+
+    return inner
+
+
+def _no_memory(error: BaseException, again: str) -> typer.Exit:
+    return fail(
+        f"out of memory ({str(error).splitlines()[0] if str(error) else 'no detail'}); finished "
+        "islands are kept. Lower "
+        "sampler.particles (and raise islands) and start with --fresh, or continue on a larger "
+        f"machine with: {again}",
+        4,
+    )
+
+
+@contextmanager
+def terminable() -> Any:
+    """Treat a polite kill like Ctrl-C: say how to continue."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Watch:
+    """Show calls, best reward and time left: a bar on a terminal, one line per tenth elsewhere."""
+
+    def __init__(self, plan: Plan, quiet: bool) -> None:
+        self.plan, self.quiet = plan, quiet
+        self.total = plan.network_calls + sum(plan.medium.beside(plan).values())
+        self.done, self.tenth = 0, 0
+        self.best = -float("inf")
+        self.begin = time.perf_counter()
+        self.bar: Progress | None = None
+        self.task: Any = None
+        self.arms = {a.name: a for a in plan.arms}
+
+    def __enter__(self) -> Watch:
+        if not self.quiet and sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f} calls"),
+                TextColumn("{task.fields[best]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("starting", total=self.total, best="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def step(self, arm: str, island: int, step: Step) -> None:
+        """Take one step of one island."""
+        if arm == "aligned":
+            value = float(step.value_max.max()) * self.arms[arm].method.alpha
+            self.best = max(self.best, value)
+        where = f"{arm}, island {island + 1}/{self.plan.islands}" if self.plan.islands > 1 else arm
+        self._advance(step.network_calls, where)
+
+    def evaluate(self, calls: int) -> None:
+        """Take calls of the evaluation after the run."""
+        self._advance(calls, "log-likelihoods")
+
+    def _advance(self, calls: int, what: str) -> None:
+        self.done += calls
+        best = f"best reward {self.best:.3f}" if self.best > -float("inf") else ""
+        if self.bar is not None:
+            self.bar.update(
+                self.task, completed=min(self.done, self.total), description=what, best=best
+            )
+        elif not self.quiet and 10 * self.done // self.total > self.tenth:
+            self.tenth = 10 * self.done // self.total
+            spent = time.perf_counter() - self.begin
+            left = spent * max(self.total - self.done, 0) / max(self.done, 1)
+            typer.echo(
+                f"{min(10 * self.tenth, 100):3d} %  {self.done:,}/{self.total:,} network calls  "
+                f"{what}  {best}  "
+                f"{spent:.0f} s spent, about {left:.0f} s left",
+                err=True,
+            )
+
+
+@contextmanager
+def counted(total: int, what: str, quiet: bool) -> Any:
+    """Yield a function that takes calls as they are made; a bar on a terminal shows them."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda calls: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} calls"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda calls: bar.advance(task, calls)
+
+
+def comparison(summary: Mapping[str, Any]) -> Table:
+    """Return the rows of a run as a table."""
+    table = Table(
+        title=f"{summary['name']}, seed {summary['seed']}: means over the designs of each row",
+        title_justify="left",
+    )
+    table.add_column("")
+    table.add_column("designs")
+    labels = [*summary["guides"], *summary["finals"], *summary["holdouts"]]
+    for label in labels:
+        unit = summary["units"].get(label) or ""
+        table.add_column(label + (f"\n{unit}" if unit else ""), justify="right")
+    if any("n_mut" in row for row in summary["rows"]):
+        table.add_column("mutations", justify="right")
+    images = summary.get("kind") == "images"
+    if images:
+        table.add_column(f"diversity\n{summary['diversity']['unit']}", justify="right")
+        table.add_column("Vendi score\nper prompt", justify="right")
+    else:
+        table.add_column("log-likelihood\nnats/residue", justify="right")
+        table.add_column("diversity\nmutations apart", justify="right")
+    for row in summary["rows"]:
+        cells = [number(row.get(label)) for label in labels]
+        if any("n_mut" in r for r in summary["rows"]):
+            cells.append(number(row.get("n_mut"), 1))
+        if images:
+            cells += [number(row.get("diversity"), 3), number(row.get("vendi"))]
+        else:
+            cells += [
+                number(row.get("prior_per_residue"), 3),
+                number(row.get("diversity"), 1) if row["designs"] > 1 else "–",
+            ]
+        style = "bold" if row["row"] == "aligned" else None
+        table.add_row(row["row"], row["which"], *cells, style=style)
+    return table
+
+
+def notes(console: Console, summary: Mapping[str, Any], folder: RunFolder) -> None:
+    """Print what stands below the table: calls, gains of images, where the files are."""
+    calls = summary["network_calls"]
+    parts = [f"{name} {count:,}" for name, count in calls.items()]
+    images = summary.get("kind") == "images"
+    lines = [
+        f"{'best' if images else 'top'}: by the sum of the guiding rewards "
+        f"({', '.join(summary['guides'])}), higher is better; hold-outs were never optimized.",
+        f"Network calls: {', '.join(parts)}. Reward calls: "
+        f"{', '.join(f'{k} {v:,}' for k, v in summary['reward_calls'].items())}.",
+        f"{summary['designs']} designs kept, {summary['rejected']} rejected.",
+        f"Designs: {folder.path / 'designs.csv'}",
+        *([f"Images:  {folder.path / 'contact-sheet.png'}"] if images else []),
+        f"Report:  {folder.path / 'report.html'}",
+    ]
+    if images:
+        lines[1:1] = _gained(summary["paired"], summary["guides"] + summary["holdouts"])
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _gained(paired: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+    """Say what the best aligned design of each pair gains over best-of-N."""
+    lines = []
+    for label in labels:
+        row = paired["best_of_n"].get(label)
+        if row is not None and row["gain"] is not None:
+            text = f"{label}: {row['gain']:+.2f} over best-of-N at equal network calls"
+            if row["low"] is not None:
+                text += (
+                    f" (paired over {paired['pairs']} {paired['over']}, 95 % interval "
+                    f"{row['low']:+.2f} to {row['high']:+.2f})"
+                )
+            lines.append(text + ".")
+    return lines
