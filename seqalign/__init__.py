@@ -19,8 +19,10 @@ from importlib.metadata import version as _version
 from seqalign.allocator import keep_freed_memory as _keep_freed_memory
 from seqalign.api import ImagePicks, ImageResult, Picks, Result, RewardMaker
 from seqalign.campaign.islands import sample
+from seqalign.core.budget import Budget
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.gaussian import GaussianProcess
+from seqalign.core.method import Method
 from seqalign.core.objective import (
     Cached,
     Chunked,
@@ -38,7 +40,6 @@ from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.registry import (
     ImageModel,
-    Method,
     Model,
     SpecError,
     load_method,
@@ -62,6 +63,7 @@ __all__ = [
     "RNA",
     "SMC",
     "Alphabet",
+    "Budget",
     "Cached",
     "Chunked",
     "Counted",

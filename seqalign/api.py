@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seqalign.core.method import Method
 from seqalign.core.objective import (
     Command,
     Function,
@@ -20,7 +21,7 @@ from seqalign.core.particles import Samples, Step
 from seqalign.files.numbering import mutations
 from seqalign.files.pictures import contact_sheet, png
 from seqalign.files.text import fasta, to_csv, write_atomic
-from seqalign.registry import ImageModel, Method, Model
+from seqalign.registry import ImageModel, Model
 
 __all__ = ["ImagePicks", "ImageResult", "Picks", "Result", "RewardMaker"]
 

@@ -21,6 +21,7 @@ from seqalign.api import ImageResult, Result
 from seqalign.campaign.store import RunFolder
 from seqalign.core.discrete import MaskedProcess
 from seqalign.core.gaussian import GaussianProcess
+from seqalign.core.method import Method
 from seqalign.core.objective import (
     Cached,
     Chunked,
@@ -32,10 +33,10 @@ from seqalign.core.objective import (
     ZScore,
     calibrate,
 )
-from seqalign.core.particles import Samples, Step
+from seqalign.core.particles import Particles, Samples, Step
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
-from seqalign.registry import ImageModel, Method, Model, SpecError, build_method, load_method
+from seqalign.registry import ImageModel, Model, SpecError, build_method, load_method
 from seqalign.space.space import DesignSpace
 
 __all__ = [
@@ -100,6 +101,7 @@ def join(parts: Sequence[Samples]) -> Samples:
             )
         )
     log_z = [p.log_z for p in parts if p.log_z is not None]
+    states = [p.x for p in parts if p.x is not None]
     prompts = None
     if first.designs.prompts is not None:
         prompts = tuple(prompt for p in parts for prompt in p.designs.prompts)
@@ -109,6 +111,7 @@ def join(parts: Sequence[Samples]) -> Samples:
         torch.cat([p.log_w for p in parts]),
         torch.cat(log_z) if len(log_z) == len(parts) else None,
         tuple(steps),
+        torch.cat(states) if len(states) == len(parts) else None,
     )
 
 
@@ -152,6 +155,7 @@ def _on_cpu(samples: Samples) -> Samples:
         samples.log_w.cpu(),
         None if samples.log_z is None else samples.log_z.cpu(),
         tuple(moved(step) for step in samples.trace),
+        None if samples.x is None else samples.x.cpu(),
     )
 
 
@@ -189,7 +193,7 @@ def run_arm(
         if known is None:
             begin = time.perf_counter()
 
-            def observe(step: Step, island: int = island) -> None:
+            def observe(step: Step, _: Particles, island: int = island) -> None:
                 if progress is not None:
                     progress(arm.name, island, step)
 

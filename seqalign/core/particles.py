@@ -136,17 +136,36 @@ class Step:
     network_calls: int
     reward_calls: int
 
+    @classmethod
+    def of(cls, moved: Particles, chosen: Particles | None, calls: tuple[int, int]) -> Step:
+        """Describe particles before selection, what was chosen of them, and what they cost."""
+        return cls(
+            step=moved.step,
+            ess=moved.ess / moved.log_w.shape[1],
+            lam=moved.lam,
+            log_z=moved.log_z + log_mean_exp(moved.log_w),
+            value_mean=moved.value.mean(-1),
+            value_max=moved.value.amax(-1),
+            ancestors=None if chosen is None or chosen is moved else chosen.parent,
+            network_calls=calls[0],
+            reward_calls=calls[1],
+        )
+
 
 @dataclass(frozen=True)
 class Samples:
-    """Weighted designs of B islands.
+    """Weighted designs of B islands, or what a run that was stopped before its end goes on from.
 
     Attributes:
-        designs: (B, K) designs.
-        rewards: (B, K) rewards.
+        designs: (B, K) designs; None before the end.
+        rewards: (B, K) rewards; NaN before the end.
         log_w: (B, K) log-weights; zero for methods that are not consistent.
         log_z: (B,) estimates of log Z, or None for methods that are not consistent.
         trace: one `Step` per step.
+        x: (B, K, *event) states that the designs were decoded from; None if they were not kept (a
+            run folder keeps images and not their latents).
+        particles: the state before the end, which `start` takes to go on with the same bits; None
+            at the end.
     """
 
     designs: Any
@@ -154,6 +173,8 @@ class Samples:
     log_w: Tensor
     log_z: Tensor | None
     trace: tuple[Step, ...] = ()
+    x: Tensor | None = None
+    particles: Particles | None = None
 
     @property
     def network_calls(self) -> int:
@@ -188,7 +209,17 @@ class Samples:
         return torch.where(w > 0, w * values, 0.0).sum()
 
     def best(self, n: int = 1) -> Tensor:
-        """Return (n, 2) island and particle of the n highest rewards; equal designs count once."""
+        """Return (n, 2) island and particle of the n highest rewards; equal designs count once.
+
+        Raises:
+            ValueError: the run has not ended.
+        """
+        if self.designs is None:
+            step = None if self.particles is None else self.particles.step
+            raise ValueError(
+                f"This run was stopped at step {step} and has no designs yet. Go on with start = "
+                f"samples.particles."
+            )
         order = self.rewards.flatten().argsort(dim=0, descending=True, stable=True)
         flat = self.designs.x.flatten(0, 1)
         seen: set[bytes] = set()
