@@ -11,9 +11,9 @@ import re
 from importlib.metadata import version
 
 from seqalign.campaign.inputs import (
-    _file_hash,
     _load_images,
     _load_space,
+    _own_process,
     _resolved_input,
     _structure,
 )
@@ -21,7 +21,7 @@ from seqalign.campaign.islands import Arm, reference_designs, rehearse
 from seqalign.campaign.plan import Plan, _oracle_calls
 from seqalign.campaign.schema import Campaign
 from seqalign.campaign.tables import check_select
-from seqalign.campaign.terms import _card_id, _load_term, _probe
+from seqalign.campaign.terms import _load_term, _origin, _probe
 from seqalign.campaign.yaml import Source
 from seqalign.core.objective import (
     Sum,
@@ -62,7 +62,8 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
         if name in campaign.baselines[:i]:
             raise source.error(("baselines", i), f"{name!r} is given twice. Keep one.")
     try:
-        images = draws_images(campaign.model.name)
+        own = _own_process(campaign, source)
+        images = draws_images(campaign.model.name) if own is None else not own.discrete
     except SpecError as error:
         raise source.error(("model", "name"), str(error)) from error
     check_select(campaign, source, images)
@@ -74,10 +75,10 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
     structure, structure_digest = None, None
     model: Model | ImageModel
     if images:
-        model, digest = _load_images(campaign, source)
+        model, digest = _load_images(campaign, source, own)
     else:
         structure, structure_digest = _structure(campaign, source)
-        model, digest = _load_space(campaign, source, structure)
+        model, digest = _load_space(campaign, source, structure, own)
     replicates, islands = _islands(campaign, source, model)
     if isinstance(model, Model) and model.wild_type is None:
         used = [
@@ -139,16 +140,11 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
             "islands": islands,
             "sampler": to_mapping(method),
             "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
-            "model": _card_id("model", campaign.model.name),
+            "model": _origin("model", campaign.model.name, campaign.model.python, source),
             "rewards": {
-                t.label: _card_id("reward", t.spec.oracle)
-                if t.spec.oracle is not None
-                else {
-                    "python": t.spec.python,
-                    "sha256": _file_hash(source.folder / t.spec.python.rpartition(":")[0]),
-                }
-                if t.spec.python is not None
-                else {"command": t.spec.command}
+                t.label: {"command": t.spec.command}
+                if t.spec.command is not None
+                else _origin("reward", t.spec.oracle, t.spec.python, source)
                 for t in terms
             },
         },

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from seqalign.campaign.islands import references
-from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.plan import Plan, _oracle_calls
-from seqalign.core.objective import (
-    Reward,
-)
+from seqalign.core.discrete import MaskedProcess
+from seqalign.core.objective import Reward
 from seqalign.core.streams import Streams
 from seqalign.registry import (
     ImageModel,
@@ -59,10 +57,12 @@ def estimate(plan: Plan) -> Estimate:
     model = plan.model
     process, n = model.process, min(plan.arms[0].particles, 16)
     if zscores:
-        network["calibration"] = designs * model.space.reveals
-    network["evaluation"] = (plan.drawn + 1) * PRIOR_ORDERS * model.space.free
-    x = torch.full((1, n, process.length), process.alphabet.mask)
-    x = model.space.start(x)
+        network["calibration"] = designs * model.calls
+    if plan.evaluation_calls:
+        network["evaluation"] = plan.evaluation_calls
+    x = process.prior((1, n), Streams(0, (0,)))
+    if isinstance(process, MaskedProcess):
+        x = model.space.start(x)
     laps = []
     with torch.no_grad():
         for _ in range(3):

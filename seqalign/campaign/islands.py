@@ -20,7 +20,6 @@ from torch import Tensor
 from seqalign.api import ImageResult, Result
 from seqalign.campaign.store import RunFolder
 from seqalign.core.callables import Function
-from seqalign.core.discrete import MaskedProcess
 from seqalign.core.gaussian import GaussianProcess
 from seqalign.core.objective import Reward, ZScore, calibrate, walk
 from seqalign.core.particles import Samples, Step
@@ -333,7 +332,7 @@ def _free_images(model: ImageModel) -> GaussianProcess:
     )
 
 
-def _free(model: Model) -> MaskedProcess:
+def _free(model: Model) -> Process:
     """Return a process that asks for the same calls as a model's and makes none."""
     v = len(model.process.alphabet)
 

@@ -319,7 +319,7 @@ def _sheet(plan: Plan, scored: _Scored) -> Sheet:
         campaign.name,
         campaign.seed,
         model.name,
-        float(model.process.temperature),
+        float(getattr(model.process, "temperature", 1.0)),
         tuple(t.label for t in plan.terms),
         None if wild is None else rounded(scored.rows[wild]),
         Layout.of(structure) if shaped and structure is not None else None,

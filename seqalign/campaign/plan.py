@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqalign.campaign.islands import Arm, Rehearsal
+from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.schema import Campaign
 from seqalign.campaign.terms import Term
 from seqalign.campaign.yaml import Source
-from seqalign.core.objective import (
-    Reward,
-)
+from seqalign.core.discrete import MaskedProcess
+from seqalign.core.objective import Reward
 from seqalign.files.structure import Structure
 from seqalign.registry import (
     ImageModel,
@@ -79,6 +79,14 @@ class Plan:
             sum(round(self.rehearsals[a.name].network * a.particles) for a in self.arms)
             * self.islands
         )
+
+    @property
+    def evaluation_calls(self) -> int:
+        """Network calls of the log-likelihoods after a run, at most."""
+        if not isinstance(self.letters.process, MaskedProcess):
+            return 0
+        # of the wild type, too
+        return (self.drawn + 1) * PRIOR_ORDERS * self.letters.space.free
 
     @property
     def reward_calls(self) -> int:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import yaml
 from torch import Tensor
 
+from seqalign.campaign.python import build_object, load_object
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.yaml import KeyPath, Source
-from seqalign.core.callables import Command, OnFailure, function
+from seqalign.core.callables import Command, OnFailure, as_reward
 from seqalign.core.objective import Reward, RewardError, Wrapper, evaluate
 from seqalign.core.process import Designs
 from seqalign.core.wrappers import Cached
@@ -28,7 +27,6 @@ from seqalign.registry import (
     entry,
     load_reward,
     names,
-    nearest,
     parameters,
 )
 
@@ -104,30 +102,22 @@ _RESERVED = (
 )
 
 
-def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
-    file, colon, name = text.rpartition(":")
-    target = source.folder / file
-    if not colon or not file or not name:
-        raise source.error(path, f"{text!r}: write FILE.py:FUNCTION.")
-    if not target.is_file():
+def _python(label: str, spec: RewardSpec, source: Source) -> Reward:
+    """Return what `python: FILE.py:NAME` names: a Reward, an object of its class, or a function."""
+    path: KeyPath = ("rewards", label)
+    text, params = str(spec.python), dict(spec.params)
+    found = load_object(text, source, (*path, "python"))
+    if isinstance(found, type) and issubclass(found, Reward):
+        found = build_object(f"The reward {text}", found, params, source, (*path, "params"))
+    elif params:
         raise source.error(
-            path, f"{text!r}: there is no file {target}. Paths start from the campaign's folder."
+            (*path, "params"),
+            f"an oracle or a class takes params, and {text} is none. Remove them.",
         )
-    spec = importlib.util.spec_from_file_location(f"seqalign_user_{target.stem}", target)
-    if spec is None or spec.loader is None:
-        raise source.error(path, f"{text!r} is not a Python file; write FILE.py:FUNCTION.")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise source.error(
-            path, f"{target} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-        raise source.error(path, f"{target} has no function {name!r}. {nearest(name, known)}")
-    return found  # type: ignore[no-any-return]
+        return as_reward(found, label)
+    except TypeError as error:
+        raise source.error((*path, "python"), f"{text}: {error}") from error
 
 
 def _load_term(
@@ -162,10 +152,10 @@ def _load_term(
         except SpecError as error:
             at = (*path, "params", *error.path) if error.path else (*path, "oracle")
             raise source.error(at, str(error)) from error
-    elif spec.params:
-        raise source.error((*path, "params"), "only an oracle takes params. Remove them.")
     elif spec.python is not None:
-        inner = function(_python(spec.python, source, (*path, "python")), label)
+        inner = _python(label, spec, source)
+    elif spec.params:
+        raise source.error((*path, "params"), "a command takes no params. Remove them.")
     elif images:
         raise source.error(
             (*path, "command"),
@@ -233,7 +223,14 @@ def _probe(term: Term, model: Model | ImageModel, designs: Designs, source: Sour
         raise source.error(path, f"tried on {what}: {error}") from error
 
 
-def _card_id(kind: Literal["reward", "model"], name: str) -> dict[str, str]:
+def _origin(
+    kind: Literal["reward", "model"], name: str | None, python: str | None, source: Source
+) -> dict[str, str]:
+    """Return what a run folder says of where a reward or model comes from."""
+    if name is None or python is not None:
+        assert python is not None
+        code = (source.folder / python.rpartition(":")[0]).read_bytes()
+        return {"python": python, "sha256": hashlib.sha256(code).hexdigest()}
     data = card(kind, name)
     point = entry(kind, name)
     dist = point.dist
