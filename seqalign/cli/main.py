@@ -504,7 +504,9 @@ def _say_map(plan: Plan, model: registry.Model, say: Callable[[str], object]) ->
 
 
 def _say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
-    say("\nRewards")
+    spec = plan.campaign.model
+    about = registry.describe("model", spec.name) if spec.python is None else "your own process"
+    say(f"\nModel\n  {spec.name}: {about}\n\nRewards")
     for t in plan.terms:
         c = (
             registry.describe("reward", t.spec.oracle)
@@ -534,13 +536,13 @@ def _say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None
     )
 
 
-def _flow(rule: Any) -> str:
-    if isinstance(rule, Mapping):
-        return ", ".join(
-            f"{k}: {{{_flow(v)}}}" if isinstance(v, Mapping) else f"{k}: {v}"
-            for k, v in rule.items()
-        )
-    return str(rule)
+def _flow(rule: Any, inside: bool = False) -> str:
+    if isinstance(rule, list):
+        return f"[{', '.join(_flow(item, True) for item in rule)}]"
+    if not isinstance(rule, Mapping):
+        return str(rule)
+    text = ", ".join(f"{k}: {_flow(v, True)}" for k, v in rule.items())
+    return f"{{{text}}}" if inside else text
 
 
 def _duration(seconds: float) -> str:

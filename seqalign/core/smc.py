@@ -267,7 +267,8 @@ class SMC:
             else:
                 meter = cast(Metered, self.process)
                 meter.calls += 2 * meter.count(x)
-            score = score.detach().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            # a reward may give one gradient to many letters, expanded and not to be written to
+            score = score.detach().contiguous().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         # the guide's value is the particle's own if both are the mean of the same posterior
         same = through == "posterior" or (through == "network" and self.space is None)
         fused = same and isinstance(self.value, PosteriorMean)
