@@ -20,7 +20,16 @@ from seqalign import weights
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import LETTERS, Structure, read_structure
 from seqalign.files.text import read_fasta
-from seqalign.registry import Model, SpecError, draws_images, entry, load_model, names, parameters
+from seqalign.registry import (
+    Model,
+    SpecError,
+    draws_images,
+    entry,
+    load_model,
+    names,
+    parameters,
+    takers,
+)
 from seqalign.space.space import CHARGE
 
 __all__ = ["Draft", "new"]
@@ -134,10 +143,9 @@ def _notes(model: str) -> list[str]:
 
 def _of_structure(file: Path, model: str) -> dict[str, Any]:
     if "structure" not in parameters("model", model):
-        able = [n for n in names("model") if "structure" in parameters("model", n)]
         raise SpecError(
             f"The model {model!r} does not look at a structure, and {file} is one. Models that "
-            f"do: {', '.join(able)}."
+            f"do: {', '.join(takers('model', 'structure'))}."
         )
     structure = read_structure(file)
     numbering, letters = structure.known_numbering, structure.wild_type
@@ -202,7 +210,7 @@ def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
                 f"The model {model!r} knows one construct of {len(home or '')} residues, and the "
                 f"{len(letters)} of {file} are another sequence. Leave --model out, or take esm2."
             )
-        kept = set(numbering.positions(_loaded(model).process.keep, "keep"))
+        kept = set(numbering.positions(getattr(_loaded(model).process, "keep", ""), "keep"))
     free = [i for i in range(1, len(letters) + 1) if i not in kept]
     about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1", *_ruler(letters)]
     if kept:
@@ -225,7 +233,7 @@ def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
 
 def _home(model: str) -> str | None:
     """Return the one sequence a model was made for."""
-    return _loaded(model).process.wild_type
+    return _loaded(model).wild_type
 
 
 def _loaded(model: str) -> Model:
