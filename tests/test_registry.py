@@ -14,7 +14,7 @@ import yaml
 import seqalign as sa
 from seqalign import build, registry
 from seqalign.build import settable
-from seqalign.campaign.islands import rehearse
+from seqalign.campaign.letters import Letters
 from seqalign.core.proposal import Base, Proposal, Tilted
 from seqalign.core.selection import Keep, OneChild, Resample, Selection, TopK
 from seqalign.core.tempering import Adaptive, Linear, Tempering
@@ -243,9 +243,9 @@ def test_a_rehearsal_counts_exactly(plugin):
         method = sa.load_method(name)
         if "discrete" not in getattr(method, "kinds", ("discrete", "continuous")):
             with pytest.raises(TypeError, match="continuous"):
-                rehearse(method, model, reward)
+                Letters().rehearse(method, model, reward, 2)
             continue
-        counted = rehearse(method, model, reward)
+        counted = Letters().rehearse(method, model, reward, 2)
         result = sa.sample(model, reward, name, particles=6, alpha=1.0, seed=1)
         assert result.samples.network_calls == counted.network * 6, name
         assert result.samples.reward_calls == counted.reward * 6, name

@@ -291,7 +291,7 @@ def test_scales_come_from_every_prompt(campaign):
         (lambda: sa.sample(object(), sa.load_reward("toy-bright")), "from_pipeline"),
         (
             lambda: sa.sample(sa.load_model("pdz-mini").process, sa.load_reward("toy-bright")),
-            "load it by name",
+            "Set steps >= 84",
         ),
     ],
 )
@@ -398,7 +398,7 @@ def test_a_continued_run_gives_the_same_bits(campaign, finished, tmp_path):
 
 def test_islands_are_kept_without_loss(finished):
     folder, _ = finished
-    samples, _ = folder.load_island("aligned", 2, None, ("green",))
+    samples, _ = folder.load_island("aligned", 2, sa.load_model("painter", prompts=["red", "green"]), 2)
     assert samples.designs.x.dtype == torch.float64
     assert samples.designs.prompts == ("green",)
     levels = samples.designs.x * 255

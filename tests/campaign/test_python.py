@@ -9,7 +9,7 @@ import toy_plugin
 import yaml
 
 import seqalign as sa
-from seqalign.campaign.check import prepare
+from seqalign.campaign.check import check as prepare
 from seqalign.campaign.islands import run_arm
 from seqalign.campaign.yaml import CampaignError, read
 from seqalign.core.objective import evaluate
@@ -156,7 +156,8 @@ def test_a_process_of_a_file_is_a_model(campaign):
 
 def test_a_continuous_process_of_a_file_draws_images(campaign):
     plan = campaign({"light": {"python": "mine.py:light"}}, model={"python": "mine.py:images"})
-    assert isinstance(plan.model, sa.ImageModel)
+    assert plan.medium.kind == "images"
+    assert plan.model.space is None
     assert plan.model.steps == 3
 
 

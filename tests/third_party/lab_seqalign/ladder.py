@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from seqalign.core.particles import Samples
+from seqalign.core.method import Looped
+from seqalign.core.objective import Reward
+from seqalign.core.process import Process, Space
 from seqalign.core.selection import Keep, Resample, Selection
 from seqalign.core.smc import SMC
 from seqalign.core.tempering import Linear, Tempering
@@ -13,7 +15,7 @@ from seqalign.core.value import Automatic, Value
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Ladder(Looped):
     """Ladder: tempered SMC that resamples on some rungs.
 
     Every rung is a step of the schedule.
@@ -35,20 +37,16 @@ class Ladder:
     then: Resample | None = None
     consistent: ClassVar[bool] = True
 
-    def __call__(
-        self, process: Any, reward: Any, shape: tuple[int, int], *, rng: Any, **more: Any
-    ) -> Samples:
-        """Draw (B, K) weighted designs."""
-        space, start, observe = (more.get(k) for k in ("space", "start", "observe"))
-        loop = SMC(
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler of these hyper-parameters."""
+        return SMC(
             process, reward, self.alpha, value=self.value, tempering=self.rungs[0],
             selection=self.selection, space=space,
         )  # fmt: skip
-        return loop.sample(shape, rng, start=start, observe=observe)
 
 
 @dataclass(frozen=True)
-class Sled:
+class Sled(Looped):
     """Sled: importance sampling, downhill.
 
     References:
@@ -58,10 +56,6 @@ class Sled:
     alpha: float = 1.0
     consistent: ClassVar[bool] = True
 
-    def __call__(
-        self, process: Any, reward: Any, shape: tuple[int, int], *, rng: Any, **more: Any
-    ) -> Samples:
-        """Draw (B, K) weighted designs."""
-        space, start, observe = (more.get(k) for k in ("space", "start", "observe"))
-        loop = SMC(process, reward, self.alpha, value=None, selection=Keep(), space=space)
-        return loop.sample(shape, rng, start=start, observe=observe)
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler of these hyper-parameters."""
+        return SMC(process, reward, self.alpha, value=None, selection=Keep(), space=space)
