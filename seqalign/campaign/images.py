@@ -24,14 +24,15 @@ from seqalign.campaign.metrics import (
     vendi,
 )
 from seqalign.campaign.plan import Plan
-from seqalign.campaign.report import render
+from seqalign.campaign.report.page import render
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.store import RunFolder
+from seqalign.campaign.summary import from_json
 from seqalign.campaign.tables import _command, _signs, _trace, _weighted, choose, rounded
 from seqalign.core.objective import Clip, Reward, Sum, ZScore, evaluate
 from seqalign.core.particles import Samples
 from seqalign.files.pictures import contact_sheet, png, read_png
-from seqalign.files.text import to_csv
+from seqalign.files.text import finite, to_csv
 from seqalign.registry import ImageModel
 
 __all__ = []
@@ -483,7 +484,7 @@ def _finish_images(
         },
         "seconds": {**seconds, "evaluation": judged},
     }
-    folder.write("report.html", render(folder, summary))
+    folder.write("report.html", render(folder, from_json({"kind": "letters", **finite(summary)})))
     folder.write_json("summary.json", summary)
     return summary
 

@@ -20,16 +20,17 @@ from seqalign.campaign.metrics import (
     recovery,
 )
 from seqalign.campaign.plan import Plan
-from seqalign.campaign.report import render
+from seqalign.campaign.report.page import render
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.store import RunFolder
+from seqalign.campaign.summary import from_json
 from seqalign.campaign.tables import TOP, _command, _signs, _trace, _weighted, choose, rounded
 from seqalign.core.objective import Reward, Sum, evaluate
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.files.numbering import mutations
 from seqalign.files.sheet import Layout, Sheet
-from seqalign.files.text import to_csv
+from seqalign.files.text import finite, to_csv
 
 __all__ = []
 
@@ -225,7 +226,7 @@ def _finish(
         },
         "seconds": {**seconds, "evaluation": judged},
     }
-    folder.write("report.html", render(folder, summary))
+    folder.write("report.html", render(folder, from_json({"kind": "letters", **finite(summary)})))
     folder.write_json("summary.json", summary)
     return summary
 

@@ -22,12 +22,13 @@ from seqalign.campaign.images import (
     _shown,
 )
 from seqalign.campaign.letters import _columns
-from seqalign.campaign.report import render
+from seqalign.campaign.report.page import render
 from seqalign.campaign.store import RunFolder
+from seqalign.campaign.summary import from_json
 from seqalign.campaign.tables import FILTER, HARD, _signs, check_select, choose
 from seqalign.campaign.yaml import CampaignError, read
 from seqalign.files.sheet import Sheet
-from seqalign.files.text import to_csv
+from seqalign.files.text import finite, to_csv
 
 __all__ = ["reselect"]
 
@@ -120,7 +121,9 @@ def reselect(folder: RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]
             if any(arm for line in summary["gallery"] for arm in line["arms"].values()):
                 sheet_ = _image_sheet(folder, summary["gallery"], labels)
                 folder.write("contact-sheet.png", sheet_)
-        folder.write("report.html", render(folder, summary))
+        folder.write(
+            "report.html", render(folder, from_json({"kind": "letters", **finite(summary)}))
+        )
         folder.write_json("summary.json", summary)
         return summary
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from seqalign.campaign.summary import Summary, from_json
 from seqalign.core.particles import Samples, Step
 from seqalign.core.process import Designs
 from seqalign.core.sequence import Alphabet
@@ -218,6 +219,20 @@ class RunFolder:
             )
         data: dict[str, Any] = json.loads(path.read_text("utf-8"))
         return data
+
+    def summary(self) -> Summary:
+        """Return what the run says of itself.
+
+        Raises:
+            ValueError: the run is not finished, or an older version wrote it.
+        """
+        data = self.read_json("summary.json")
+        if data.get("kind", "letters") == "letters" and "fasta" not in data:
+            raise ValueError(
+                f"{self.path} was written by an older version, which stored too little to choose "
+                "again. Run its campaign with --fresh."
+            )
+        return from_json({"kind": "letters", **data})
 
     def read_lines(self, name: str) -> list[dict[str, Any]]:
         """Return the rows of a JSON-lines file."""

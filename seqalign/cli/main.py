@@ -21,7 +21,6 @@ from rich.table import Table
 from rich.text import Text
 
 from seqalign import registry
-from seqalign.campaign import report
 from seqalign.campaign.check import prepare
 from seqalign.campaign.compare import compare
 from seqalign.campaign.estimate import estimate
@@ -30,6 +29,7 @@ from seqalign.campaign.islands import open_zscores
 from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.new import new as draft
 from seqalign.campaign.plan import Plan
+from seqalign.campaign.report.page import report
 from seqalign.campaign.run import run as execute
 from seqalign.campaign.score import read_candidates, score_table, stored_constants
 from seqalign.campaign.select import reselect
@@ -481,10 +481,7 @@ def report_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run folder.")],
 ) -> None:
     """Write report.html of a finished run again: one offline file."""
-    run_folder = RunFolder(folder)
-    summary = run_folder.read_json("summary.json")
-    run_folder.write("report.html", report.render(run_folder, summary))
-    typer.echo(run_folder.path / "report.html")
+    typer.echo(report(RunFolder(folder)))
 
 
 # what there is ------------------------------------------------------------------------------------
