@@ -17,27 +17,18 @@ from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version
 
 from seqalign.allocator import keep_freed_memory as _keep_freed_memory
-from seqalign.api import ImagePicks, ImageResult, Picks, Result, RewardMaker
-from seqalign.campaign.islands import sample
+from seqalign.api import Picks, Result, RewardMaker, sample
+from seqalign.core.callables import function
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.gaussian import GaussianProcess
-from seqalign.core.objective import (
-    Cached,
-    Chunked,
-    Counted,
-    Reward,
-    RewardError,
-    calibrate,
-    evaluate,
-    function,
-)
+from seqalign.core.objective import Reward, RewardError, calibrate, evaluate
 from seqalign.core.particles import Particles, Samples, Step
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN, RNA, Alphabet
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
+from seqalign.core.wrappers import Cached, Chunked, Counted
 from seqalign.registry import (
-    ImageModel,
     Method,
     Model,
     SpecError,
@@ -68,9 +59,6 @@ __all__ = [
     "DesignSpace",
     "Designs",
     "GaussianProcess",
-    "ImageModel",
-    "ImagePicks",
-    "ImageResult",
     "MaskedProcess",
     "Method",
     "Model",

@@ -9,6 +9,7 @@ module, which is read without importing the module.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import reprlib
 import sys
@@ -39,13 +40,13 @@ from seqalign.files.numbering import Numbering
 from seqalign.space.space import DesignSpace
 
 __all__ = [
-    "ImageModel",
     "Kind",
     "Method",
     "Model",
     "SpecError",
     "build_method",
     "card",
+    "card_id",
     "describe",
     "draws_images",
     "entry",
@@ -105,27 +106,59 @@ class Model:
 
     Attributes:
         name: the model's name.
-        process: the reverse diffusion, with as many steps as the design space needs.
-        space: hard constraints.
+        process: the reverse diffusion; with letters, it has as many steps as the space needs.
+        space: hard constraints on letters; None where there are no letters, or no constraints.
         card: what the model's card says.
         params: parameters the model was built with.
     """
 
     name: str
-    process: MaskedProcess
-    space: DesignSpace
+    process: Process
+    space: DesignSpace | None
     card: Mapping[str, Any]
     params: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, process: Any, space: DesignSpace | None = None) -> Model:
+        """Wrap a process that is at hand; a model stays what it is.
+
+        Raises:
+            SpecError: it is neither, or a space is given for what has one.
+        """
+        if isinstance(process, cls):
+            if space is not None:
+                raise SpecError(
+                    f"The model {process.name!r} has a design space of its own. Give space with a "
+                    "bare process, or constraints to load_model."
+                )
+            return process
+        missing = [a for a in ("posterior", "transition", "decode") if not hasattr(process, a)]
+        if missing:
+            raise SpecError(
+                f"{type(process).__name__} is no model: it has no {missing[0]}. Give what "
+                "load_model returns, a process, or wrap a diffusers pipeline first: "
+                "seqalign.models.pipelines.from_pipeline(pipeline, prompt='...')."
+            )
+        return cls(str(getattr(process, "name", type(process).__name__)), process, space, {}, {})
 
     @property
     def wild_type(self) -> str | None:
         """The sequence that mutations are counted from."""
-        return self.space.wild_type
+        return None if self.space is None else self.space.wild_type
+
+    @property
+    def numbering(self) -> Numbering | None:
+        """What positions are called; None without letters."""
+        if self.space is None:
+            return None
+        return self.space.numbering or Numbering.plain(self.space.length)
 
     @property
     def residues(self) -> tuple[str, ...]:
         """Names of the L positions in mutations: author numbers, with the chain if several."""
-        numbering = self.process.numbering or Numbering.plain(self.process.length)
+        numbering = self.numbering
+        if numbering is None:
+            return ()
         if len(set(numbering.chains)) == 1:
             return numbering.numbers
         return tuple(numbering.name(i) for i in range(1, len(numbering) + 1))
@@ -133,51 +166,14 @@ class Model:
     @property
     def chains(self) -> tuple[int, ...]:
         """Lengths of the chains, in order; FASTA joins them by '/'."""
-        numbering = self.process.numbering or Numbering.plain(self.process.length)
+        numbering = self.numbering
+        if numbering is None:
+            return ()
         return tuple(len(list(run)) for _, run in groupby(numbering.chains))
-
-
-@dataclass(frozen=True)
-class ImageModel:
-    """A pretrained continuous process and what it is asked to draw.
-
-    Attributes:
-        name: the model's name.
-        process: the reverse diffusion, with one prompt per row or without text.
-        card: what the model's card says.
-        params: parameters the model was built with.
-    """
-
-    name: str
-    process: Process
-    card: Mapping[str, Any]
-    params: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, process: Process) -> ImageModel:
-        """Wrap a process that is at hand.
-
-        Raises:
-            SpecError: it is no continuous process.
-        """
-        missing = [a for a in ("posterior", "transition", "decode") if not hasattr(process, a)]
-        if missing:
-            raise SpecError(
-                f"{type(process).__name__} is no model: it has no {missing[0]}. Give what "
-                "load_model returns, or wrap a diffusers pipeline first: "
-                "seqalign.models.pipelines.from_pipeline(pipeline, prompt='...')."
-            )
-        name = str(getattr(process, "name", type(process).__name__))
-        if process.discrete:
-            raise SpecError(
-                f"{name!r} draws sequences, which need a design space: load it by name with "
-                "load_model."
-            )
-        return cls(name, process, {}, {})
 
     @property
     def prompts(self) -> tuple[str, ...] | None:
-        """What is drawn, in words; None without text."""
+        """What is asked for, in words; None without text."""
         prompts: tuple[str, ...] | None = getattr(self.process, "prompts", None)
         return prompts
 
@@ -270,6 +266,19 @@ def card(kind: Kind, name: str) -> dict[str, Any]:
             if isinstance(data, dict):
                 return {"name": name, **data}
     return {"name": name, "entry_point": point.value}
+
+
+def card_id(kind: Kind, name: str) -> dict[str, str]:
+    """Return what tells one version of a reward or model from another."""
+    data, point = card(kind, name), entry(kind, name)
+    text = yaml.safe_dump(data, sort_keys=True)
+    version = point.dist.version if point.dist is not None else "unknown"
+    return {
+        "name": name,
+        "from": point.value,
+        "version": str(data.get("version", version)),
+        "card_sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
 
 
 def _method_card(name: str) -> dict[str, Any]:
@@ -547,8 +556,8 @@ def load_model(
     net_charge: Mapping[str, int] | None = None,
     steps: int | None = None,
     **params: Any,
-) -> Model | ImageModel:
-    """Return a `Model` of sequences by name, with its design space, or an `ImageModel`.
+) -> Model:
+    """Return a model by name; one of sequences has a design space.
 
     An image model takes `prompt` or `prompts` and what else its factory does, and none of the
     arguments about letters.
@@ -645,7 +654,7 @@ def _image_model(
     letters: Mapping[str, Any],
     steps: int | None,
     params: Mapping[str, Any],
-) -> ImageModel:
+) -> Model:
     """Build a continuous model; what speaks of letters is refused."""
     wrong = [k for k, v in letters.items() if v is not None and v not in ("", (), [], {})]
     if wrong:
@@ -658,7 +667,7 @@ def _image_model(
     process = _call("model", name, factory, given)
     if getattr(process, "discrete", True) or not hasattr(process, "posterior"):
         raise SpecError(f"The model {name!r} made a {type(process).__name__}, no image process.")
-    return ImageModel(name, process, card("model", name), given)
+    return Model(name, process, None, card("model", name), given)
 
 
 def _bias(

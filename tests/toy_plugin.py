@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from seqalign.core.discrete import MaskedProcess
-from seqalign.core.objective import Reward, function
+from seqalign.core.objective import Reward
+from seqalign.core.callables import function
 from seqalign.core.sequence import PROTEIN
 
 WILD = "MKTAYIAKQRQW"

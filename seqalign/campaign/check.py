@@ -1,4 +1,4 @@
-"""A plan: a campaign whose every part has been found, built and tried before anything runs.
+"""The verb `check`: find, build and try every part of a campaign before anything runs.
 
 A name, a parameter, a constraint that cannot be met, a reward that breaks its contract: each stops
 here, with the place in the file, at the cost of a few reward calls and no sampling.
@@ -7,46 +7,89 @@ here, with the place in the file, at the cost of a few reward calls and no sampl
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import Any
 
-from seqalign.campaign.inputs import (
-    _file_hash,
-    _load_images,
-    _load_space,
-    _resolved_input,
-    _structure,
-)
-from seqalign.campaign.islands import Arm, reference_designs, rehearse
-from seqalign.campaign.plan import Plan, _oracle_calls
+import torch
+
+from seqalign.campaign.media import medium_of
+from seqalign.campaign.medium import Arm, Loaded, Medium, Plan, Rehearsal
 from seqalign.campaign.schema import Campaign
-from seqalign.campaign.tables import check_select
-from seqalign.campaign.terms import _card_id, _load_term, _probe
+from seqalign.campaign.select import check_select
+from seqalign.campaign.terms import Term, identity, load_term
 from seqalign.campaign.yaml import Source
-from seqalign.core.objective import (
-    Sum,
-)
+from seqalign.core.objective import Reward, RewardError, Sum, evaluate
 from seqalign.registry import (
-    ImageModel,
+    Method,
     Model,
     SpecError,
     build_method,
-    draws_images,
+    card_id,
     entry,
     names,
     nearest,
     to_mapping,
 )
 
-__all__ = ["prepare"]
+__all__ = ["check"]
 
 
-def prepare(campaign: Campaign, source: Source) -> Plan:
+def check(campaign: Campaign, source: Source) -> Plan:
     """Find, build and try every part of a campaign; nothing expensive runs.
 
     Raises:
         CampaignError: something is wrong; the message names place, value and cure.
     """
+    _names(campaign, source)
+    try:
+        medium = medium_of(campaign.model.name)
+    except SpecError as error:
+        raise source.error(("model", "name"), str(error)) from error
+    check_select(campaign, source, medium)
+    sampler = campaign.sampler
+    try:
+        method = build_method(sampler.name, sampler.model_extra or {})
+    except SpecError as error:
+        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
+    loaded = medium.load(campaign, source)
+    model = loaded.model
+    replicates, islands = _islands(campaign, source, model)
+    terms = tuple(
+        load_term(label, spec, source, loaded.structure, medium.recurs)
+        for label, spec in campaign.rewards.items()
+    )
+    guides = [t for t in terms if t.spec.role == "guide"]
+    if not guides:
+        raise source.error(
+            ("rewards",),
+            "no reward has role: guide, so there is nothing to align to. Give one that role.",
+        )
+    objective = Sum(tuple((t.spec.weight, t.scaled) for t in guides))
+    for term in terms:
+        _try(term, medium, model, source)
+    arms, rehearsals = _arms(campaign, source, medium, model, method, objective)
+    plan = Plan(
+        campaign,
+        source,
+        medium,
+        model,
+        loaded.structure,
+        terms,
+        objective,
+        arms,
+        islands,
+        "unguided" in campaign.baselines,
+        rehearsals,
+        _resolved(campaign, source, medium, loaded, terms, arms, islands, replicates),
+        replicates,
+    )
+    _limits(plan)
+    return plan
+
+
+def _names(campaign: Campaign, source: Source) -> None:
+    """Refuse rewards and baselines that nobody knows."""
     for label, spec in campaign.rewards.items():
         if spec.oracle is not None:
             try:
@@ -61,136 +104,11 @@ def prepare(campaign: Campaign, source: Source) -> Plan:
             )
         if name in campaign.baselines[:i]:
             raise source.error(("baselines", i), f"{name!r} is given twice. Keep one.")
-    try:
-        images = draws_images(campaign.model.name)
-    except SpecError as error:
-        raise source.error(("model", "name"), str(error)) from error
-    check_select(campaign, source, images)
-    sampler = campaign.sampler
-    try:
-        method = build_method(sampler.name, sampler.model_extra or {})
-    except SpecError as error:
-        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
-    structure, structure_digest = None, None
-    model: Model | ImageModel
-    if images:
-        model, digest = _load_images(campaign, source)
-    else:
-        structure, structure_digest = _structure(campaign, source)
-        model, digest = _load_space(campaign, source, structure)
-    replicates, islands = _islands(campaign, source, model)
-    if isinstance(model, Model) and model.wild_type is None:
-        used = [
-            t
-            for t in (*campaign.select.filters, campaign.select.rank_by)
-            if re.match(r"-?(n_mut|seq_recovery)", t)
-        ]
-        if used:
-            raise source.error(("select",), f"{used[0]!r} needs a wild type. Give input.wild_type.")
-    terms = tuple(
-        _load_term(label, spec, source, structure, images)
-        for label, spec in campaign.rewards.items()
-    )
-    guides = [t for t in terms if t.spec.role == "guide"]
-    if not guides:
-        raise source.error(
-            ("rewards",),
-            "no reward has role: guide, so there is nothing to align to. Give one that role.",
-        )
-    objective = Sum(tuple((t.spec.weight, t.scaled) for t in guides))
-    few = reference_designs(model)
-    if images and (few.x.dim() != 5 or few.x.shape[2] not in (1, 3)):
-        raise source.error(
-            ("model", "name"),
-            f"designs of {campaign.model.name!r} have shape {tuple(few.x.shape[2:])} and are no "
-            "images (1 or 3, H, W). Use seqalign.sample in Python.",
-        )
-    for term in terms:
-        _probe(term, model, few, source)
-    try:
-        first = rehearse(method, model, objective, sampler.particles)
-    except (TypeError, ValueError) as error:
-        raise source.error(("sampler",), str(error)) from error
-    arms = [Arm("aligned", method, sampler.particles)]
-    rehearsals = {"aligned": first}
-    wanted = list(dict.fromkeys("best_of_n" if n == "unguided" else n for n in campaign.baselines))
-    for i, name in enumerate(wanted):
-        if name == sampler.name and not sampler.model_extra:
-            continue
-        try:
-            other = build_method(name, {"alpha": method.alpha})
-            trial = rehearse(other, model, objective)
-        except (SpecError, TypeError, ValueError) as error:
-            raise source.error(("baselines", i), str(error)) from error
-        # the same number of network calls, at least
-        size = max(1, math.ceil(first.network * sampler.particles / trial.network))
-        trial = rehearse(other, model, objective, size)
-        arms.append(
-            Arm(name if name != "aligned" else "baseline-aligned", other, size, ("baseline", name))
-        )
-        rehearsals[name] = trial
-    config = {
-        "seqalign": version("seqalign"),
-        **campaign.model_dump(mode="json"),
-        "resolved": {
-            **_resolved_input(model, replicates),
-            "input_sha256": digest,
-            "structure_sha256": structure_digest,
-            "islands": islands,
-            "sampler": to_mapping(method),
-            "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
-            "model": _card_id("model", campaign.model.name),
-            "rewards": {
-                t.label: _card_id("reward", t.spec.oracle)
-                if t.spec.oracle is not None
-                else {
-                    "python": t.spec.python,
-                    "sha256": _file_hash(source.folder / t.spec.python.rpartition(":")[0]),
-                }
-                if t.spec.python is not None
-                else {"command": t.spec.command}
-                for t in terms
-            },
-        },
-    }
-    plan = Plan(
-        campaign,
-        source,
-        model,
-        structure,
-        terms,
-        objective,
-        tuple(arms),
-        islands,
-        "unguided" in campaign.baselines,
-        rehearsals,
-        config,
-        replicates,
-    )
-    for key, limit in campaign.budget.calls.items():
-        path = ("budget", "calls", key)
-        if key == "network":
-            need = plan.network_calls
-        elif key in campaign.rewards:
-            need = _oracle_calls(plan, campaign.rewards[key].role)
-        else:
-            raise source.error(
-                path,
-                f"there is no {key!r} to count. {nearest(key, ['network', *campaign.rewards])}",
-            )
-        if need > limit:
-            raise source.error(
-                path,
-                f"the run needs {need} calls of {key}, more than {limit}. Lower sampler.particles "
-                "or islands, "
-                f"drop baselines, or raise the limit.",
-            )
-    return plan
 
 
-def _islands(campaign: Campaign, source: Source, model: Model | ImageModel) -> tuple[int, int]:
+def _islands(campaign: Campaign, source: Source, model: Model) -> tuple[int, int]:
     """Return islands per prompt, and of the run."""
-    prompts = model.conditions if isinstance(model, ImageModel) else 1
+    prompts = model.conditions
     each, particles = campaign.sampler.islands, campaign.sampler.particles
     wanted = campaign.budget.designs
     if wanted is not None:
@@ -206,3 +124,100 @@ def _islands(campaign: Campaign, source: Source, model: Model | ImageModel) -> t
             )
     each = each or 1
     return each, each * prompts
+
+
+def _try(term: Term, medium: Medium, model: Model, source: Source) -> None:
+    """Try a reward on a few designs, and its gradient if it says it has one."""
+    designs, what = medium.probe(model)
+    try:
+        evaluate(term.raw, designs)
+        if term.raw.differentiable:
+            got = medium.graded(term.raw, designs)
+            if tuple(got.shape) != designs.shape or not bool(torch.isfinite(got).all()):
+                raise RewardError(
+                    f"Reward {term.label!r} gives shape {tuple(got.shape)} or values that are not "
+                    "finite on relaxed "
+                    f"designs; it must give (B, K) finite numbers."
+                )
+    except (ValueError, TypeError) as error:
+        raise source.error(("rewards", term.label), f"tried on {what}: {error}") from error
+
+
+def _arms(
+    campaign: Campaign,
+    source: Source,
+    medium: Medium,
+    model: Model,
+    method: Method,
+    objective: Reward,
+) -> tuple[tuple[Arm, ...], Mapping[str, Rehearsal]]:
+    """Return the samplers of a run at equal network calls, and what each will ask for."""
+    sampler = campaign.sampler
+    try:
+        first = medium.rehearse(method, model, objective, sampler.particles)
+    except (TypeError, ValueError) as error:
+        raise source.error(("sampler",), str(error)) from error
+    arms, rehearsals = [Arm("aligned", method, sampler.particles)], {"aligned": first}
+    wanted = list(dict.fromkeys("best_of_n" if n == "unguided" else n for n in campaign.baselines))
+    for i, name in enumerate(wanted):
+        if name == sampler.name and not sampler.model_extra:
+            continue
+        try:
+            other = build_method(name, {"alpha": method.alpha})
+            trial = medium.rehearse(other, model, objective, 2)
+        except (SpecError, TypeError, ValueError) as error:
+            raise source.error(("baselines", i), str(error)) from error
+        # the same number of network calls, at least
+        size = max(1, math.ceil(first.network * sampler.particles / trial.network))
+        arms.append(Arm(name, other, size, ("baseline", name)))
+        rehearsals[name] = medium.rehearse(other, model, objective, size)
+    return tuple(arms), rehearsals
+
+
+def _resolved(
+    campaign: Campaign,
+    source: Source,
+    medium: Medium,
+    loaded: Loaded,
+    terms: tuple[Term, ...],
+    arms: tuple[Arm, ...],
+    islands: int,
+    replicates: int,
+) -> Mapping[str, Any]:
+    """Return the configuration with everything that decides the result."""
+    return {
+        "seqalign": version("seqalign"),
+        **campaign.model_dump(mode="json"),
+        "resolved": {
+            **medium.resolved(loaded.model, replicates),
+            **loaded.digests,
+            "islands": islands,
+            "sampler": to_mapping(arms[0].method),
+            "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
+            "model": card_id("model", campaign.model.name),
+            "rewards": {t.label: identity(t.spec, source) for t in terms},
+        },
+    }
+
+
+def _limits(plan: Plan) -> None:
+    """Refuse a run that needs more calls than the campaign allows."""
+    campaign, source = plan.campaign, plan.source
+    for key, limit in campaign.budget.calls.items():
+        path = ("budget", "calls", key)
+        if key == "network":
+            need = plan.network_calls
+        elif key in campaign.rewards:
+            need = plan.medium.oracle_calls(plan, campaign.rewards[key].role)
+        else:
+            raise source.error(
+                path,
+                f"there is no {key!r} to count. {nearest(key, ['network', *campaign.rewards])}",
+            )
+        if need > limit:
+            raise source.error(
+                path,
+                f"the run needs {need} calls of {key}, more than {limit}. Lower sampler.particles "
+                "or islands, "
+                f"drop baselines, or raise the limit.",
+            )

@@ -1,47 +1,51 @@
-"""Designs that are images: their tables, their files."""
+"""Images: designs are pictures, drawn for prompts, each prompt with islands of its own."""
 
 from __future__ import annotations
 
 import math
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqalign.api import even, references
+from seqalign.campaign.inputs import load_images
+from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, Say, rounded
 from seqalign.campaign.metrics import (
     mean_distance,
     paired_interval,
     pooled_pixels,
     radial_kernel,
     vendi,
+    weighted_mean,
 )
-from seqalign.campaign.plan import Plan
-from seqalign.campaign.report.page import render
-from seqalign.campaign.schema import RewardSpec
+from seqalign.campaign.rehearsal import rehearse
+from seqalign.campaign.report.images import figures
+from seqalign.campaign.report.parts import Figures, Run
+from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
-from seqalign.campaign.summary import from_json
-from seqalign.campaign.tables import _command, _signs, _trace, _weighted, choose, rounded
-from seqalign.core.objective import Clip, Reward, Sum, ZScore, evaluate
+from seqalign.campaign.summary import Gain, Line, Paired, Row, Spread, Summary, Versus
+from seqalign.campaign.yaml import Source
+from seqalign.core.gaussian import GaussianProcess
+from seqalign.core.objective import Reward, Wrapper, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
+from seqalign.core.process import Designs
+from seqalign.core.streams import Streams
 from seqalign.files.pictures import contact_sheet, png, read_png
-from seqalign.files.text import finite, to_csv
-from seqalign.registry import ImageModel
+from seqalign.registry import Method, Model
 
-__all__ = []
-
+__all__ = ["Images"]
 
 SHOWN = 4
 """Images per prompt and sampler in the contact sheet."""
-
-
 FILES = 256
 """Designs up to which every one becomes an image file; beyond, only those kept do."""
 
@@ -73,7 +77,7 @@ class _Drawn:
         """Return a column at the best particle of each island, (B,)."""
         return np.asarray(np.take_along_axis(self.numbers[key], self.best[:, None], 1)[:, 0])
 
-    def row(self, b: int, k: int) -> dict[str, Any]:
+    def row(self, b: int, k: int) -> Record:
         """Return the numbers of one design."""
         return {key: float(values[b, k]) for key, values in self.numbers.items()}
 
@@ -82,13 +86,8 @@ def _rescaled(reward: Reward, raw: Reward, values: Tensor) -> Tensor:
     """Return what a reward makes of the values of the oracle inside it."""
     if reward is raw:
         return values
-    if isinstance(reward, Clip):
-        inner = _rescaled(reward.inner, raw, values)
-        return torch.where(torch.isneginf(inner), inner, inner.clamp(reward.lo, reward.hi))
-    assert isinstance(reward, ZScore)
-    assert reward.mean is not None
-    assert reward.std is not None
-    return (_rescaled(reward.inner, raw, values) - reward.mean) / reward.std
+    assert isinstance(reward, Wrapper)
+    return reward.of(_rescaled(reward.inner, raw, values))
 
 
 def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
@@ -121,10 +120,9 @@ def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
             for t in plan.terms:
                 numbers[t.label][b, new] = evaluate(t.raw, designs)[0].cpu().numpy()
     numbers = {label: values.reshape(-1)[firsts] for label, values in numbers.items()}
-    assert isinstance(objective, Sum)
-    scaled = {term.name: (weight, term) for weight, term in objective.terms}
+    scaled = {term.name: (weight, term) for weight, term in terms(objective)}
     total = torch.zeros(shape, dtype=torch.float64)
-    for t in plan.guides():
+    for t in plan.role("guide"):
         weight, term = scaled[t.label]
         value = _rescaled(term, t.raw, torch.from_numpy(numbers[t.label]))
         numbers[f"{t.label}_scaled"] = value.numpy()
@@ -176,7 +174,7 @@ def _ruler(plan: Plan) -> _Ruler:
 
 def _spread(
     plan: Plan, ruler: _Ruler, drawn: Sequence[_Drawn]
-) -> tuple[dict[str, dict[str, Any]], float]:
+) -> tuple[dict[str, tuple[float | None, float | None]], float]:
     """Return diversity of all and of the best designs per arm, and the width of the kernel.
 
     Every arm shows as many designs per prompt as the aligned one draws, as far as it has them.
@@ -189,16 +187,17 @@ def _spread(
     base = features.get("best_of_n", features["aligned"])[:, :most]
     gaps = torch.cat([torch.pdist(f) for f in _prompts_of(plan, base)])
     width = float(gaps.median()) if len(gaps) and float(gaps.median()) > 0 else 1.0
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, tuple[float | None, float | None]] = {}
     for d in drawn:
         tops = features[d.arm][torch.arange(len(d.best)), torch.from_numpy(d.best)][:, None]
         for key, some in (("all", features[d.arm][:, :most]), ("best", tops)):
             groups = _prompts_of(plan, some)
             several = [g for g in groups if len(g) > 1]
-            found[f"{d.arm} {key}"] = {
-                "diversity": _mean([ruler.apart(g) for g in several]),
-                "vendi": _mean([vendi(radial_kernel(g, width)) for g in several]),
-            }
+            apart = _mean([ruler.apart(g) for g in several])
+            found[f"{d.arm} {key}"] = (
+                apart,
+                _mean([vendi(radial_kernel(g, width)) for g in several]),
+            )
     return found, width
 
 
@@ -212,80 +211,81 @@ def _mean(values: Sequence[float] | np.ndarray) -> float | None:
     return statistics.fmean(some) if some else None
 
 
-def _image_rows(
-    plan: Plan, drawn: Sequence[_Drawn], spread: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _rows(
+    plan: Plan, drawn: Sequence[_Drawn], spread: Mapping[str, tuple[float | None, float | None]]
+) -> tuple[Row, ...]:
     """Return the lines of the comparison: all designs of an arm, and the best of each island."""
     keys = [*(t.label for t in plan.terms), "total"]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
 
-    def add(d: _Drawn, name: str, which: str) -> None:
-        best = which == "best"
-        values = {key: d.of_best(key) if best else d.numbers[key].ravel() for key in keys}
-        row: dict[str, Any] = {
-            "row": name,
-            "which": f"best of each island ({len(d.best)})" if best else f"all {d.first.size}",
-            "designs": len(d.best) if best else d.first.size,
-        }
-        for key, some in values.items():
-            row[key] = _mean(some)
+    def add(d: _Drawn, name: str, best: bool) -> None:
+        mean: dict[str, float | None] = {}
+        sd: dict[str, float] = {}
+        for key in keys:
+            some = d.of_best(key) if best else d.numbers[key].ravel()
+            mean[key] = _mean(some)
             finite = some[np.isfinite(some)]
             if len(finite) > 1:
-                row[f"{key}_sd"] = float(finite.std(ddof=1))
-        rows.append({**row, **spread[f"{d.arm} {which}"]})
+                sd[key] = float(finite.std(ddof=1))
+        which = f"best of each island ({len(d.best)})" if best else f"all {d.first.size}"
+        n = len(d.best) if best else d.first.size
+        rows.append(Row(name, which, n, mean, sd, *spread[f"{d.arm} {'best' if best else 'all'}"]))
 
     for d in [*drawn[1:], drawn[0]]:
         if d.arm != "best_of_n":
-            add(d, d.arm, "all")
-            add(d, d.arm, "best")
+            add(d, d.arm, False)
+            add(d, d.arm, True)
             continue
         if plan.unguided:
-            add(d, "unguided", "all")
+            add(d, "unguided", False)
         if "best_of_n" in plan.campaign.baselines:
-            add(d, f"best of {d.first.shape[1]}", "best")
-    return rows
+            add(d, f"best of {d.first.shape[1]}", True)
+    return tuple(rows)
 
 
-def _paired(plan: Plan, drawn: Mapping[str, _Drawn]) -> dict[str, Any]:
+def _paired(plan: Plan, drawn: Mapping[str, _Drawn]) -> Paired:
     """Compare the aligned arm with best-of-N and unguided designs, pair by pair.
 
     A pair is a prompt, or an island where there is one prompt: the best design of each arm at equal
     network calls, and the mean of all designs.
     """
     prompts = plan.islands // plan.replicates
+    pairs = prompts if prompts > 1 else plan.islands
     over = "prompts" if prompts > 1 else "islands"
 
     def unit(values: np.ndarray) -> np.ndarray:
         """Return one number per pair from (B,) or (B, K); what was rejected does not count."""
-        grid = values.reshape(prompts if prompts > 1 else plan.islands, -1)
-        return np.asarray(np.ma.masked_invalid(grid).mean(-1).filled(np.nan))
+        return np.asarray(np.ma.masked_invalid(values.reshape(pairs, -1)).mean(-1).filled(np.nan))
 
-    def against(a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    def against(a: np.ndarray, b: np.ndarray) -> Versus:
+        a, b = unit(a), unit(b)
         both = np.isfinite(a) & np.isfinite(b)
         if not both.any():
-            return {"aligned": None, "other": None, "gain": None, "low": None, "high": None}
+            return Versus()
         a, b = a[both], b[both]
         gain, low, high = paired_interval(a.tolist(), b.tolist())
-        return {
-            "aligned": float(a.mean()),
-            "other": float(b.mean()),
-            "gain": gain,
-            "low": low,
-            "high": high,
-        }
+        return Versus(float(a.mean()), float(b.mean()), gain, low, high)
 
-    found: dict[str, Any] = {"over": over, "pairs": prompts if prompts > 1 else plan.islands}
     aligned, other = drawn["aligned"], drawn.get("best_of_n")
     if other is None:
-        return {**found, "best_of_n": {}, "unguided": {}}
+        return Paired(over, pairs)
     keys = [*(t.label for t in plan.terms), "total"]
-    found["best_of_n"] = {
-        key: against(unit(aligned.of_best(key)), unit(other.of_best(key))) for key in keys
-    }
-    found["unguided"] = {
-        key: against(unit(aligned.numbers[key]), unit(other.numbers[key])) for key in keys
-    }
-    return found
+    best = {key: against(aligned.of_best(key), other.of_best(key)) for key in keys}
+    every = {key: against(aligned.numbers[key], other.numbers[key]) for key in keys}
+    return Paired(over, pairs, best, every)
+
+
+def _gains(plan: Plan, paired: Paired, rows: Sequence[Row]) -> dict[str, Gain]:
+    """Return, per reward, what the aligned designs gain over the others."""
+    plain = next((r for r in rows if r.row == "unguided"), None)
+    gains = {}
+    for label in (t.label for t in plan.terms):
+        best = paired.best_of_n.get(label, Versus()).gain
+        gain = paired.unguided.get(label, Versus()).gain
+        deviation = plain.sd.get(label) if plain else None
+        share = gain / deviation if gain is not None and deviation else None
+        gains[label] = Gain(None, gain, best, share)
+    return gains
 
 
 def _file(arm: str, island: int, particle: int) -> str:
@@ -293,7 +293,7 @@ def _file(arm: str, island: int, particle: int) -> str:
     return f"images/{name}" if arm == "aligned" else f"images/{arm}-{name}"
 
 
-def _image_table(plan: Plan, d: _Drawn) -> list[dict[str, Any]]:
+def _table(plan: Plan, d: _Drawn) -> list[Record]:
     """Return the distinct designs of an arm as rows with the numbers that tables print."""
     prompts = d.samples.designs.prompts
     rows = []
@@ -315,23 +315,6 @@ def _image_table(plan: Plan, d: _Drawn) -> list[dict[str, Any]]:
             )
         )
     return rows
-
-
-def _image_columns(rewards: Mapping[str, RewardSpec]) -> list[str]:
-    guides = [label for label, spec in rewards.items() if spec.role == "guide"]
-    return [
-        "id",
-        "prompt",
-        "file",
-        *rewards,
-        *(f"{x}_scaled" for x in guides),
-        "total",
-        "log_w",
-        "copies",
-        "method",
-        "seed",
-        "island",
-    ]
 
 
 def _draw(folder: RunFolder, files: Sequence[str]) -> None:
@@ -358,161 +341,25 @@ def _draw(folder: RunFolder, files: Sequence[str]) -> None:
             folder.write(name, png(kept[0].designs.x[0, particle]))
 
 
-def _shown(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
-    return [{k: row[k] for k in ("file", *keys)} for row in rows[:SHOWN]]
+def _shown(rows: Sequence[Record], labels: Sequence[str]) -> tuple[Record, ...]:
+    return tuple({k: row[k] for k in ("file", *labels, "total")} for row in rows[:SHOWN])
 
 
-def _image_sheet(folder: RunFolder, gallery: Sequence[Mapping[str, Any]], keys: list[str]) -> bytes:
+def _sheet(folder: RunFolder, gallery: Sequence[Line], labels: Sequence[str]) -> bytes:
     """Return the contact sheet: aligned designs beside best-of-N and unguided ones."""
     words = {"aligned": "aligned", "best_of_n": "best of N", "unguided": "unguided"}
     lines = []
-    for prompt in gallery:
+    for line in gallery:
         groups = []
         for arm, word in words.items():
             cells = []
-            for row in prompt["arms"].get(arm, ()):
+            for row in line.arms.get(arm, ()):
                 image = read_png((folder.path / row["file"]).read_bytes())
-                cells.append((image, "\n".join([word, *(f"{row[key]:.2f}" for key in keys)])))
+                cells.append((image, "\n".join([word, *(f"{row[key]:.2f}" for key in labels)])))
             groups.append(cells)
         if any(groups):
-            lines.append((str(prompt["prompt"]), groups))
-    return contact_sheet(lines, f"Under each image: {', '.join(keys)}.")
-
-
-def _by_prompt(
-    prompts: Sequence[str] | None, rows: Sequence[dict[str, Any]]
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    return [(text, [r for r in rows if r["prompt"] == text]) for text in prompts or [""]]
-
-
-def _finish_images(
-    plan: Plan,
-    folder: RunFolder,
-    objective: Reward,
-    results: Mapping[str, Samples],
-    seconds: Mapping[str, float],
-    calibration: int,
-    constants: Mapping[str, Any],
-) -> dict[str, Any]:
-    campaign, model = plan.campaign, plan.model
-    assert isinstance(model, ImageModel)
-    begin = time.perf_counter()
-    drawn = {name: _judge(plan, objective, name, samples) for name, samples in results.items()}
-    ruler = _ruler(plan)
-    spread, width = _spread(plan, ruler, list(drawn.values()))
-    judged = time.perf_counter() - begin
-    rows = _image_rows(plan, list(drawn.values()), spread)
-    paired = _paired(plan, drawn)
-
-    pool = _image_table(plan, drawn["aligned"])
-    kept, rejected = choose(
-        pool,
-        campaign.select,
-        _signs(campaign.rewards),
-        lambda row: _failed(plan, row),
-        key="file",
-        each="prompt",
-    )
-    labels = [t.label for t in plan.terms]
-    keys = [*labels, "total"]
-    columns = _image_columns(campaign.rewards)
-    others = [row for name in drawn if name != "aligned" for row in _image_table(plan, drawn[name])]
-    gallery: list[dict[str, Any]] = []
-    plain = [row for row in others if row["method"] == "best_of_n"]
-    for text, mine in _by_prompt(model.prompts, kept):
-        arms = {"aligned": _shown(mine, keys)}
-        first = [row for row in plain if row["prompt"] == text]
-        if first:
-            top = sorted(first, key=lambda r: (-r["total"], r["file"]))
-            arms |= {"best_of_n": _shown(top, keys), "unguided": _shown(first, keys)}
-        gallery.append({"prompt": text, "arms": arms})
-    files = [row["file"] for row in (pool if len(pool) <= FILES else kept)]
-    files += [row["file"] for line in gallery for arm in line["arms"].values() for row in arm]
-    _draw(folder, files)
-    for n, row in enumerate(others, 1):
-        row["id"] = f"{row['method']}-{n:04d}"
-        row["file"] = row["file"] if (folder.path / row["file"]).is_file() else ""
-    folder.write("designs.csv", to_csv(kept, columns))
-    folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
-    folder.write("baselines.csv", to_csv(others, columns))
-    folder.write_lines("trace.jsonl", _trace(plan, results))
-    if kept or plain:
-        folder.write("contact-sheet.png", _image_sheet(folder, gallery, labels))
-
-    aligned = results["aligned"]
-    summary: dict[str, Any] = {
-        "kind": "images",
-        "name": campaign.name,
-        "command": _command(plan),
-        "select": campaign.select.model_dump(mode="json"),
-        "seqalign": version("seqalign"),
-        "seed": campaign.seed,
-        "prompts": None if model.prompts is None else list(model.prompts),
-        "designs": len(kept),
-        "rejected": len(rejected),
-        "drawn": aligned.rewards.numel(),
-        "distinct": len(pool),
-        "rows": rows,
-        "guides": [t.label for t in plan.guides()],
-        "holdouts": [t.label for t in plan.terms if t.spec.role == "holdout"],
-        "finals": [t.label for t in plan.terms if t.spec.role == "final"],
-        "units": {t.label: t.raw.unit for t in plan.terms},
-        "zscore": constants,
-        "gains": _image_gains(plan, paired, rows),
-        "paired": paired,
-        "diversity": {
-            "of": ruler.of,
-            "unit": ruler.unit,
-            "width": width,
-            "designs": aligned.rewards.shape[1] * plan.replicates,
-        },
-        "gallery": gallery,
-        "network_calls": {
-            **{name: s.network_calls for name, s in results.items()},
-            **({"calibration": calibration} if calibration else {}),
-        },
-        "reward_calls": {name: s.reward_calls for name, s in results.items()},
-        "log_z": None if aligned.log_z is None else aligned.log_z.tolist(),
-        "kl": _divergence(plan, drawn["aligned"]),
-        "ess": (aligned.ess / aligned.rewards.shape[1]).tolist(),
-        "weighted_mean": {
-            x: _weighted(
-                drawn["aligned"].numbers[x].ravel().tolist(),
-                drawn["aligned"].log_w.ravel().tolist(),
-            )
-            for x in keys
-        },
-        "seconds": {**seconds, "evaluation": judged},
-    }
-    folder.write("report.html", render(folder, from_json({"kind": "letters", **finite(summary)})))
-    folder.write_json("summary.json", summary)
-    return summary
-
-
-def _failed(plan: Plan, row: Mapping[str, Any]) -> str | None:
-    """Return why an image can never be kept."""
-    for t in plan.guides():
-        if row[t.label] == -math.inf:
-            return f"rejected by {t.label}"
-    return None
-
-
-def _image_gains(
-    plan: Plan, paired: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, dict[str, float | None]]:
-    """Return, per reward, what the aligned designs gain over the others."""
-    plain = next((r for r in rows if r["row"] == "unguided"), {})
-    gains: dict[str, dict[str, float | None]] = {}
-    for t in plan.terms:
-        over = {arm: paired[arm].get(t.label, {}).get("gain") for arm in ("best_of_n", "unguided")}
-        deviation, gain = plain.get(f"{t.label}_sd"), over["unguided"]
-        gains[t.label] = {
-            "over_wild_type": None,
-            "over_unguided": gain,
-            "over_best_of_n": over["best_of_n"],
-            "in_unguided_sd": gain / deviation if gain is not None and deviation else None,
-        }
-    return gains
+            lines.append((line.prompt, groups))
+    return contact_sheet(lines, f"Under each image: {', '.join(labels)}.")
 
 
 def _divergence(plan: Plan, aligned: _Drawn) -> float | None:
@@ -526,3 +373,276 @@ def _divergence(plan: Plan, aligned: _Drawn) -> float | None:
     w = torch.softmax(samples.log_w, -1)
     mean = torch.where(w > 0, w * samples.rewards, 0.0).sum(-1)
     return _mean((mean / plan.arms[0].method.alpha - samples.log_z).tolist())
+
+
+@dataclass(frozen=True)
+class _Zero:
+    """A denoiser that costs nothing and counts like another."""
+
+    calls_per_state: int
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        return 0.0 * x
+
+
+def _each(model: Model) -> int:
+    """Return the network calls that one visit of a state costs."""
+    return int(getattr(model.process, "calls_per_state", 1))
+
+
+def _gigabytes(device: torch.device) -> float:
+    """Return the peak of memory so far: a step that was timed has had all that a run needs."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    try:
+        import resource
+    except ImportError:  # no such count on Windows
+        return math.nan
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures (1 or 3, H, W) with values in [0, 1], one law per prompt."""
+
+    kind: ClassVar[str] = "images"
+    key: ClassVar[str] = "file"
+    each: ClassVar[str | None] = "prompt"
+    recurs: ClassVar[bool] = False
+
+    # before a run ---------------------------------------------------------------------------------
+
+    def load(self, campaign: Campaign, source: Source) -> Loaded:
+        """Build the model of a campaign, with its prompts."""
+        loaded = load_images(campaign, source)
+        x = self.probe(loaded.model)[0].x
+        if x.dim() != 5 or x.shape[2] not in (1, 3):
+            raise source.error(
+                ("model", "name"),
+                f"designs of {campaign.model.name!r} have shape {tuple(x.shape[2:])} and are no "
+                "images (1 or 3, H, W). Use seqalign.sample in Python.",
+            )
+        return loaded
+
+    def probe(self, model: Model, n: int = 3) -> tuple[Designs, str]:
+        """Return n images of decoded noise, (1, n), and what they are in words."""
+        process = model.one(0)
+        with torch.no_grad():
+            noise = process.prior((1, n), Streams(0, (0,)).at("probe"))
+            return process.decode(noise), "decoded noise"
+
+    def graded(self, reward: Reward, designs: Designs) -> Tensor:
+        """Return the differentiable score of designs, (B, K), after taking its gradient.
+
+        Raises:
+            ValueError: the gradient is not finite.
+        """
+        x = designs.x.detach().clone().requires_grad_()
+        found = reward.graded(replace(designs, x=x))
+        if found.requires_grad:
+            (slope,) = torch.autograd.grad(found.sum(), x, retain_graph=True)
+            if not bool(torch.isfinite(slope).all()):
+                return torch.full_like(found, math.nan)
+        return found
+
+    def rehearse(self, method: Method, model: Model, reward: Reward, particles: int) -> Rehearsal:
+        """Run a method with the network and the reward taken out: exact counts at no cost.
+
+        They include what pads the last chunk of so many particles.
+        """
+        real = model.process
+        # one number per state: what is counted does not depend on the size of an image
+        free = GaussianProcess(
+            _Zero(_each(model)),
+            (1,),
+            model.steps,
+            eta=getattr(real, "eta", 1.0),
+            differentiable=real.differentiable,
+            chunk=real.chunk,
+            name=model.name,
+        )
+        states = particles * int(getattr(method, "branch", 1))
+        return rehearse(method, even(free, states), reward, particles, None)
+
+    def oracle_calls(self, plan: Plan, role: str) -> int:
+        """Return the calls of one reward, at most."""
+        return plan.drawn + (plan.reward_calls if role == "guide" else 0)
+
+    def beside(self, plan: Plan) -> Mapping[str, int]:
+        """Return the network calls of a calibration."""
+        if not open_zscores(plan.objective):
+            return {}
+        islands, designs = references(plan.model)
+        return {"calibration": islands * designs * plan.model.steps * _each(plan.model)}
+
+    def cost(self, plan: Plan) -> Cost:
+        """Time one network call of a full chunk, and one call of each reward with its gradient."""
+        process = plan.model.one(0)
+        n = min(plan.arms[0].particles, process.chunk or 16)
+        x = process.prior((1, n), Streams(0, (0,)).at("estimate"))
+        t = float(process.times[0])
+
+        def lap(job: Callable[[], Any]) -> float:
+            """Return seconds per design; the first lap warms up, unless it is long itself."""
+            best = math.inf
+            for _ in range(2):
+                begin = time.perf_counter()
+                job()
+                if x.device.type == "cuda":
+                    torch.cuda.synchronize(x.device)
+                best = min(best, time.perf_counter() - begin)
+                if best > 2:
+                    break
+            return best / n
+
+        with torch.no_grad():
+            mean = process.posterior(x, t).mean
+            call = lap(lambda: process.posterior(x, t)) / _each(plan.model)
+            designs = process.decode(mean)
+
+        def gradient(reward: Reward) -> None:
+            leaf = mean.detach().requires_grad_()
+            torch.autograd.grad(reward.graded(process.decode(leaf)).sum(), leaf)
+
+        seconds = {}
+        for term in plan.terms:
+            guided = term.spec.role == "guide" and term.raw.differentiable
+            job: Callable[[Reward], Any] = gradient if guided else lambda r: r(designs)
+            seconds[term.label] = lap(lambda job=job, raw=term.raw: job(raw))  # type: ignore[misc]
+        return Cost(call, seconds, _gigabytes(x.device))
+
+    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
+        """Return prompts, islands per prompt and steps."""
+        return {
+            "prompts": None if model.prompts is None else list(model.prompts),
+            "islands_per_prompt": replicates,
+            "wild_type": None,
+            "residues": [],
+            "chains": [],
+            "steps": model.steps,
+        }
+
+    def asked(self, plan: Plan) -> Mapping[str, Any]:
+        """Return what a campaign asks of its model, for programs."""
+        found = self.resolved(plan.model, plan.replicates)
+        return {key: found[key] for key in ("prompts", "islands_per_prompt", "steps")}
+
+    def say(self, plan: Plan, say: Say) -> None:
+        """Say what will be drawn."""
+        prompts, n = plan.model.prompts, plan.replicates
+        islands = f"{n} island{'s' if n > 1 else ''}"
+        if prompts is None:
+            say(f"\nImages without a prompt, {islands}")
+            return
+        some = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
+        say(f"\n{some}, {islands} each, {plan.model.steps} steps")
+        for text in prompts:
+            say(f"  {text}")
+
+    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+        """Return the columns of designs.csv."""
+        guides = [label for label, spec in rewards.items() if spec.role == "guide"]
+        return [
+            "id",
+            "prompt",
+            "file",
+            *rewards,
+            *(f"{x}_scaled" for x in guides),
+            "total",
+            "log_w",
+            "copies",
+            "method",
+            "seed",
+            "island",
+        ]
+
+    # after it -------------------------------------------------------------------------------------
+
+    def judge(
+        self,
+        plan: Plan,
+        objective: Reward,
+        results: Mapping[str, Samples],
+        tell: Callable[[int], None] | None,
+    ) -> Judged:
+        """Score every distinct image once, and measure how different they are."""
+        drawn = {name: _judge(plan, objective, name, samples) for name, samples in results.items()}
+        aligned = drawn["aligned"]
+        ruler = _ruler(plan)
+        spread, width = _spread(plan, ruler, list(drawn.values()))
+        rows, paired = _rows(plan, list(drawn.values()), spread), _paired(plan, drawn)
+        labels = [t.label for t in plan.terms]
+        others = [row for name in drawn if name != "aligned" for row in _table(plan, drawn[name])]
+        gallery = _gallery(plan.model.prompts, others, labels)
+        files = {row["file"] for line in gallery for arm in line.arms.values() for row in arm}
+        for n, row in enumerate(others, 1):
+            row["id"] = f"{row['method']}-{n:04d}"
+            row["file"] = row["file"] if row["file"] in files else ""
+        samples = aligned.samples
+        most = samples.rewards.shape[1] * plan.replicates
+        log_w = aligned.log_w.ravel().tolist()
+        return Judged(
+            _table(plan, aligned),
+            others,
+            samples.rewards.numel(),
+            rows,
+            _gains(plan, paired, rows),
+            {
+                x: weighted_mean(aligned.numbers[x].ravel().tolist(), log_w)
+                for x in [*labels, "total"]
+            },
+            own={
+                "prompts": plan.model.prompts,
+                "paired": paired,
+                "diversity": Spread(ruler.of, ruler.unit, width, most),
+                "gallery": gallery,
+                "kl": _divergence(plan, aligned),
+            },
+        )
+
+    def broken(self, model: Model, row: Record) -> str | None:
+        """Return None: images have no constraints."""
+        return None
+
+    def publish(
+        self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]
+    ) -> Summary:
+        """Write image files and the contact sheet."""
+        assert summary.gallery is not None
+        labels = list(summary.units)
+        gallery = tuple(
+            Line(line.prompt, {"aligned": _shown(mine, labels), **_but(line.arms, "aligned")})
+            for line in summary.gallery
+            for mine in [[row for row in kept if row["prompt"] == line.prompt]]
+        )
+        files = [row["file"] for row in (every if len(every) <= FILES else kept)]
+        files += [row["file"] for line in gallery for arm in line.arms.values() for row in arm]
+        _draw(folder, files)
+        if any(arm for line in gallery for arm in line.arms.values()):
+            folder.write("contact-sheet.png", _sheet(folder, gallery, labels))
+        return replace(summary, gallery=gallery)
+
+    def figures(self, run: Run) -> Figures:
+        """Draw rewards prompt by prompt and altogether."""
+        return figures(run)
+
+
+def _but(arms: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: v for key, v in arms.items() if key != name}
+
+
+def _gallery(
+    prompts: Sequence[str] | None, others: Sequence[Record], labels: Sequence[str]
+) -> tuple[Line, ...]:
+    """Return what is shown of the baselines, prompt by prompt."""
+    plain = [row for row in others if row["method"] == "best_of_n"]
+    lines = []
+    for text in prompts or [""]:
+        arms = {}
+        first = [row for row in plain if row["prompt"] == text]
+        if first:
+            top = sorted(first, key=lambda r: (-r["total"], r["file"]))
+            arms = {"best_of_n": _shown(top, labels), "unguided": _shown(first, labels)}
+        lines.append(Line(text, arms))
+    return tuple(lines)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqalign.campaign.medium import Loaded
 from seqalign.campaign.schema import Campaign, ConstraintSpec, DesignSpec, ResidueSpec
 from seqalign.campaign.yaml import KeyPath, Source
 from seqalign.files.mpnn import import_options
 from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
 from seqalign.registry import (
-    ImageModel,
     Model,
     SpecError,
     load_model,
@@ -22,7 +22,7 @@ from seqalign.registry import (
     parameters,
 )
 
-__all__ = []
+__all__ = ["load_images", "load_letters"]
 
 
 def _wild_type(campaign: Campaign, source: Source) -> tuple[str | None, str | None]:
@@ -183,7 +183,7 @@ def _load_space(
         raise source.error(("model", *error.path), str(error)) from error
     except (ValueError, TypeError) as error:
         raise source.error(_blame(str(error), campaign), str(error)) from error
-    if not isinstance(model, Model):
+    if model.space is None:
         raise source.error(
             ("model", "name"),
             f"{spec.name!r} draws images, which nothing about it says: its factory needs the class "
@@ -226,7 +226,7 @@ def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str 
     return given, digest
 
 
-def _load_images(campaign: Campaign, source: Source) -> tuple[ImageModel, str | None]:
+def _load_images(campaign: Campaign, source: Source) -> tuple[Model, str | None]:
     """Return the model of an image campaign, and the hash of the file of prompts."""
     spec, asked = campaign.model, campaign.input
     said: list[tuple[KeyPath, bool]] = [
@@ -282,7 +282,6 @@ def _load_images(campaign: Campaign, source: Source) -> tuple[ImageModel, str | 
         where = error.path or ("name",)
         at = ("input", *where) if where[0] in ("prompts", "negative_prompt") else ("model", *where)
         raise source.error(at, str(error)) from error
-    assert isinstance(model, ImageModel)
     return model, digest
 
 
@@ -353,22 +352,14 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _resolved_input(model: Model | ImageModel, replicates: int) -> dict[str, Any]:
-    """Return what a run folder says of the model's input."""
-    if isinstance(model, ImageModel):
-        return {
-            "prompts": None if model.prompts is None else list(model.prompts),
-            "islands_per_prompt": replicates,
-            "wild_type": None,
-            "residues": [],
-            "chains": [],
-            "steps": model.steps,
-        }
-    space = model.space
-    return {
-        "wild_type": model.wild_type,
-        "residues": list(model.residues),
-        "chains": list(model.chains),
-        "steps": model.process.steps,
-        "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
-    }
+def load_letters(campaign: Campaign, source: Source) -> Loaded:
+    """Return the model of a sequence campaign, with its backbone if it has one."""
+    structure, backbone = _structure(campaign, source)
+    model, wild_type = _load_space(campaign, source, structure)
+    return Loaded(model, structure, {"input_sha256": wild_type, "structure_sha256": backbone})
+
+
+def load_images(campaign: Campaign, source: Source) -> Loaded:
+    """Return the model of an image campaign, with its prompts."""
+    model, prompts = _load_images(campaign, source)
+    return Loaded(model, None, {"input_sha256": prompts, "structure_sha256": None})

@@ -1,65 +1,100 @@
-"""Designs that are letters: their tables, their files."""
+"""Letters: designs are sequences, with a design space, mutations and a log-likelihood each."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from seqalign.api import references
+from seqalign.campaign.design_map import design_map
+from seqalign.campaign.inputs import load_letters
+from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, Say, rounded
 from seqalign.campaign.metrics import (
     PRIOR_ORDERS,
     diversity,
     prior_log_likelihood,
     recovery,
+    weighted_mean,
 )
-from seqalign.campaign.plan import Plan
-from seqalign.campaign.report.page import render
-from seqalign.campaign.schema import RewardSpec
+from seqalign.campaign.rehearsal import rehearse
+from seqalign.campaign.report.letters import figures
+from seqalign.campaign.report.parts import Figures, Run
+from seqalign.campaign.schema import Campaign, ConstraintSpec, RewardSpec
 from seqalign.campaign.store import RunFolder
-from seqalign.campaign.summary import from_json
-from seqalign.campaign.tables import TOP, _command, _signs, _trace, _weighted, choose, rounded
-from seqalign.core.objective import Reward, Sum, evaluate
+from seqalign.campaign.summary import Gain, Row, Summary
+from seqalign.campaign.yaml import Source
+from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.files.numbering import mutations
 from seqalign.files.sheet import Layout, Sheet
-from seqalign.files.text import finite, to_csv
+from seqalign.registry import Method, Model
+from seqalign.space.space import DesignSpace
 
-__all__ = []
+__all__ = ["TOP", "Letters", "Scored", "score", "space_of"]
+
+TOP = 10
+"""Designs in the "top" rows of the comparison."""
+
+
+def space_of(model: Model) -> DesignSpace:
+    """Return the design space that every model of letters has."""
+    assert model.space is not None
+    return model.space
+
+
+def free_positions(space: DesignSpace) -> list[int]:
+    """Return the 0-based positions that may change."""
+    return [i for i, a in enumerate(space.fixed) if a == space.alphabet.mask_symbol]
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Distinct sequences with every number that tables need."""
+class Scored:
+    """Distinct sequences with every number that tables need.
 
-    rows: Mapping[str, dict[str, Any]]
+    Attributes:
+        rows: by sequence.
+        network_calls: what their log-likelihoods took.
+    """
+
+    rows: Mapping[str, Record]
     network_calls: int
 
     def of(self, sequences: Sequence[str], key: str) -> list[float]:
+        """Return one column."""
         return [float(self.rows[s][key]) for s in sequences]
 
+    def top(self, sequences: Sequence[str], n: int = TOP) -> list[str]:
+        """Return the n distinct sequences with the highest total."""
+        distinct = list(dict.fromkeys(sequences))
+        finite = [s for s in distinct if self.rows[s]["total"] > -math.inf]
+        return sorted(finite, key=lambda s: -self.rows[s]["total"])[:n]
 
-def _score(
+
+def score(
     plan: Plan,
     objective: Reward | None,
     sequences: Sequence[str],
-    evaluating: Callable[[int], None] | None,
+    tell: Callable[[int], None] | None,
     with_prior: bool = True,
-) -> _Scored:
+) -> Scored:
     """Score distinct sequences; without an objective there are no scaled columns and no total."""
-    model, space = plan.letters, plan.letters.space
+    model, space = plan.model, space_of(plan.model)
     distinct = list(dict.fromkeys(sequences))
     designs = Designs.of(distinct, space.alphabet)
-    free = [i for i, a in enumerate(space.fixed) if a == space.alphabet.mask_symbol]
+    free = free_positions(space)
     columns: dict[str, list[float]] = {}
-    scaled = {term.name: term for _, term in objective.terms} if isinstance(objective, Sum) else {}
+    scaled = {term.name: term for _, term in terms(objective)} if objective is not None else {}
     for t in plan.terms:
         columns[t.label] = evaluate(t.raw, designs)[0].tolist()
         if t.label in scaled:
@@ -71,12 +106,12 @@ def _score(
     def count(some: int) -> None:
         nonlocal calls
         calls += some
-        if evaluating is not None:
-            evaluating(some)
+        if tell is not None:
+            tell(some)
 
     if with_prior:
         prior = prior_log_likelihood(
-            model.process,
+            cast(Any, model.process),
             designs.x[0],
             free,
             orders=PRIOR_ORDERS,
@@ -87,7 +122,7 @@ def _score(
         columns["prior_per_residue"] = (prior / len(free)).tolist()
     rows = {}
     for i, s in enumerate(distinct):
-        row: dict[str, Any] = {"sequence": s, **{k: v[i] for k, v in columns.items()}}
+        row: Record = {"sequence": s, **{k: v[i] for k, v in columns.items()}}
         if model.wild_type is not None:
             names_ = mutations(s, model.wild_type, model.residues)
             row |= {
@@ -96,7 +131,7 @@ def _score(
                 "seq_recovery": recovery(s, model.wild_type, free),
             }
         rows[s] = row
-    return _Scored(rows, calls)
+    return Scored(rows, calls)
 
 
 def _flat(samples: Samples) -> tuple[list[str], list[float]]:
@@ -105,163 +140,68 @@ def _flat(samples: Samples) -> tuple[list[str], list[float]]:
     return sequences, torch.log(samples.weights).flatten().tolist()
 
 
-def _row(
-    plan: Plan, scored: _Scored, name: str, which: str, sequences: Sequence[str]
-) -> dict[str, Any]:
+def _row(plan: Plan, scored: Scored, name: str, which: str, sequences: Sequence[str]) -> Row:
     """Return one line of the comparison: means over the sequences given."""
     keys = [*(t.label for t in plan.terms), "total", "prior", "prior_per_residue"]
-    if plan.letters.wild_type is not None:
+    if plan.model.wild_type is not None:
         keys += ["n_mut"]
-    row: dict[str, Any] = {"row": name, "which": which, "designs": len(sequences)}
+    mean: dict[str, float | None] = {}
+    sd: dict[str, float] = {}
     for key in keys:
         finite = [v for v in scored.of(sequences, key) if math.isfinite(v)]
-        row[key] = statistics.fmean(finite) if finite else None
+        mean[key] = statistics.fmean(finite) if finite else None
         if len(finite) > 1 and key not in ("prior", "n_mut"):
-            row[f"{key}_sd"] = statistics.stdev(finite)
-    row["diversity"] = diversity(sequences)
-    return row
+            sd[key] = statistics.stdev(finite)
+    return Row(name, which, len(sequences), mean, sd, diversity(sequences))
 
 
-def _top(scored: _Scored, sequences: Sequence[str], n: int = TOP) -> list[str]:
-    distinct = list(dict.fromkeys(sequences))
-    finite = [s for s in distinct if scored.rows[s]["total"] > -math.inf]
-    return sorted(finite, key=lambda s: -scored.rows[s]["total"])[:n]
-
-
-def _finish(
-    plan: Plan,
-    folder: RunFolder,
-    objective: Reward,
-    results: Mapping[str, Samples],
-    seconds: Mapping[str, float],
-    calibration: int,
-    constants: Mapping[str, Any],
-    evaluating: Callable[[int], None] | None,
-) -> dict[str, Any]:
-    campaign, model = plan.campaign, plan.letters
-    flat = {name: _flat(samples) for name, samples in results.items()}
-    everything = [s for sequences, _ in flat.values() for s in sequences]
-    if model.wild_type is not None:
-        everything = [model.wild_type, *everything]
-    begin = time.perf_counter()
-    scored = _score(plan, objective, everything, evaluating)
-    judged = time.perf_counter() - begin
-
+def _rows(plan: Plan, scored: Scored, drawn: Mapping[str, Sequence[str]]) -> tuple[Row, ...]:
+    """Return the comparison: the wild type, the baselines, the aligned designs."""
     rows = []
-    if model.wild_type is not None:
-        rows.append(_row(plan, scored, "wild type", "1 sequence", [model.wild_type]))
-    for arm in plan.arms[1:]:
-        sequences = flat[arm.name][0]
-        if arm.name == "best_of_n":
-            if plan.unguided:
-                rows.append(_row(plan, scored, "unguided", f"all {len(sequences)}", sequences))
-            if "best_of_n" in campaign.baselines:
-                top = _top(scored, sequences)
-                rows.append(_row(plan, scored, f"best of {len(sequences)}", f"top {len(top)}", top))
-        else:
-            top = _top(scored, sequences)
-            rows.append(_row(plan, scored, arm.name, f"all {len(sequences)}", sequences))
-            rows.append(_row(plan, scored, arm.name, f"top {len(top)}", top))
-    sequences = flat["aligned"][0]
-    top = _top(scored, sequences)
-    rows.append(_row(plan, scored, "aligned", f"all {len(sequences)}", sequences))
-    rows.append(_row(plan, scored, "aligned", f"top {len(top)}", top))
-
-    pool = _pool(plan, scored, *flat["aligned"])
-    kept, rejected = choose(
-        pool, campaign.select, _signs(campaign.rewards), lambda row: _hard(plan, row)
-    )
-    labels = [t.label for t in plan.terms]
-    guides = [t.label for t in plan.guides()]
-    columns = _columns(campaign.rewards, model.wild_type is not None)
-    sheet = _sheet(plan, scored)
-    folder.write("designs.csv", to_csv(kept, columns))
-    folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
-    others = [
-        {
-            **scored.rows[s],
-            "id": f"{a.name}-{n:04d}",
-            "log_w": w,
-            "method": a.name,
-            "seed": campaign.seed,
-        }
-        for a in plan.arms[1:]
-        for n, (s, w) in enumerate(zip(*flat[a.name], strict=True), 1)
-    ]
-    folder.write("baselines.csv", to_csv(others, [c for c in columns if c != "copies"]))
-    folder.write("designs.fasta", sheet.fasta(kept))
-    folder.write_lines("trace.jsonl", _trace(plan, results))
-
-    aligned = results["aligned"]
-    network = {name: s.network_calls for name, s in results.items()}
-    summary: dict[str, Any] = {
-        "name": campaign.name,
-        "command": _command(plan),
-        "select": campaign.select.model_dump(mode="json"),
-        "fasta": asdict(sheet),
-        "seqalign": version("seqalign"),
-        "seed": campaign.seed,
-        "designs": len(kept),
-        "rejected": len(rejected),
-        "drawn": len(sequences),
-        "distinct": len(set(sequences)),
-        "rows": rows,
-        "guides": guides,
-        "holdouts": [t.label for t in plan.terms if t.spec.role == "holdout"],
-        "finals": [t.label for t in plan.terms if t.spec.role == "final"],
-        "units": {t.label: t.raw.unit for t in plan.terms},
-        "zscore": constants,
-        "gains": _gains(plan, rows, scored),
-        "network_calls": {
-            **network,
-            **({"calibration": calibration} if calibration else {}),
-            "evaluation": scored.network_calls,
-        },
-        "reward_calls": {name: s.reward_calls for name, s in results.items()},
-        "prior_orders": PRIOR_ORDERS,
-        "log_z": None if aligned.log_z is None else aligned.log_z.tolist(),
-        "ess": (aligned.ess / aligned.rewards.shape[1]).tolist(),
-        "weighted_mean": {
-            x: _weighted(scored.of(sequences, x), flat["aligned"][1]) for x in [*labels, "total"]
-        },
-        "seconds": {**seconds, "evaluation": judged},
-    }
-    folder.write("report.html", render(folder, from_json({"kind": "letters", **finite(summary)})))
-    folder.write_json("summary.json", summary)
-    return summary
+    wild = plan.model.wild_type
+    if wild is not None:
+        rows.append(_row(plan, scored, "wild type", "1 sequence", [wild]))
+    for arm in [*plan.arms[1:], plan.arms[0]]:
+        sequences = drawn[arm.name]
+        every, top = f"all {len(sequences)}", scored.top(sequences)
+        best = f"top {len(top)}"
+        if arm.name != "best_of_n":
+            rows.append(_row(plan, scored, arm.name, every, sequences))
+            rows.append(_row(plan, scored, arm.name, best, top))
+            continue
+        if plan.unguided:
+            rows.append(_row(plan, scored, "unguided", every, sequences))
+        if "best_of_n" in plan.campaign.baselines:
+            rows.append(_row(plan, scored, f"best of {len(sequences)}", best, top))
+    return tuple(rows)
 
 
-def _gains(
-    plan: Plan, rows: Sequence[Mapping[str, Any]], scored: _Scored
-) -> dict[str, dict[str, float | None]]:
+def _gains(plan: Plan, rows: Sequence[Row]) -> dict[str, Gain]:
     """Return, per reward, what the aligned top gains over each other row."""
-    by = {(r["row"], str(r["which"]).split()[0]): r for r in rows}
-    aligned = by[("aligned", "top")]
-    best = next((r for r in rows if str(r["row"]).startswith("best of ")), None)
-    plain = by.get(("unguided", "all"))
-    wild = next((r for r in rows if r["row"] == "wild type"), None)
-    gains: dict[str, dict[str, float | None]] = {}
-    for t in plan.terms:
+    aligned = next(r for r in rows if r.row == "aligned" and r.which.startswith("top"))
+    best = next((r for r in rows if r.row.startswith("best of ")), None)
+    plain = next((r for r in rows if r.row == "unguided"), None)
+    wild = next((r for r in rows if r.row == "wild type"), None)
 
-        def over(row: Mapping[str, Any] | None, label: str = t.label) -> float | None:
-            if row is None or row[label] is None or aligned[label] is None:
-                return None
-            return float(aligned[label] - row[label])
+    def over(row: Row | None, label: str) -> float | None:
+        mine, other = aligned.mean[label], None if row is None else row.mean[label]
+        return None if mine is None or other is None else float(mine - other)
 
-        deviation = plain.get(f"{t.label}_sd") if plain else None
-        gain = over(plain)
-        gains[t.label] = {
-            "over_wild_type": over(wild),
-            "over_unguided": gain,
-            "over_best_of_n": over(best),
-            "in_unguided_sd": gain / deviation if gain is not None and deviation else None,
-        }
+    gains = {}
+    for label in (t.label for t in plan.terms):
+        gain, deviation = over(plain, label), plain.sd.get(label) if plain else None
+        gains[label] = Gain(
+            over(wild, label),
+            gain,
+            over(best, label),
+            gain / deviation if gain is not None and deviation else None,
+        )
     return gains
 
 
 def _pool(
-    plan: Plan, scored: _Scored, sequences: Sequence[str], log_w: Sequence[float]
-) -> list[dict[str, Any]]:
+    plan: Plan, scored: Scored, sequences: Sequence[str], log_w: Sequence[float]
+) -> list[Record]:
     """Return the distinct designs as rows with the numbers that tables print."""
     weights: dict[str, list[float]] = {}
     for s, w in zip(sequences, log_w, strict=True):
@@ -280,38 +220,9 @@ def _pool(
     ]
 
 
-def _hard(plan: Plan, row: Mapping[str, Any]) -> str | None:
-    """Return why a design can never be kept, whatever `select` says."""
-    broken = plan.letters.space.violations(row["sequence"])
-    if broken:
-        return f"constraint: {broken[0]}"
-    for t in plan.guides():
-        if row[t.label] == -math.inf:
-            return f"rejected by {t.label}"
-    return None
-
-
-def _columns(rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
-    guides = [label for label, spec in rewards.items() if spec.role == "guide"]
-    return [
-        "id",
-        "sequence",
-        *(("mutations", "n_mut", "seq_recovery") if wild else ()),
-        *rewards,
-        *(f"{x}_scaled" for x in guides),
-        "total",
-        "prior",
-        "prior_per_residue",
-        "log_w",
-        "copies",
-        "method",
-        "seed",
-    ]
-
-
-def _sheet(plan: Plan, scored: _Scored) -> Sheet:
+def _sheet(plan: Plan, scored: Scored) -> Sheet:
     """Return what designs.fasta says beside the designs."""
-    campaign, model, structure = plan.campaign, plan.letters, plan.structure
+    campaign, model, structure = plan.campaign, plan.model, plan.structure
     wild = model.wild_type
     style = campaign.output.fasta_style
     shaped = structure is not None and wild is not None and style == "mpnn"
@@ -320,7 +231,7 @@ def _sheet(plan: Plan, scored: _Scored) -> Sheet:
         campaign.name,
         campaign.seed,
         model.name,
-        float(model.process.temperature),
+        float(getattr(model.process, "temperature", 1.0)),
         tuple(t.label for t in plan.terms),
         None if wild is None else rounded(scored.rows[wild]),
         Layout.of(structure) if shaped and structure is not None else None,
@@ -330,10 +241,220 @@ def _sheet(plan: Plan, scored: _Scored) -> Sheet:
 
 def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float, float]:
     """Return the log-likelihood of the fixed letters before all others: natives, then designs'."""
-    space, process = plan.letters.space, plan.letters.process
+    space, process = space_of(plan.model), cast(Any, plan.model.process)
     fixed = [i for i, a in enumerate(space.fixed) if a != space.alphabet.mask_symbol]
     x = space.alphabet.encode([wild, space.fixed])
     free = x[1] == space.alphabet.mask
     x[:, free] = space.alphabet.mask
     found = prior_log_likelihood(process, x, fixed, orders=PRIOR_ORDERS, seed=plan.campaign.seed)
     return float(found[0]), float(found[1])
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Sequences over an alphabet, in a design space."""
+
+    kind: ClassVar[str] = "letters"
+    key: ClassVar[str] = "sequence"
+    each: ClassVar[str | None] = None
+    recurs: ClassVar[bool] = True
+
+    # before a run ---------------------------------------------------------------------------------
+
+    def load(self, campaign: Campaign, source: Source) -> Loaded:
+        """Build the model of a campaign, and its design space."""
+        loaded = load_letters(campaign, source)
+        if loaded.model.wild_type is None:
+            asked = (*campaign.select.filters, campaign.select.rank_by)
+            used = [t for t in asked if re.match(r"-?(n_mut|seq_recovery)", t)]
+            if used:
+                raise source.error(
+                    ("select",), f"{used[0]!r} needs a wild type. Give input.wild_type."
+                )
+        return loaded
+
+    def probe(self, model: Model, n: int = 3) -> tuple[Designs, str]:
+        """Return n allowed sequences near the wild type, (1, n), and what they are in words."""
+        space = space_of(model)
+        letters = [space._options(i) for i in range(space.length)]
+        base = [
+            space.wild_type[i] if space.wild_type and space.wild_type[i] in some else some[0]
+            for i, some in enumerate(letters)
+        ]
+        found = ["".join(base)]
+        for i, some in enumerate(letters):
+            other = [a for a in some if a != base[i]]
+            if not other or len(found) >= n:
+                continue
+            trial = "".join([*base[:i], other[0], *base[i + 1 :]])
+            if not space.violations(trial):
+                found.append(trial)
+        what = "the wild type" if model.wild_type else "a first design"
+        return Designs.of([found[i % len(found)] for i in range(n)], space.alphabet), what
+
+    def graded(self, reward: Reward, designs: Designs) -> Tensor:
+        """Return the score of designs as letter probabilities, (B, K)."""
+        assert designs.alphabet is not None
+        return reward.relaxed(F.one_hot(designs.x, len(designs.alphabet)).double())
+
+    def rehearse(self, method: Method, model: Model, reward: Reward, particles: int) -> Rehearsal:
+        """Run a method with the network and the reward taken out: exact counts at no cost."""
+        space, process = space_of(model), cast(Any, model.process)
+        v = len(space.alphabet)
+
+        def flat(x: Tensor, t: float) -> Tensor:
+            if x.is_floating_point():
+                return 0.0 * x[..., :v]
+            return torch.zeros((*x.shape, v), dtype=torch.float64)
+
+        free = replace(process, network=flat, chunk=None)
+        # the machinery's own cost per step is the same for any number of particles
+        return rehearse(method, free, reward, 2, space)
+
+    def oracle_calls(self, plan: Plan, role: str) -> int:
+        """Return the calls of one reward, at most."""
+        # the wild type, too; what guided a run is in its memory at the end
+        return plan.reward_calls if role == "guide" else plan.drawn + 1
+
+    def beside(self, plan: Plan) -> Mapping[str, int]:
+        """Return the network calls of a calibration and of the log-likelihoods."""
+        space = space_of(plan.model)
+        calls = {"evaluation": (plan.drawn + 1) * PRIOR_ORDERS * space.free}
+        if open_zscores(plan.objective):
+            islands, designs = references(plan.model)
+            return {"calibration": islands * designs * space.reveals} | calls
+        return calls
+
+    def cost(self, plan: Plan) -> Cost:
+        """Time one small network call with its look-ahead, and one call of each reward."""
+        space, process = space_of(plan.model), cast(Any, plan.model.process)
+        n = min(plan.arms[0].particles, 16)
+        x = space.start(torch.full((1, n, space.length), space.alphabet.mask))
+        laps = []
+        with torch.no_grad():
+            for _ in range(3):
+                begin = time.perf_counter()
+                law = process.posterior(x, 1.0)
+                space.condition(law, x, process.unknown(x))
+                laps.append((time.perf_counter() - begin) / n)
+        seconds, hot = {}, law.mean
+        for t in plan.terms:
+            seconds[t.label] = t.raw.cost
+            if t.spec.role == "guide" and t.raw.differentiable:
+                begin = time.perf_counter()
+                with torch.no_grad():
+                    t.raw.relaxed(hot)
+                seconds[t.label] = 3 * (time.perf_counter() - begin) / n  # and its gradient
+        state = max(a.states for a in plan.arms) * space.length * (len(space.alphabet) + 1) * 8
+        return Cost(min(laps[1:]), seconds, 0.6 + 40 * state / 1e9)
+
+    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
+        """Return wild type, residues, chains, steps, and which positions are free."""
+        space = space_of(model)
+        return {
+            "wild_type": model.wild_type,
+            "residues": list(model.residues),
+            "chains": list(model.chains),
+            "steps": model.steps,
+            "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
+        }
+
+    def asked(self, plan: Plan) -> Mapping[str, Any]:
+        """Return what a campaign asks of its model, for programs."""
+        space, free = space_of(plan.model), set(free_positions(space_of(plan.model)))
+        names = plan.model.residues
+        return {
+            "length": space.length,
+            "free": space.free,
+            "fixed": space.length - space.free,
+            "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
+            "max_mutations": space.max_mutations,
+        }
+
+    def say(self, plan: Plan, say: Say) -> None:
+        """Say which letters may change, and where."""
+        space, most = space_of(plan.model), space_of(plan.model).max_mutations
+        say(
+            f"\nDesign map ({space.length} positions, {space.free} free, "
+            f"{space.length - space.free} fixed"
+            + (f", at most {most} mutations" if most is not None else "")
+            + ")"
+        )
+        for line in design_map(plan.model, space, plan.campaign.constraints):
+            say(line)
+        if plan.campaign.constraints != ConstraintSpec():
+            say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
+
+    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+        """Return the columns of designs.csv."""
+        guides = [label for label, spec in rewards.items() if spec.role == "guide"]
+        return [
+            "id",
+            "sequence",
+            *(("mutations", "n_mut", "seq_recovery") if wild else ()),
+            *rewards,
+            *(f"{x}_scaled" for x in guides),
+            "total",
+            "prior",
+            "prior_per_residue",
+            "log_w",
+            "copies",
+            "method",
+            "seed",
+        ]
+
+    # after it -------------------------------------------------------------------------------------
+
+    def judge(
+        self,
+        plan: Plan,
+        objective: Reward,
+        results: Mapping[str, Samples],
+        tell: Callable[[int], None] | None,
+    ) -> Judged:
+        """Score every distinct sequence once, log-likelihoods included."""
+        flat = {name: _flat(samples) for name, samples in results.items()}
+        every = [s for sequences, _ in flat.values() for s in sequences]
+        if plan.model.wild_type is not None:
+            every = [plan.model.wild_type, *every]
+        scored = score(plan, objective, every, tell)
+        rows = _rows(plan, scored, {name: sequences for name, (sequences, _) in flat.items()})
+        sequences, log_w = flat["aligned"]
+        others = [
+            {
+                **scored.rows[s],
+                "id": f"{a.name}-{n:04d}",
+                "log_w": w,
+                "method": a.name,
+                "seed": plan.campaign.seed,
+            }
+            for a in plan.arms[1:]
+            for n, (s, w) in enumerate(zip(*flat[a.name], strict=True), 1)
+        ]
+        labels = [*(t.label for t in plan.terms), "total"]
+        return Judged(
+            _pool(plan, scored, sequences, log_w),
+            others,
+            len(sequences),
+            rows,
+            _gains(plan, rows),
+            {x: weighted_mean(scored.of(sequences, x), log_w) for x in labels},
+            scored.network_calls,
+            {"fasta": _sheet(plan, scored), "prior_orders": PRIOR_ORDERS},
+        )
+
+    def broken(self, model: Model, row: Record) -> str | None:
+        """Return the first constraint a design breaks, in words."""
+        return next(iter(space_of(model).violations(row["sequence"])), None)
+
+    def publish(
+        self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]
+    ) -> Summary:
+        """Write designs.fasta."""
+        assert summary.fasta is not None
+        folder.write("designs.fasta", summary.fasta.fasta(kept))
+        return summary
+
+    def figures(self, run: Run) -> Figures:
+        """Draw logo, mutations, composition and distances."""
+        return figures(run)

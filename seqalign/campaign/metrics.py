@@ -26,6 +26,7 @@ __all__ = [
     "recovery",
     "survivors",
     "vendi",
+    "weighted_mean",
 ]
 
 
@@ -143,6 +144,17 @@ def paired_interval(
 
     half = float(t.ppf(0.5 + level / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
     return mean, mean - half, mean + half
+
+
+def weighted_mean(values: Sequence[float], log_w: Sequence[float]) -> float | None:
+    """Return the mean of the finite values under log-weights; None if no weight is left."""
+    pairs = [
+        (math.exp(w), v)
+        for v, w in zip(values, log_w, strict=True)
+        if w > -math.inf and math.isfinite(v)
+    ]
+    total = sum(w for w, _ in pairs)
+    return sum(w * v for w, v in pairs) / total if total > 0 else None
 
 
 # sampling -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, StrictUndefined
 
@@ -234,7 +234,8 @@ def _of_sequence(file: Path, model: str | None) -> _Given:
                 f"The model {model!r} knows one construct of {len(home or '')} residues, and the "
                 f"{len(letters)} of {file} are another sequence. Leave --model out, or take esm2."
             )
-        kept = set(numbering.positions(_loaded(model).process.keep, "keep"))
+        process = cast(Any, _loaded(model).process)
+        kept = set(numbering.positions(process.keep, "keep"))
     free = [i for i in range(1, len(letters) + 1) if i not in kept]
     about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1", *_ruler(letters)]
     if kept:
@@ -255,7 +256,7 @@ def _of_sequence(file: Path, model: str | None) -> _Given:
 
 def _home(model: str) -> str | None:
     """Return the one sequence a model was made for."""
-    return _loaded(model).process.wild_type
+    return _loaded(model).wild_type
 
 
 def _loaded(model: str) -> Model:
@@ -265,7 +266,7 @@ def _loaded(model: str) -> Model:
         SpecError: it draws images.
     """
     found = load_model(model)
-    if not isinstance(found, Model):
+    if found.space is None:
         raise SpecError(f"The model {model!r} draws images. Leave --model out.")
     return found
 

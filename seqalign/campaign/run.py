@@ -1,20 +1,23 @@
-"""The outcome of a campaign: run its arms, compare them, choose designs, write the run folder."""
+"""The verb `run`: draw the islands of every arm, judge, choose, and write the run folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 
-from seqalign.campaign.images import (
-    _finish_images,
-)
-from seqalign.campaign.islands import Progress, run_arm, settle
-from seqalign.campaign.letters import _finish
-from seqalign.campaign.plan import Plan
+from seqalign.campaign.islands import Progress, calibrate, run_arm
+from seqalign.campaign.medium import Judged, Plan, Record
+from seqalign.campaign.metrics import survivors
+from seqalign.campaign.select import choose, signs, write
 from seqalign.campaign.store import RunFolder
-from seqalign.core.objective import Reward, Sum, ZScore
+from seqalign.campaign.summary import Summary
+from seqalign.core.objective import Reward, constants
 from seqalign.core.particles import Samples
-from seqalign.registry import ImageModel
+from seqalign.files.text import to_csv
 
 __all__ = ["run"]
 
@@ -26,7 +29,7 @@ def run(
     fresh: bool = False,
     progress: Progress | None = None,
     evaluating: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Run or continue a campaign in a folder and return its summary; a finished run is only read.
 
     Raises:
@@ -36,13 +39,11 @@ def run(
     with folder.lock():
         folder.open(plan.config, fresh)
         if folder.done:
-            return folder.read_json("summary.json")
-        # images are dear: a continued run does not draw its references again
-        kept = folder if isinstance(plan.model, ImageModel) else None
-        objective, calibration = settle(
-            plan.model, plan.objective, plan.campaign.seed, progress, kept
-        )
-        constants = _constants(objective)
+            return folder.summary()
+        seed = plan.campaign.seed
+        # what hardly ever comes again is dear: a continued run does not draw its references again
+        kept = None if plan.medium.recurs else folder
+        objective, calibration = calibrate(plan.model, plan.objective, seed, kept, progress)
         results: dict[str, Samples] = {}
         seconds: dict[str, float] = {}
         for arm in plan.arms:
@@ -50,28 +51,106 @@ def run(
                 arm,
                 plan.model,
                 objective,
-                seed=plan.campaign.seed,
+                seed=seed,
                 islands=range(plan.islands),
                 replicates=plan.replicates,
                 folder=folder,
                 progress=progress,
             )
-        if isinstance(plan.model, ImageModel):
-            return _finish_images(plan, folder, objective, results, seconds, calibration, constants)
-        return _finish(
-            plan, folder, objective, results, seconds, calibration, constants, evaluating
-        )
+        begin = time.perf_counter()
+        judged = plan.medium.judge(plan, objective, results, evaluating)
+        seconds["evaluation"] = time.perf_counter() - begin
+        return _finish(plan, folder, objective, results, judged, seconds, calibration)
 
 
-def _constants(reward: Reward) -> dict[str, dict[str, float | None]]:
-    terms = reward.terms if isinstance(reward, Sum) else ()
-    return {t.name: {"mean": t.mean, "std": t.std} for _, t in terms if isinstance(t, ZScore)}
+def _finish(
+    plan: Plan,
+    folder: RunFolder,
+    objective: Reward,
+    results: Mapping[str, Samples],
+    judged: Judged,
+    seconds: Mapping[str, float],
+    calibration: int,
+) -> Summary:
+    campaign, medium, aligned = plan.campaign, plan.medium, results["aligned"]
+    guides = [t.label for t in plan.role("guide")]
+
+    def hard(row: Record) -> str | None:
+        broken = medium.broken(plan.model, row)
+        if broken is not None:
+            return f"constraint: {broken}"
+        return next((f"rejected by {x}" for x in guides if row[x] == -math.inf), None)
+
+    kept, rejected = choose(
+        judged.pool, campaign.select, signs(campaign.rewards), hard, medium.key, medium.each
+    )
+    calls = {name: s.network_calls for name, s in results.items()}
+    calls |= {"calibration": calibration} if calibration else {}
+    calls |= {} if judged.evaluation is None else {"evaluation": judged.evaluation}
+    summary = Summary(
+        kind=medium.kind,
+        name=campaign.name,
+        command=_command(plan),
+        select=campaign.select.model_dump(mode="json"),
+        seqalign=version("seqalign"),
+        seed=campaign.seed,
+        designs=len(kept),
+        rejected=len(rejected),
+        drawn=judged.drawn,
+        distinct=len(judged.pool),
+        rows=judged.rows,
+        guides=tuple(guides),
+        holdouts=tuple(t.label for t in plan.role("holdout")),
+        finals=tuple(t.label for t in plan.role("final")),
+        units={t.label: t.raw.unit for t in plan.terms},
+        zscore=constants(objective),
+        gains=judged.gains,
+        network_calls=calls,
+        reward_calls={name: s.reward_calls for name, s in results.items()},
+        log_z=None if aligned.log_z is None else tuple(aligned.log_z.tolist()),
+        ess=tuple((aligned.ess / aligned.log_w.shape[1]).tolist()),
+        weighted_mean=judged.weighted_mean,
+        seconds=seconds,
+        **judged.own,
+    )
+    wild = plan.model.wild_type is not None
+    columns = medium.columns(campaign.rewards, wild)
+    there = [c for c in columns if not judged.others or c in judged.others[0]]
+    folder.write("baselines.csv", to_csv(judged.others, there))
+    folder.write_lines("trace.jsonl", _trace(plan, results))
+    return write(folder, medium, summary, columns, kept, rejected)
 
 
-# images -------------------------------------------------------------------------------------------
+def _command(plan: Plan) -> str:
+    """Return the command that runs the campaign again."""
+    source = plan.source
+    demo = re.fullmatch(r"demo-(\w+)\.yaml", source.file)
+    if demo is not None:
+        return f"seqalign demo {demo[1]} --seed {plan.campaign.seed}"
+    changes = [f" --set {shlex.quote(text)}" for text in source.given.values()]
+    return f"seqalign run {shlex.quote(source.file)}{''.join(changes)}"
 
 
-# selection again ----------------------------------------------------------------------------------
-
-
-# sequences of the user ----------------------------------------------------------------------------
+def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[Record]:
+    for arm in plan.arms:
+        samples = results[arm.name]
+        for b in range(plan.islands):
+            alive = survivors(
+                [None if s.ancestors is None else s.ancestors[b] for s in samples.trace],
+                arm.particles,
+            )
+            for s, count in zip(samples.trace, alive, strict=True):
+                yield {
+                    "arm": arm.name,
+                    "island": b,
+                    "step": s.step,
+                    "ess": float(s.ess[b]),
+                    "lam": float(s.lam[b]),
+                    "log_z": float(s.log_z[b]),
+                    "value_mean": float(s.value_mean[b]) * arm.method.alpha,
+                    "value_max": float(s.value_max[b]) * arm.method.alpha,
+                    "survivors": count,
+                    "resampled": s.ancestors is not None,
+                    "network_calls": s.network_calls // plan.islands,
+                    "reward_calls": s.reward_calls // plan.islands,
+                }

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from seqalign.core.objective import OnFailure
+from seqalign.core.callables import OnFailure
 
 __all__ = ["Campaign", "ResidueSpec", "RewardSpec"]
 

@@ -1,33 +1,34 @@
-"""Score a user's own sequences by the rewards, the prior and the constraints of a campaign."""
+"""The verb `score`: a user's own sequences by the rewards, the prior and the constraints."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from seqalign.campaign.islands import open_zscores
-from seqalign.campaign.letters import _columns, _score
-from seqalign.campaign.plan import Plan
+from seqalign.campaign import letters
+from seqalign.campaign.medium import Plan, Record
+from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.store import RunFolder
-from seqalign.core.objective import Reward, Sum, ZScore
+from seqalign.core.objective import Reward, ZScore, open_zscores
 from seqalign.files.sheet import Layout
 from seqalign.files.text import read_sequences
 from seqalign.registry import Model
 
-__all__ = ["read_candidates", "score_table", "stored_constants"]
+__all__ = ["Constants", "evaluation_calls", "read_candidates", "score", "stored_constants"]
+
+Constants = Mapping[str, Mapping[str, float | None]]
+"""Mean and std of each z-score, as in the summary of a run."""
 
 
-def score_table(
+def score(
     plan: Plan,
     sequences: Sequence[str],
     *,
-    constants: Mapping[str, Mapping[str, float | None]] | None = None,
+    constants: Constants | None = None,
     prior: bool = True,
     evaluating: Callable[[int], None] | None = None,
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[Record], list[str]]:
     """Score sequences by the rewards, the prior and the constraints of a campaign.
 
     Constraints do not stop a sequence from being scored: the column "violations" says which it
@@ -50,34 +51,34 @@ def score_table(
     objective: Reward | None = plan.objective
     if open_zscores(plan.objective):
         objective = None if constants is None else _closed(plan.objective, constants)
-    scored = _score(plan, objective, sequences, evaluating, prior)
-    space = plan.letters.space
+    scored = letters.score(plan, objective, sequences, evaluating, prior)
+    space = letters.space_of(plan.model)
     rows = [{**scored.rows[s], "violations": "; ".join(space.violations(s))} for s in sequences]
-    columns = _columns(plan.campaign.rewards, plan.letters.wild_type is not None)
+    columns = plan.medium.columns(plan.campaign.rewards, plan.model.wild_type is not None)
     there = [c for c in columns if c in rows[0]]
     return rows, [*there, "violations"]
 
 
-def _closed(
-    objective: Reward, constants: Mapping[str, Mapping[str, float | None]]
-) -> Reward | None:
+def evaluation_calls(plan: Plan, n: int) -> int:
+    """Return the network calls that the log-likelihoods of n sequences take, at most."""
+    return n * PRIOR_ORDERS * letters.space_of(plan.model).free
+
+
+def _closed(objective: Reward, constants: Constants) -> Reward | None:
     """Return the objective with the constants of a run; None if one is missing."""
-    assert isinstance(objective, Sum)
-    terms: list[tuple[float, Reward]] = []
-    for weight, term in objective.terms:
-        if isinstance(term, ZScore) and term.mean is None:
-            given = constants.get(term.name, {})
-            mean, std = given.get("mean"), given.get("std")
-            if mean is None or std is None:
-                return None
-            term = replace(term, mean=mean, std=std)
-        terms.append((weight, term))
-    return Sum(tuple(terms))
+
+    def close(reward: Reward) -> Reward:
+        whole = reward.map(close)
+        if not isinstance(whole, ZScore) or not whole.open:
+            return whole
+        given = constants.get(whole.name, {})
+        return whole.inner.zscore(given.get("mean"), given.get("std"))
+
+    closed = close(objective)
+    return None if open_zscores(closed) else closed
 
 
-def stored_constants(
-    plan: Plan, folder: RunFolder
-) -> Mapping[str, Mapping[str, float | None]] | None:
+def stored_constants(plan: Plan, folder: RunFolder) -> Constants | None:
     """Return the z-score constants of a finished run of this campaign.
 
     None if there is no such run, or its model, backbone or rewards are others.
@@ -90,10 +91,7 @@ def stored_constants(
     same = all(before.get(k) == now.get(k) for k in keys) and all(
         before["resolved"].get(k) == now["resolved"].get(k) for k in resolved
     )
-    if not same:
-        return None
-    found: Mapping[str, Mapping[str, float | None]] = folder.read_json("summary.json")["zscore"]
-    return found
+    return folder.summary().zscore if same else None
 
 
 def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
@@ -106,7 +104,12 @@ def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
         ValueError: the campaign draws images, the file cannot be read, or a sequence does not fit
             the campaign; the message names the record.
     """
-    model = plan.letters
+    model = plan.model
+    if model.space is None:
+        raise plan.source.error(
+            ("model", "name"),
+            f"{model.name!r} draws images, and this needs a campaign that designs sequences.",
+        )
     rows = read_sequences(path)
     layout = None if plan.structure is None else Layout.of(plan.structure)
     return [(name, _fitted(text, where, model, layout)) for where, name, text in rows]
@@ -114,7 +117,8 @@ def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
 
 def _fitted(text: str, where: str, model: Model, layout: Layout | None) -> str:
     """Return the letters of all positions."""
-    alphabet, length = model.space.alphabet, model.space.length
+    space = letters.space_of(model)
+    alphabet, length = space.alphabet, space.length
     plain = text.replace("/", "")
     if (
         layout is not None

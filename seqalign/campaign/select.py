@@ -1,39 +1,197 @@
-"""Which designs of a pool are kept: filters, ranking, distance and number, in that order.
+"""The verb `select`: which designs are kept, by filters, ranking, distance and number.
 
-It works on rows of a table, each with its sequence or its file and its numbers, and on nothing
-else, so that a finished run is filtered and ranked again in seconds by the code that did it first.
+Choosing works on rows of a table and on nothing else, so that a finished run is filtered and
+ranked again in seconds by the code that did it first.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from seqalign.campaign.images import (
-    _by_prompt,
-    _draw,
-    _image_columns,
-    _image_sheet,
-    _shown,
-)
-from seqalign.campaign.letters import _columns
+from seqalign.campaign.media import MEDIA
+from seqalign.campaign.medium import Medium, Record
+from seqalign.campaign.metrics import pareto_rank
 from seqalign.campaign.report.page import render
+from seqalign.campaign.schema import Campaign, RewardSpec, SelectSpec
 from seqalign.campaign.store import RunFolder
-from seqalign.campaign.summary import from_json
-from seqalign.campaign.tables import FILTER, HARD, _signs, check_select, choose
-from seqalign.campaign.yaml import CampaignError, read
-from seqalign.files.sheet import Sheet
-from seqalign.files.text import finite, to_csv
+from seqalign.campaign.summary import Summary, to_json
+from seqalign.campaign.yaml import CampaignError, Source, read
+from seqalign.files.text import to_csv
+from seqalign.registry import nearest
 
-__all__ = ["reselect"]
+__all__ = ["check_select", "choose", "select", "signs", "write"]
+
+HARD = ("constraint: ", "rejected by ")
+"""How reasons begin that no choice of `select` can lift."""
 
 
-def reselect(folder: RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
+_TESTS: dict[str, Callable[[float, float], bool]] = {
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+    "==": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+}
+
+
+FILTER = re.compile(
+    r"^\s*([A-Za-z][\w-]*)\s*(<=|>=|==|!=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$"
+)
+TEXT = ("id", "sequence", "mutations", "method", "reason", "prompt", "file")
+WHOLE = ("n_mut", "copies", "seed", "island")
+"""Columns of text, and of whole numbers; all others are numbers."""
+
+
+def choose(
+    pool: Sequence[Record],
+    spec: SelectSpec,
+    signs: Mapping[str, float],
+    hard: Callable[[Record], str | None],
+    key: str = "sequence",
+    each: str | None = None,
+) -> tuple[list[Record], list[Record]]:
+    """Return rows kept, best first, and rows rejected with a reason, both with an id.
+
+    Args:
+        pool: distinct designs with "total" and every column that `spec` speaks of; its order
+            does not matter.
+        spec: filters, ranking, distance and number.
+        signs: +1 or -1 of each reward that a Pareto ranking looks at.
+        hard: the reason why a row can never be kept, or None.
+        key: the column that tells designs apart; distances are those of sequences.
+        each: a column, such as the prompt, of which every value has its own top.
+    """
+    good: list[Record] = []
+    bad: list[Record] = []
+    for row in sorted(pool, key=lambda r: (-r["total"], r[key])):
+        row = {k: v for k, v in row.items() if k not in ("id", "reason")}
+        reason = hard(row) or _filtered(spec.filters, row)
+        if reason is None:
+            good.append(row)
+        else:
+            bad.append({**row, "reason": reason})
+    apart = spec.diversity.min_mutations_apart
+    kept: list[Record] = []
+    counts: Counter[Any] = Counter()
+    for row in _ranked(spec.rank_by, good, signs, key):
+        group = None if each is None else row[each]
+        if apart and any(_apart(k["sequence"], row["sequence"]) < apart for k in kept):
+            bad.append({**row, "reason": f"closer than {apart} mutations to a better design"})
+        elif spec.top is not None and counts[group] >= spec.top:
+            whose = f" of its {each}" if each else ""
+            bad.append({**row, "reason": f"below the top {spec.top}{whose}"})
+        else:
+            counts[group] += 1
+            kept.append(row)
+    width = max(4, len(str(len(kept))))
+    for n, row in enumerate(kept, 1):
+        row["id"] = f"d{n:0{width}d}"
+    for n, row in enumerate(bad, 1):
+        row["id"] = f"r{n:0{width}d}"
+    return kept, bad
+
+
+def signs(rewards: Mapping[str, RewardSpec]) -> dict[str, float]:
+    """Return which way each reward is better, of those a Pareto ranking looks at."""
+    return {
+        label: math.copysign(1, spec.weight)
+        for label, spec in rewards.items()
+        if spec.role in ("guide", "final")
+    }
+
+
+def _apart(a: str, b: str) -> int:
+    return sum(x != y for x, y in zip(a, b, strict=True))
+
+
+def _filtered(filters: Sequence[str], row: Record) -> str | None:
+    for text in filters:
+        match = FILTER.match(text)
+        assert match is not None
+        value = float(row[match[1]])
+        if not _TESTS[match[2]](value, float(match[3])):
+            return f"filter: {text} (is {value:.4g})"
+    return None
+
+
+def _ranked(rank: str, rows: list[Record], signs: Mapping[str, float], key: str) -> list[Record]:
+    if rank == "pareto":
+        if not rows:
+            return rows
+        values = np.array([[sign * r[label] for label, sign in signs.items()] for r in rows])
+        fronts = pareto_rank(values)
+        order = sorted(range(len(rows)), key=lambda i: (fronts[i], -rows[i]["total"], rows[i][key]))
+        return [rows[i] for i in order]
+    sign = 1.0 if rank.startswith("-") else -1.0
+    column = rank.removeprefix("-")
+    return sorted(rows, key=lambda r: (sign * float(r[column]), r[key]))
+
+
+def check_select(campaign: Campaign, source: Source, medium: Medium) -> None:
+    """Refuse filters and rankings by columns that the tables will not have.
+
+    Raises:
+        CampaignError: the message names the filter and the nearest column.
+    """
+    columns = medium.columns(campaign.rewards, True)
+    if campaign.select.diversity.min_mutations_apart and "n_mut" not in columns:
+        raise source.error(
+            ("select", "diversity", "min_mutations_apart"),
+            f"{medium.kind} have no mutations. Remove it.",
+        )
+    known = [c for c in columns if c not in (*TEXT, "seed", "island")]
+    for i, text in enumerate(campaign.select.filters):
+        match = FILTER.match(text)
+        if match is None:
+            raise source.error(
+                ("select", "filters", i),
+                f"cannot read {text!r}: write COLUMN < NUMBER, with one of < <= > >= == !=.",
+            )
+        if match[1] not in known:
+            raise source.error(
+                ("select", "filters", i),
+                f"there is no column {match[1]!r}. {nearest(match[1], known)}",
+            )
+    rank = campaign.select.rank_by
+    if rank != "pareto" and rank.removeprefix("-") not in known:
+        raise source.error(
+            ("select", "rank_by"),
+            f"there is no column {rank!r}. {nearest(rank, ['pareto', *known])}",
+        )
+
+
+def write(
+    folder: RunFolder,
+    medium: Medium,
+    summary: Summary,
+    columns: Sequence[str],
+    kept: Sequence[Record],
+    rejected: Sequence[Record],
+) -> Summary:
+    """Write what depends on which designs are kept; the summary, which means done, comes last."""
+    summary = medium.publish(folder, summary, kept, [*kept, *rejected])
+    # every design is in rejected.csv while designs.csv changes
+    folder.write("rejected.csv", to_csv([*rejected, *kept], [*columns, "reason"]))
+    folder.write("designs.csv", to_csv(kept, columns))
+    folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
+    folder.write("report.html", render(folder, summary))
+    folder.write_json("summary.json", to_json(summary))
+    return summary
+
+
+def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
     """Choose again among the designs of a finished run, and write every table anew.
 
     Starts from the options the run was started with; `overrides` are texts such as
@@ -47,93 +205,68 @@ def reselect(folder: RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]
     if not folder.path.is_dir():
         raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
     with folder.lock():
-        summary = folder.read_json("summary.json")
-        config = folder.read_config()
-        images = summary.get("kind") == "images"
-        if "fasta" not in summary and not images:
-            raise ValueError(
-                f"{folder.path} was written by an older version, which stored too little to choose "
-                "again. Run its campaign with --fresh."
-            )
-        for text in overrides:
-            if not text.strip().startswith("select."):
-                raise CampaignError(
-                    f"--set {text}: only select.* can change without sampling, such as "
-                    "select.top=24. Change the campaign and run it for anything else."
-                )
-        plain = {k: v for k, v in config.items() if k not in ("seqalign", "resolved")}
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "config.yaml"
-            path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
-            campaign, source = read(path, overrides, label=str(folder.path / "config.yaml"))
-        check_select(campaign, source, images)
-        sheet = None if images else Sheet.read(summary["fasta"])
-        columns = (
-            _image_columns(campaign.rewards)
-            if sheet is None
-            else _columns(campaign.rewards, sheet.wild is not None)
+        summary = folder.summary()
+        medium = MEDIA[summary.kind]
+        campaign, source = _campaign(folder, overrides)
+        check_select(campaign, source, medium)
+        columns = medium.columns(
+            campaign.rewards, folder.read_config()["resolved"]["wild_type"] is not None
         )
-        key = "file" if images else "sequence"
-        rows = [*folder.read_csv("rejected.csv"), *folder.read_csv("designs.csv")]
-        pool: dict[str, dict[str, Any]] = {}
-        for row in rows:
+        pool: dict[str, Record] = {}
+        for row in [*folder.read_csv("rejected.csv"), *folder.read_csv("designs.csv")]:
             # rejected.csv comes first: it has the reasons
-            pool.setdefault(row[key], _stored(row))
+            pool.setdefault(row[medium.key], _stored(row))
         used = [campaign.select.rank_by.removeprefix("-")]
         used += [match[1] for f in campaign.select.filters if (match := FILTER.match(f))]
         for name in used:
             if name not in (*columns, "pareto"):
                 raise source.error(("select",), f"this run has no column {name!r}.")
-        reasons = {s: row.get("reason", "") for s, row in pool.items()}
+        reasons = {key: row.get("reason", "") for key, row in pool.items()}
 
-        def hard(row: Mapping[str, Any]) -> str | None:
-            reason = reasons[row[key]]
+        def hard(row: Record) -> str | None:
+            reason: str = reasons[row[medium.key]]
             return reason if reason.startswith(HARD) else None
 
         kept, rejected = choose(
             list(pool.values()),
             campaign.select,
-            _signs(campaign.rewards),
+            signs(campaign.rewards),
             hard,
-            key=key,
-            each="prompt" if images else None,
+            medium.key,
+            medium.each,
         )
-        # every design is in rejected.csv while designs.csv changes
-        folder.write("rejected.csv", to_csv([*rejected, *kept], [*columns, "reason"]))
-        folder.write("designs.csv", to_csv(kept, columns))
-        folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
-        if sheet is not None:
-            folder.write("designs.fasta", sheet.fasta(kept))
         again = "".join(f" --set {shlex.quote(text)}" for text in overrides)
-        first = str(summary["command"]).partition("\n")[0]
-        summary |= {
-            "command": f"{first}\nseqalign select DIR{again}" if overrides else first,
-            "select": campaign.select.model_dump(mode="json"),
-            "designs": len(kept),
-            "rejected": len(rejected),
-        }
-        if images:
-            labels = list(campaign.rewards)
-            chosen = _by_prompt(summary["prompts"], kept)
-            for line, (_, mine) in zip(summary["gallery"], chosen, strict=True):
-                line["arms"]["aligned"] = _shown(mine, [*labels, "total"])
-            _draw(folder, [row["file"] for row in kept])
-            if any(arm for line in summary["gallery"] for arm in line["arms"].values()):
-                sheet_ = _image_sheet(folder, summary["gallery"], labels)
-                folder.write("contact-sheet.png", sheet_)
-        folder.write(
-            "report.html", render(folder, from_json({"kind": "letters", **finite(summary)}))
+        first = summary.command.partition("\n")[0]
+        summary = replace(
+            summary,
+            command=f"{first}\nseqalign select DIR{again}" if overrides else first,
+            select=campaign.select.model_dump(mode="json"),
+            designs=len(kept),
+            rejected=len(rejected),
         )
-        folder.write_json("summary.json", summary)
-        return summary
+        return write(folder, medium, summary, columns, kept, rejected)
 
 
-def _stored(row: Mapping[str, str]) -> dict[str, Any]:
+def _campaign(folder: RunFolder, overrides: Sequence[str]) -> tuple[Campaign, Source]:
+    """Return the campaign of a run, with other options of `select`."""
+    for text in overrides:
+        if not text.strip().startswith("select."):
+            raise CampaignError(
+                f"--set {text}: only select.* can change without sampling, such as "
+                "select.top=24. Change the campaign and run it for anything else."
+            )
+    config = folder.read_config()
+    plain = {k: v for k, v in config.items() if k not in ("seqalign", "resolved")}
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "config.yaml"
+        path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
+        return read(path, overrides, label=str(folder.path / "config.yaml"))
+
+
+def _stored(row: Mapping[str, str]) -> Record:
     """Return a row of a table with its numbers as numbers."""
-    text = ("id", "sequence", "mutations", "method", "reason", "prompt", "file")
-    whole = ("n_mut", "copies", "seed", "island")
     return {
-        k: v if k in text else int(v) if k in whole else float(v)
+        k: v if k in TEXT else int(v) if k in WHOLE else float(v)
         for k, v in row.items()
         if v is not None
     }

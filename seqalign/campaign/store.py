@@ -23,8 +23,8 @@ from torch import Tensor
 from seqalign.campaign.summary import Summary, from_json
 from seqalign.core.particles import Samples, Step
 from seqalign.core.process import Designs
-from seqalign.core.sequence import Alphabet
 from seqalign.files.text import finite, write_atomic
+from seqalign.registry import Model
 
 __all__ = ["RunFolder"]
 
@@ -161,10 +161,13 @@ class RunFolder:
         self,
         arm: str,
         island: int,
-        alphabet: Alphabet | None,
-        prompts: tuple[str, ...] | None = None,
+        model: Model | None = None,
+        replicates: int = 1,
     ) -> tuple[Samples, float] | None:
-        """Return a finished island and its seconds, or None if it has not been run."""
+        """Return a finished island and its seconds, or None if it has not been run.
+
+        The letters and the prompt are those of `model`, which has `replicates` islands per prompt.
+        """
         path = self._island(arm, island)
         if not path.is_file():
             return None
@@ -182,6 +185,10 @@ class RunFolder:
             )
             for i, row in enumerate(data["calls"])
         )
+        alphabet, prompts = None, None
+        if model is not None:
+            alphabet = None if model.space is None else model.space.alphabet
+            prompts = None if model.prompts is None else (model.prompts[island // replicates],)
         samples = Samples(
             Designs(data["x"], alphabet, prompts=prompts),
             data["rewards"],

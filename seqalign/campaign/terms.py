@@ -5,49 +5,38 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.yaml import KeyPath, Source
-from seqalign.core.objective import (
-    Cached,
-    Command,
-    OnFailure,
-    Reward,
-    RewardError,
-    evaluate,
-    function,
-)
+from seqalign.core.callables import Command, OnFailure, function
+from seqalign.core.objective import Reward, RewardError, Wrapper
 from seqalign.core.process import Designs
+from seqalign.core.wrappers import Cached
 from seqalign.files.structure import Structure
 from seqalign.registry import (
-    ImageModel,
-    Model,
     SpecError,
-    card,
-    entry,
+    card_id,
     load_reward,
     names,
     nearest,
     parameters,
 )
 
-__all__ = ["Term"]
+__all__ = ["Term", "identity", "load_term"]
 
 
-class _Oracle(Reward):
+class _Oracle(Wrapper):
     """A reward under its campaign label; failures are turned into rejections if asked."""
 
     def __init__(self, label: str, inner: Reward, on_failure: OnFailure, unit: str) -> None:
-        self.inner, self.name, self.on_failure = inner, label, on_failure
-        self.unit = unit or inner.unit
-        self.cost, self.differentiable = inner.cost, inner.differentiable
+        super().__init__(inner)
+        self.name, self.unit, self.on_failure = label, unit or inner.unit, on_failure
 
     def __call__(self, designs: Designs) -> Tensor:
         if self.on_failure == "raise":
@@ -67,12 +56,6 @@ class _Oracle(Reward):
         if tuple(r.shape) != designs.shape:
             return r
         return torch.where(torch.isnan(r) | (r == torch.inf), -torch.inf, r)
-
-    def relaxed(self, x: Tensor) -> Tensor:
-        return self.inner.relaxed(x)
-
-    def graded(self, designs: Designs) -> Tensor:
-        return self.inner.graded(designs)
 
 
 @dataclass(frozen=True)
@@ -143,9 +126,14 @@ def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _load_term(
-    label: str, spec: RewardSpec, source: Source, structure: Structure | None, images: bool
+def load_term(
+    label: str, spec: RewardSpec, source: Source, structure: Structure | None, recurs: bool
 ) -> Term:
+    """Build one reward; `recurs` says whether designs are worth remembering, as sequences are.
+
+    Raises:
+        CampaignError: it cannot be built; the message names the key.
+    """
     path: KeyPath = ("rewards", label)
     if (
         not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label)
@@ -179,7 +167,7 @@ def _load_term(
         raise source.error((*path, "params"), "only an oracle takes params. Remove them.")
     elif spec.python is not None:
         inner = function(_python(spec.python, source, (*path, "python")), label)
-    elif images:
+    elif not recurs:
         raise source.error(
             (*path, "command"),
             "a command scores a file of sequences, and this campaign draws images. Use python: "
@@ -204,7 +192,7 @@ def _load_term(
         )
     oracle = _Oracle(label, inner, spec.on_failure, spec.unit)
     # an image on its way hardly ever comes again, and its bytes are many
-    raw: Reward = oracle if images else Cached(oracle)
+    raw: Reward = Cached(oracle) if recurs else oracle
     scaled = raw
     if spec.clip is not None:
         try:
@@ -216,44 +204,11 @@ def _load_term(
     return Term(label, raw, scaled, spec)
 
 
-def _probe(term: Term, model: Model | ImageModel, designs: Designs, source: Source) -> None:
-    """Try a reward on a few designs, and its gradient if it says it has one."""
-    path = ("rewards", term.label)
-    what = "decoded noise"
-    if isinstance(model, Model):
-        what = "the wild type" if model.wild_type else "a first design"
-    try:
-        evaluate(term.raw, designs)
-        if term.raw.differentiable:
-            x = designs.x.detach()
-            if isinstance(model, Model):
-                x = torch.nn.functional.one_hot(x, len(model.process.alphabet)).double()
-                got = term.raw.relaxed(x)
-            else:
-                x = x.clone().requires_grad_()
-                got = term.raw.graded(replace(designs, x=x))
-            sound = tuple(got.shape) == designs.shape and bool(torch.isfinite(got).all())
-            if sound and x.requires_grad:
-                (slope,) = torch.autograd.grad(got.sum(), x)
-                sound = bool(torch.isfinite(slope).all())
-            if not sound:
-                raise RewardError(
-                    f"Reward {term.label!r} gives shape {tuple(got.shape)} or values that are not "
-                    "finite on relaxed "
-                    f"designs; it must give (B, K) finite numbers."
-                )
-    except (ValueError, TypeError) as error:
-        raise source.error(path, f"tried on {what}: {error}") from error
-
-
-def _card_id(kind: Literal["reward", "model"], name: str) -> dict[str, str]:
-    data = card(kind, name)
-    point = entry(kind, name)
-    dist = point.dist
-    text = yaml.safe_dump(data, sort_keys=True)
-    return {
-        "name": name,
-        "from": point.value,
-        "version": str(data.get("version", dist.version if dist is not None else "unknown")),
-        "card_sha256": hashlib.sha256(text.encode()).hexdigest()[:16],
-    }
+def identity(spec: RewardSpec, source: Source) -> Mapping[str, str | None]:
+    """Return what tells one reward from another with the same options."""
+    if spec.oracle is not None:
+        return card_id("reward", spec.oracle)
+    if spec.python is not None:
+        file = source.folder / spec.python.rpartition(":")[0]
+        return {"python": spec.python, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return {"command": spec.command}

@@ -136,6 +136,11 @@ class Step:
     network_calls: int
     reward_calls: int
 
+    def cpu(self) -> Step:
+        """Return the same on the CPU."""
+        there = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Step(**{k: v.cpu() if isinstance(v, Tensor) else v for k, v in there.items()})
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -154,6 +159,27 @@ class Samples:
     log_w: Tensor
     log_z: Tensor | None
     trace: tuple[Step, ...] = ()
+
+    def cpu(self) -> Samples:
+        """Return the same on the CPU: an accelerator keeps nothing of it."""
+        if self.log_w.device.type == "cpu" and self.designs.x.device.type == "cpu":
+            return self
+        return Samples(
+            replace(self.designs, x=self.designs.x.cpu()),
+            self.rewards.cpu(),
+            self.log_w.cpu(),
+            None if self.log_z is None else self.log_z.cpu(),
+            tuple(step.cpu() for step in self.trace),
+        )
+
+    def take(self, islands: slice) -> Samples:
+        """Return some islands, without the trace of all."""
+        return Samples(
+            self.designs[islands, slice(None)],
+            self.rewards[islands],
+            self.log_w[islands],
+            None if self.log_z is None else self.log_z[islands],
+        )
 
     @property
     def network_calls(self) -> int:

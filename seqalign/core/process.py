@@ -62,6 +62,14 @@ class Designs:
         prompts = None if self.prompts is None else self.prompts[islands]
         return replace(self, x=self.x[islands][:, particles], event_mask=mask, prompts=prompts)
 
+    def each(self, islands: Sequence[int], particles: Sequence[int]) -> Designs:
+        """Select n designs one by one, (n, 1): each is an island of its own."""
+        rows = list(islands)
+        mask = None if self.event_mask is None else self.event_mask[rows]
+        prompts = None if self.prompts is None else tuple(self.prompts[i] for i in rows)
+        x = self.x[rows, list(particles)][:, None]
+        return replace(self, x=x, event_mask=mask, prompts=prompts)
+
     @classmethod
     def of(cls, sequences: Sequence[str], alphabet: Alphabet) -> Designs:
         """Wrap n sequences of one length as one island, (1, n, L)."""

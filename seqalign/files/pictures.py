@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["contact_sheet", "png", "read_png"]
+__all__ = ["contact_sheet", "data_uri", "png", "read_png"]
 
 
 def _pillow() -> Any:
@@ -51,6 +52,11 @@ def png(image: Tensor) -> bytes:
         ImportError: Pillow is not installed.
     """
     return _png(_picture(image))
+
+
+def data_uri(image: Tensor) -> str:
+    """Return an image (1 or 3, H, W) with values in [0, 1] as the text of a PNG in HTML."""
+    return f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}"
 
 
 def read_png(data: bytes) -> Tensor:

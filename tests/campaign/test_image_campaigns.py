@@ -15,7 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import seqalign as sa
-from seqalign.campaign.check import prepare
+from seqalign.campaign.check import check as prepare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.islands import rehearse
 from seqalign.campaign.report.images import _by_prompt
@@ -30,7 +30,8 @@ from dataclasses import dataclass
 import torch
 
 from seqalign.core.gaussian import GaussianProcess
-from seqalign.core.objective import Reward, RewardError, function
+from seqalign.core.objective import Reward, RewardError
+from seqalign.core.callables import function
 
 COLORS = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "gray": (0.5, 0.5, 0.5)}
 

@@ -12,7 +12,7 @@ import toy_plugin
 from typer.testing import CliRunner
 
 from seqalign import registry
-from seqalign.campaign.check import prepare
+from seqalign.campaign.check import check as prepare
 from seqalign.campaign.new import new
 from seqalign.campaign.yaml import read
 from seqalign.cli.main import app

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 import toy_plugin
 
-from seqalign.campaign.check import prepare
+from seqalign.campaign.check import check as prepare
 from seqalign.campaign.report.logo import heat_map, logo
 from seqalign.campaign.report.page import render
 from seqalign.campaign.run import run

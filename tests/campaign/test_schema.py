@@ -8,7 +8,7 @@ import pytest
 import toy_plugin
 import yaml
 
-from seqalign.campaign.check import prepare
+from seqalign.campaign.check import check as prepare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder

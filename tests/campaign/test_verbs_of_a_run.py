@@ -17,7 +17,7 @@ import toy_plugin
 from typer.testing import CliRunner
 
 from seqalign.campaign.export import wells
-from seqalign.campaign.select import reselect
+from seqalign.campaign.select import select as reselect
 from seqalign.campaign.store import RunFolder
 from seqalign.cli.main import app
 from seqalign.files.text import read_fasta
@@ -61,7 +61,7 @@ def drawn():
 def _quick_report(request, monkeypatch):
     """Drawing a report takes seconds: elsewhere it says what was selected and no more."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("seqalign.campaign.letters.render", lambda _, s: json.dumps(s.select))
+        monkeypatch.setattr("seqalign.campaign.select.render", lambda _, s: json.dumps(s.select))
 
 
 @pytest.fixture

@@ -187,7 +187,7 @@ def test_bad_hyper_parameters_are_refused():
         process(RectifiedFlow(), steps=0)
     with pytest.raises(ValueError, match="eta >= 0"):
         process(RectifiedFlow(), eta=-1.0)
-    from seqalign.core.objective import function
+    from seqalign.core.callables import function
 
     with pytest.raises(ValueError, match="eta = 0"):
         SMC(process(RectifiedFlow(), eta=0.0), function(lambda x: x.sum(-1)), 1.0, value=None)

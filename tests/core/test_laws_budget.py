@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqalign.core.objective import Cached, Chunked, Counted, Reward
+from seqalign.core.objective import Reward
 from seqalign.core.process import Designs
 from seqalign.core.proposal import Tilted
 from seqalign.core.streams import Streams
 from seqalign.core.value import PosteriorMode, PosteriorSample, Rollout
+from seqalign.core.wrappers import Cached, Chunked, Counted
 from seqalign.methods.beam import Beam
 from seqalign.methods.best_of_n import BestOfN
 from seqalign.methods.das import DAS

@@ -14,20 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seqalign.core.objective import (
-    Cached,
-    Chunked,
-    Command,
-    Counted,
-    Reward,
-    RewardError,
-    calibrate,
-    evaluate,
-    function,
-    terms,
-)
+from seqalign.core.callables import Command, as_reward, function
+from seqalign.core.objective import Reward, RewardError, ZScore, calibrate, evaluate, terms, walk
 from seqalign.core.process import Designs
 from seqalign.core.sequence import Alphabet
+from seqalign.core.wrappers import Cached, Chunked, Counted
 
 ABC = Alphabet("ABC")
 WORDS = ["AAB", "BCA", "CCC", "AAB", "ABC", "CAB"]
@@ -125,7 +116,7 @@ def test_differentiable_flags():
 def test_wrappers_keep_name_unit_and_cost():
     for reward in (A.clip(0, 1), A.zscore(0, 1), Cached(A), Counted(A), Chunked(A, 2), A.holdout()):
         assert (reward.name, reward.unit, reward.cost) == ("a", "kcal/mol", 0.0)
-    assert A.holdout().role == "holdout"
+    assert A.holdout().role == Cached(A.holdout()).role == "holdout"
     assert Counted(A).role == "guide"
 
 
@@ -150,6 +141,54 @@ def test_calibrate_inside_wrappers():
     for wrap in (Cached, Counted, lambda r: Chunked(r, 2), lambda r: r.clip(-9, 9)):
         fixed = calibrate(wrap(A.zscore()), designs())
         assert torch.allclose(evaluate(fixed, designs()), (a - a.mean()) / a.std())
+
+
+def test_a_formula_is_a_tree_that_can_be_walked_and_rebuilt():
+    inner = Cached(A)
+    formula = 2 * Counted(inner.clip(-1, 1)) - Chunked(B_, 2).holdout()
+    assert [type(r).__name__ for r in walk(formula)] == [
+        "Sum", "Counted", "Clip", "Cached", "Table", "Holdout", "Chunked", "Table",
+    ]  # fmt: skip
+
+    def swap(reward):
+        return B_ if reward is A else reward.map(swap)
+
+    same = formula.map(lambda r: r)
+    assert same is formula, "nothing changed, so memories and counts stay"
+    evaluate(formula, designs())
+    swapped = swap(formula)
+    assert [w for w, _ in terms(swapped)] == [2.0, -1.0]
+    assert torch.allclose(evaluate(swapped, designs()), 2 * b.clamp(-1, 1) - b)
+    # what A said is not taken for what B says, and A keeps its memory
+    assert len(inner.memory) == len(set(WORDS))
+    assert torch.allclose(evaluate(formula, designs()), 2 * a.clamp(-1, 1) - b)
+
+
+def test_calibrate_fixes_a_zscore_inside_a_zscore():
+    fixed = calibrate(A.zscore().clip(-1, 1).zscore(), designs())
+    c = ((a - a.mean()) / a.std()).clamp(-1, 1)
+    assert torch.allclose(evaluate(fixed, designs()), (c - c.mean()) / c.std())
+    assert not any(isinstance(r, ZScore) and r.open for r in walk(fixed))
+    with pytest.raises(ValueError, match="mean and std, or neither"):
+        A.zscore(mean=1.0)
+
+
+def test_no_bound_lifts_a_rejection_relaxed_or_not():
+    class Rejecting(Table):
+        def relaxed(self, x):
+            return torch.full(x.shape[:2], -torch.inf, dtype=torch.float64)
+
+    assert torch.isneginf(Rejecting(0).clip(0, 1).relaxed(soft())).all()
+
+
+def test_a_function_is_a_reward_and_a_reward_stays_one():
+    assert as_reward(A) is A
+    counted = as_reward(lambda words: [float(w.count("A")) for w in words])
+    want = torch.tensor([[2, 1, 0], [2, 1, 1]], dtype=torch.float64)
+    assert torch.equal(evaluate(counted, designs()), want)
+    for wrong in (3, Table):
+        with pytest.raises(TypeError, match="no reward: give a Reward, or a function"):
+            as_reward(wrong)
 
 
 def test_calibrate_ignores_rejected_designs_and_refuses_a_constant():

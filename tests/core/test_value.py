@@ -10,8 +10,9 @@ from checks import mean_is
 from exact import PairReward, Plain
 from torch import Tensor
 
+from seqalign.core.callables import function
 from seqalign.core.discrete import MaskedProcess
-from seqalign.core.objective import RewardError, function
+from seqalign.core.objective import RewardError
 from seqalign.core.sequence import Alphabet
 from seqalign.core.streams import Streams
 from seqalign.core.value import (

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from seqalign.core.objective import Counted
 from seqalign.core.streams import Streams
+from seqalign.core.wrappers import Counted
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.newton_guidance import NewtonGuidance
 from seqalign.rewards.inverse_problems import inpainting

@@ -14,8 +14,8 @@ import scipy.linalg
 import torch
 from checks import mean_is
 
-from seqalign.core.objective import Counted
 from seqalign.core.streams import Streams
+from seqalign.core.wrappers import Counted
 from seqalign.methods.pnp_ula import PnPULA
 
 M = np.array([0.7, -0.4, 0.2])

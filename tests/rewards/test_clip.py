@@ -19,10 +19,11 @@ from torch import nn
 
 from seqalign import weights
 from seqalign.core.gaussian import GaussianProcess, VariancePreserving
-from seqalign.core.objective import Cached, Chunked, RewardError
+from seqalign.core.objective import RewardError
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
+from seqalign.core.wrappers import Cached, Chunked
 from seqalign.methods.best_of_n import BestOfN
 from seqalign.methods.das import DAS
 from seqalign.rewards import clip

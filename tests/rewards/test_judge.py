@@ -9,8 +9,9 @@ import torch
 import yaml
 from torch import nn
 
-from seqalign.core.objective import Cached, RewardError
+from seqalign.core.objective import RewardError
 from seqalign.core.process import Designs
+from seqalign.core.wrappers import Cached
 from seqalign.rewards import judge
 
 transformers = pytest.importorskip(

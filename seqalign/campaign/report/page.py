@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from seqalign.campaign.report import images, letters
+from seqalign.campaign.media import MEDIA
 from seqalign.campaign.report.figures import gain_bars, lines, scatter
 from seqalign.campaign.report.parts import Groups, Run
 from seqalign.campaign.report.words import asked, cards, shown, verdicts
@@ -23,8 +23,6 @@ from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
 
 __all__ = ["render", "report"]
-
-_FIGURES = {"letters": letters.figures, "images": images.figures}
 
 
 def report(folder: RunFolder) -> Path:
@@ -40,7 +38,7 @@ def report(folder: RunFolder) -> Path:
 def render(folder: RunFolder, summary: Summary) -> str:
     """Return the HTML of a run from the files in its folder and its summary."""
     run = Run.of(folder, summary)
-    drawn = _FIGURES[summary.kind](run)
+    drawn = MEDIA[summary.kind].figures(run)
     pairs = run.pairs()
     sound = [v for v in verdicts(pairs, drawn.compared) if v.sound] if run.plain else []
     trace = run.trace

@@ -1,0 +1,57 @@
+"""The design map: which residues may change, and to what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import yaml
+
+from seqalign.campaign.schema import ConstraintSpec
+from seqalign.registry import Model
+from seqalign.space.space import DesignSpace
+
+__all__ = ["design_map"]
+
+
+def design_map(model: Model, space: DesignSpace, given: ConstraintSpec) -> list[str]:
+    """Draw the design map, chain by chain: wild type, and below it what may change."""
+    names = model.residues
+    free = space.alphabet.mask_symbol
+    letters = space.alphabet.letters
+    top = space.wild_type or "".join(a if a != free else "?" for a in space.fixed)
+    marks = "".join(
+        "." if space.fixed[i] != free else ("*" if len(space.allowed[i]) == len(letters) else "+")
+        for i in range(space.length)
+    )
+    lines, begin = [], 0
+    for size in model.chains:
+        for start in range(begin, begin + size, 60):
+            end = min(start + 60, begin + size)
+            ruler = "".join(f"{names[i]:<10s}" for i in range(start, end, 10))
+            lines += [f"  {ruler.rstrip()}", f"  {top[start:end]}", f"  {marks[start:end]}"]
+        begin += size
+    lines.append("  . fixed   * free   + free, fewer letters")
+    groups: dict[str, list[int]] = {}
+    for i, some in enumerate(space.allowed):
+        if marks[i] == "+":
+            groups.setdefault(some, []).append(i)
+    for some, where in groups.items():
+        missing = "".join(a for a in letters if a not in some)
+        text = f"all but {missing}" if len(missing) < len(some) else some
+        lines.append(f"  {_ranges(where, names)}: {text}")
+    for key in ("tie", "homo_oligomer", "max_homopolymer", "composition", "forbid", "net_charge"):
+        said = given.model_dump(exclude_none=True)[key] if getattr(given, key) else None
+        if said:
+            lines.append(f"  {key}: {yaml.safe_dump(said, default_flow_style=True).strip()}")
+    return [line.removesuffix("\n...") for line in lines]
+
+
+def _ranges(indices: list[int], names: Sequence[str]) -> str:
+    """Return 0-based positions as residue names, runs as FIRST-LAST."""
+    parts: list[list[int]] = []
+    for n in indices:
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    return ", ".join(f"{names[p[0]]}-{names[p[-1]]}" if len(p) > 1 else names[p[0]] for p in parts)

@@ -1,0 +1,296 @@
+"""What is designed, as a protocol: everything else in the tool works without knowing which it is.
+
+`letters.py` and `images.py` are the only files that know; another medium is one more file and a
+line in `media.py`. A `Plan` is a campaign whose every part has been found, built and tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from seqalign.campaign.report.parts import Figures, Run
+from seqalign.campaign.schema import Campaign, RewardSpec
+from seqalign.campaign.store import RunFolder
+from seqalign.campaign.summary import Gain, Row, Summary
+from seqalign.campaign.terms import Term
+from seqalign.campaign.yaml import Source
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Samples
+from seqalign.core.process import Designs
+from seqalign.files.structure import Structure
+from seqalign.registry import Method, Model
+
+__all__ = [
+    "Arm",
+    "Cost",
+    "Judged",
+    "Loaded",
+    "Medium",
+    "Plan",
+    "Record",
+    "Rehearsal",
+    "Say",
+    "rounded",
+]
+
+Record = dict[str, Any]
+"""One row of a table of designs: text and numbers by column."""
+Say = Callable[[str], object]
+
+
+def rounded(row: Mapping[str, Any]) -> Record:
+    """Return a row with its numbers as tables print them, six significant digits."""
+    return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One sampler of a run: the aligned one, or a baseline.
+
+    Attributes:
+        name: unique within the run.
+        method: what draws.
+        particles: designs per island.
+        streams: purpose of its random numbers; () for the aligned arm, as in `seqalign.sample`.
+    """
+
+    name: str
+    method: Method
+    particles: int
+    streams: tuple[str, ...] = ()
+
+    @property
+    def states(self) -> int:
+        """States of an island that the network sees at once."""
+        return self.particles * int(getattr(self.method, "branch", 1))
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What one island will ask for, counted with an empty network.
+
+    Attributes:
+        network: network calls per particle; a backward pass counts as two.
+        reward: calls of every guide reward per particle.
+        steps: reports the run will make.
+    """
+
+    network: float
+    reward: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the input of a campaign became.
+
+    Attributes:
+        model: what is sampled from.
+        structure: the backbone, if there is one.
+        digests: SHA-256 of the files it came from; None where there is none.
+    """
+
+    model: Model
+    structure: Structure | None
+    digests: Mapping[str, str | None]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a medium measured of a campaign.
+
+    Attributes:
+        call: seconds per network call.
+        seconds: per reward, seconds per call.
+        gigabytes: a guess at the peak of memory.
+    """
+
+    call: float
+    seconds: Mapping[str, float]
+    gigabytes: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The designs of a run, with every number that tables need.
+
+    Attributes:
+        pool: the distinct designs of the aligned arm.
+        others: the designs of the baselines.
+        drawn: designs of the aligned arm, with copies.
+        rows: the comparison.
+        gains: per reward.
+        weighted_mean: per reward, mean under the weights.
+        evaluation: network calls it took; None where a medium makes none.
+        own: what only this medium says in a `Summary`, by field.
+    """
+
+    pool: Sequence[Record]
+    others: Sequence[Record]
+    drawn: int
+    rows: tuple[Row, ...]
+    gains: Mapping[str, Gain]
+    weighted_mean: Mapping[str, float | None]
+    evaluation: int | None = None
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Medium(Protocol):
+    """What is designed.
+
+    Attributes:
+        kind: its name.
+        key: the column that tells designs apart.
+        each: the column whose values are chosen from one by one; None chooses from all.
+        recurs: whether a design comes again, so that scores are worth remembering.
+    """
+
+    kind: str
+    key: str
+    each: str | None
+    recurs: bool
+
+    # before a run
+
+    def load(self, campaign: Campaign, source: Source) -> Loaded:
+        """Build the model of a campaign.
+
+        Raises:
+            CampaignError: the input does not fit; the message names the key.
+        """
+        ...
+
+    def probe(self, model: Model, n: int = 3) -> tuple[Designs, str]:
+        """Return n designs to try a reward on, (1, n), and what they are in words."""
+        ...
+
+    def graded(self, reward: Reward, designs: Designs) -> Tensor:
+        """Return the differentiable score of designs, (B, K), after taking its gradient."""
+        ...
+
+    def rehearse(self, method: Method, model: Model, reward: Reward, particles: int) -> Rehearsal:
+        """Run a method with the network and the reward taken out: exact counts at no cost.
+
+        Raises:
+            TypeError: the method needs a gradient that the reward or model lacks.
+            ValueError: a hyper-parameter is out of range.
+        """
+        ...
+
+    def oracle_calls(self, plan: Plan, role: str) -> int:
+        """Return the calls of one reward, at most."""
+        ...
+
+    def beside(self, plan: Plan) -> Mapping[str, int]:
+        """Return the network calls beside those of the arms, by what they are for."""
+        ...
+
+    def cost(self, plan: Plan) -> Cost:
+        """Time one network call and one call of each reward."""
+        ...
+
+    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
+        """Return what config.yaml says of the model's input."""
+        ...
+
+    def asked(self, plan: Plan) -> Mapping[str, Any]:
+        """Return what a campaign asks of its model, for programs."""
+        ...
+
+    def say(self, plan: Plan, say: Say) -> None:
+        """Say what a campaign asks of its model, for people."""
+        ...
+
+    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+        """Return the columns of designs.csv; `wild` says whether there is a wild type."""
+        ...
+
+    # after it
+
+    def judge(
+        self,
+        plan: Plan,
+        objective: Reward,
+        results: Mapping[str, Samples],
+        tell: Callable[[int], None] | None,
+    ) -> Judged:
+        """Score everything a run drew; `tell` hears of network calls."""
+        ...
+
+    def broken(self, model: Model, row: Record) -> str | None:
+        """Return which constraint a design breaks, if any."""
+        ...
+
+    def publish(
+        self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]
+    ) -> Summary:
+        """Write the files beside the tables, and return the summary that speaks of them."""
+        ...
+
+    def figures(self, run: Run) -> Figures:
+        """Draw a run for its report."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A campaign whose every part has been found, built and tried.
+
+    Attributes:
+        arms: the aligned sampler first, then baselines.
+        unguided: whether the table has a row for unguided designs.
+        islands: of the run, all prompts together.
+        rehearsals: per arm, what one island asks for.
+        config: resolved configuration, with every default, hash and version.
+        replicates: islands per prompt.
+    """
+
+    campaign: Campaign
+    source: Source
+    medium: Medium
+    model: Model
+    structure: Structure | None
+    terms: tuple[Term, ...]
+    objective: Reward
+    arms: tuple[Arm, ...]
+    islands: int
+    unguided: bool
+    rehearsals: Mapping[str, Rehearsal]
+    config: Mapping[str, Any]
+    replicates: int = 1
+
+    @property
+    def drawn(self) -> int:
+        """Designs of all arms, with copies."""
+        return sum(a.particles for a in self.arms) * self.islands
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes by default."""
+        return self.source.folder / self.campaign.output.dir / self.campaign.name
+
+    def role(self, role: str) -> list[Term]:
+        """Return the rewards of one role: guide, final or holdout."""
+        return [t for t in self.terms if t.spec.role == role]
+
+    @property
+    def network_calls(self) -> int:
+        """Network calls of all arms."""
+        return sum(self.arm_calls(a) for a in self.arms)
+
+    def arm_calls(self, arm: Arm) -> int:
+        """Return the network calls of one arm, all islands together."""
+        return round(self.rehearsals[arm.name].network * arm.particles) * self.islands
+
+    @property
+    def reward_calls(self) -> int:
+        """Calls of every guide reward in all arms."""
+        return (
+            sum(round(self.rehearsals[a.name].reward * a.particles) for a in self.arms)
+            * self.islands
+        )
