@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, Protocol, get_args
 import torch
 from torch import Tensor, nn
 
-from seqalign.core.gaussian import Gaussian, GaussianPosterior
+from seqalign.core.gaussian import Continuous, Gaussian, GaussianPosterior
 from seqalign.core.process import Designs
 from seqalign.core.streams import Streams
 from seqalign.models.diffusion_kernels import Kernel, kernel_of, moments
@@ -193,7 +193,7 @@ class DiffusersAdapter:
 
 
 @dataclass(frozen=True, eq=False)
-class PretrainedProcess:
+class PretrainedProcess(Continuous):
     """A pretrained image model as a reverse diffusion with Gaussian kernels.
 
     Attributes:
@@ -263,10 +263,6 @@ class PretrainedProcess:
         self._asked(shape[0])
         return self.adapter.init(shape, rng)
 
-    def relax(self, x: Tensor) -> Tensor:
-        """Return x."""
-        return x
-
     def posterior(self, x: Tensor, t: float) -> GaussianPosterior:
         """Call the network: x̂0 and the deviation of x_0 if its prior were a unit normal."""
         a, b = self.schedule(t)
@@ -276,11 +272,6 @@ class PretrainedProcess:
     def transition(self, x_t: Tensor, posterior: GaussianPosterior, t: float, s: float) -> Gaussian:
         """Return p(x_s | x_t)."""
         return Gaussian(*self.adapter.kernel(x_t, posterior.mean, t, s))
-
-    def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
-        """Draw x_t from the forward process."""
-        a, b = self.schedule(t)
-        return a * x_0 + b * rng.normal(x_0.shape, x_0.device).to(x_0.dtype)
 
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished states into images (B, K, 3, H, W) in [0, 1] with their prompts."""

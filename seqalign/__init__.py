@@ -18,9 +18,11 @@ from importlib.metadata import version as _version
 
 from seqalign.allocator import keep_freed_memory as _keep_freed_memory
 from seqalign.api import Picks, Result, RewardMaker, sample
+from seqalign.core.budget import Budget
 from seqalign.core.callables import function
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.gaussian import GaussianProcess
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward, RewardError, calibrate, evaluate
 from seqalign.core.particles import Particles, Samples, Step
 from seqalign.core.process import Designs
@@ -29,7 +31,6 @@ from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.core.wrappers import Cached, Chunked, Counted
 from seqalign.registry import (
-    Method,
     Model,
     SpecError,
     load_method,
@@ -53,6 +54,7 @@ __all__ = [
     "RNA",
     "SMC",
     "Alphabet",
+    "Budget",
     "Cached",
     "Chunked",
     "Counted",

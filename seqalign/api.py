@@ -20,18 +20,19 @@ from torch import Tensor
 
 from seqalign.core.budget import Budget
 from seqalign.core.callables import Command, Function, OnFailure, as_reward, function
+from seqalign.core.method import Looped, Method
 from seqalign.core.objective import Reward, calibrate, open_zscores
-from seqalign.core.particles import Particles, Samples, Step
+from seqalign.core.particles import Particles, Samples, Step, join
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.numbering import mutations
 from seqalign.files.pictures import contact_sheet, data_uri, png
 from seqalign.files.text import fasta, to_csv, write_atomic
 from seqalign.methods.best_of_n import BestOfN
-from seqalign.registry import Method, Model, SpecError, build_method
+from seqalign.registry import Model, SpecError, build_method
 from seqalign.space.space import DesignSpace
 
-__all__ = ["Picks", "Result", "RewardMaker", "draw", "join", "references", "sample", "settle"]
+__all__ = ["Picks", "Result", "RewardMaker", "draw", "references", "sample", "settle"]
 
 REFERENCES = 64
 """Unguided designs that fix the constants of a zscore."""
@@ -342,6 +343,7 @@ class Result:
         seed: the run's seed.
         replicates: islands per prompt.
         calibration_calls: network calls spent on zscore constants before the run.
+        particles: of each island of a run that was stopped; `sample(start=...)` goes on from them.
     """
 
     samples: Samples
@@ -351,6 +353,7 @@ class Result:
     seed: int
     replicates: int = 1
     calibration_calls: int = 0
+    particles: tuple[Particles, ...] = ()
 
     @property
     def log_z(self) -> Tensor | None:
@@ -386,8 +389,8 @@ class Result:
         """
         if not self.samples.finished:
             raise ValueError(
-                "The run was stopped before its end and has no designs yet: go on from "
-                "result.samples, or run without stop."
+                "The run was stopped before its end and has no designs yet: go on with "
+                "sample(..., start=result.particles), or run without stop."
             )
         found = [(begin + b, k) for begin, some in self._groups() for b, k in some.best(n).tolist()]
         rows, columns = [b for b, _ in found], [k for _, k in found]
@@ -456,41 +459,6 @@ class Result:
         return head + (self._shown()._repr_html_() if self.samples.finished else "")
 
 
-def join(parts: Sequence[Samples]) -> Samples:
-    """Put islands side by side, (B, K)."""
-    first = parts[0]
-    steps = []
-    for rows in zip(*(p.trace for p in parts), strict=True):
-        moved = [
-            torch.arange(p.log_w.shape[1])[None] if s.ancestors is None else s.ancestors
-            for p, s in zip(parts, rows, strict=True)
-        ]
-        steps.append(
-            Step(
-                step=rows[0].step,
-                ess=torch.cat([s.ess for s in rows]),
-                lam=torch.cat([s.lam for s in rows]),
-                log_z=torch.cat([s.log_z for s in rows]),
-                value_mean=torch.cat([s.value_mean for s in rows]),
-                value_max=torch.cat([s.value_max for s in rows]),
-                ancestors=torch.cat(moved) if any(s.ancestors is not None for s in rows) else None,
-                network_calls=sum(s.network_calls for s in rows),
-                reward_calls=sum(s.reward_calls for s in rows),
-            )
-        )
-    log_z = [p.log_z for p in parts if p.log_z is not None]
-    prompts = None
-    if first.designs.prompts is not None:
-        prompts = tuple(prompt for p in parts for prompt in p.designs.prompts)
-    return Samples(
-        replace(first.designs, x=torch.cat([p.designs.x for p in parts]), prompts=prompts),
-        torch.cat([p.rewards for p in parts]),
-        torch.cat([p.log_w for p in parts]),
-        torch.cat(log_z) if len(log_z) == len(parts) else None,
-        tuple(steps),
-    )
-
-
 # the door -----------------------------------------------------------------------------------------
 
 
@@ -504,7 +472,7 @@ def sample(
     alpha: float | None = None,
     seed: int = 0,
     space: DesignSpace | None = None,
-    start: Particles | Tensor | None = None,
+    start: Tensor | Sequence[Particles] | None = None,
     begin: int = 0,
     stop: int | None = None,
     budget: Budget | None = None,
@@ -522,7 +490,8 @@ def sample(
         alpha: temperature of the target, in units of the reward.
         seed: of the random numbers.
         space: hard constraints, with a bare process.
-        start: states (islands, particles, *event) at step `begin`, or particles to go on from.
+        start: states (islands, particles, *event) at step `begin`, or `Result.particles` to go
+            on from.
         begin: step to begin at.
         stop: step to end at.
         budget: network and reward calls that the whole run must not exceed.
@@ -546,33 +515,44 @@ def sample(
             f"{', '.join([*params, *(['alpha'] if alpha is not None else [])])} "
             f"there, or give the method's name."
         )
-    # what cannot work is refused before the designs of a calibration are drawn
-    method.loop(model.process, reward, model.space)
+    if isinstance(method, Looped):
+        # what cannot work is refused before the designs of a calibration are drawn
+        method.loop(model.process, reward, model.space)
     fixed, calls = settle(model, reward, seed)
-    parts = []
+    parts: list[Samples] = []
     for island in range(islands * model.conditions):
-        part = draw(
-            model,
-            method,
-            fixed,
-            particles,
-            seed=seed,
-            island=island,
-            replicates=islands,
-            start=_row(start, island),
-            begin=begin,
-            stop=stop,
-            budget=budget,
-            observe=observe,
+        parts.append(
+            draw(
+                model,
+                method,
+                fixed,
+                particles,
+                seed=seed,
+                island=island,
+                replicates=islands,
+                start=_start(start, island),
+                begin=begin,
+                stop=stop,
+                budget=_left(budget, calls, parts),
+                observe=observe,
+            )
         )
-        if budget is not None:
-            budget = budget.less(part)
-        parts.append(part)
-    return Result(join(parts), model, fixed, method, seed, islands, calls)
+    states = tuple(p.particles for p in parts if p.particles is not None)
+    return Result(join(parts), model, fixed, method, seed, islands, calls, states)
 
 
-def _row(start: Particles | Tensor | None, island: int) -> Particles | Tensor | None:
+def _start(start: Tensor | Sequence[Particles] | None, island: int) -> Particles | Tensor | None:
     """Return what one island starts from."""
-    if isinstance(start, Particles):
-        return start.take(torch.tensor([island]))
-    return None if start is None else start[island : island + 1]
+    return start[island : island + 1] if isinstance(start, Tensor) else start and start[island]
+
+
+def _left(budget: Budget | None, calibration: int, parts: Sequence[Samples]) -> Budget | None:
+    """Return what is left of a budget."""
+    if budget is None:
+        return None
+    network = calibration + sum(p.network_calls for p in parts)
+    reward = sum(p.reward_calls for p in parts)
+    return Budget(
+        None if budget.network is None else budget.network - network,
+        None if budget.reward is None else budget.reward - reward,
+    )

@@ -20,7 +20,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import groupby
-from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import torch
 import yaml
@@ -28,20 +28,17 @@ from torch import Tensor
 
 from seqalign.core import potential, tempering, value
 from seqalign.core.discrete import MaskedProcess
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
 from seqalign.core.process import Process
 from seqalign.core.proposal import Base, Tilted
 from seqalign.core.selection import Resample
 from seqalign.core.sequence import Alphabet
-from seqalign.core.smc import Observe
-from seqalign.core.streams import Streams
 from seqalign.files.numbering import Numbering
 from seqalign.space.space import DesignSpace
 
 __all__ = [
     "Kind",
-    "Method",
     "Model",
     "SpecError",
     "build_method",
@@ -70,34 +67,6 @@ class SpecError(ValueError):
         """Keep the place beside the message."""
         super().__init__(message)
         self.path = tuple(path)
-
-
-class Method(Protocol):
-    """An alignment method: a frozen dataclass of hyper-parameters that can be called."""
-
-    @property
-    def alpha(self) -> float:
-        """Temperature of the target, in units of the reward."""
-        ...
-
-    @property
-    def consistent(self) -> bool:
-        """Whether its weighted samples approach p*."""
-        ...
-
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) designs."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -604,7 +573,7 @@ def load_model(
         )
     wild_type = wild_type or process.wild_type
     length = process.length
-    numbering = process.numbering or Numbering.plain(length)
+    numbering = cast(Numbering | None, process.numbering) or Numbering.plain(length)
     wanted = design
     if wanted is None and process.keep:
         kept = set(numbering.positions(process.keep, "keep"))

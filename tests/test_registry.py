@@ -6,7 +6,7 @@ import toy_plugin
 
 import seqalign as sa
 from seqalign import registry
-from seqalign.campaign.islands import rehearse
+from seqalign.campaign.letters import Letters
 from seqalign.core.tempering import Adaptive
 from seqalign.core.value import PosteriorSample
 
@@ -118,9 +118,9 @@ def test_a_rehearsal_counts_exactly(plugin):
         method = sa.load_method(name)
         if "discrete" not in getattr(method, "kinds", ("discrete", "continuous")):
             with pytest.raises(TypeError, match="continuous"):
-                rehearse(method, model, reward)
+                Letters().rehearse(method, model, reward, 2)
             continue
-        counted = rehearse(method, model, reward)
+        counted = Letters().rehearse(method, model, reward, 2)
         result = sa.sample(model, reward, name, particles=6, alpha=1.0, seed=1)
         assert result.samples.network_calls == counted.network * 6, name
         assert result.samples.reward_calls == counted.reward * 6, name

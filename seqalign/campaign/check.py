@@ -19,9 +19,9 @@ from seqalign.campaign.schema import Campaign
 from seqalign.campaign.select import check_select
 from seqalign.campaign.terms import Term, identity, load_term
 from seqalign.campaign.yaml import Source
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward, RewardError, Sum, evaluate
 from seqalign.registry import (
-    Method,
     Model,
     SpecError,
     build_method,

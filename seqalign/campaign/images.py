@@ -35,12 +35,13 @@ from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Line, Paired, Row, Spread, Summary, Versus
 from seqalign.campaign.yaml import Source
 from seqalign.core.gaussian import GaussianProcess
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward, Wrapper, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.core.streams import Streams
 from seqalign.files.pictures import contact_sheet, png, read_png
-from seqalign.registry import Method, Model
+from seqalign.registry import Model
 
 __all__ = ["Images"]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from seqalign.api import draw, join, settle
+from seqalign.api import draw, settle
 from seqalign.campaign.medium import Arm
 from seqalign.campaign.store import RunFolder
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples, Step
-from seqalign.registry import Method, Model
+from seqalign.core.particles import Particles, Samples, Step, join
+from seqalign.registry import Model
 
 __all__ = ["Progress", "calibrate", "run_arm"]
 
@@ -41,7 +42,7 @@ def run_arm(
     total = 0.0
     for island in islands:
 
-        def observe(step: Step, particles: Particles | None = None, island: int = island) -> None:
+        def observe(step: Step, particles: Particles | None, island: int = island) -> None:
             if progress is not None:
                 progress(arm.name, island, step)
 

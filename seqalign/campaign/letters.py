@@ -33,12 +33,13 @@ from seqalign.campaign.schema import Campaign, ConstraintSpec, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.yaml import Source
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.files.numbering import mutations
 from seqalign.files.sheet import Layout, Sheet
-from seqalign.registry import Method, Model
+from seqalign.registry import Model
 from seqalign.space.space import DesignSpace
 
 __all__ = ["TOP", "Letters", "Scored", "score", "space_of"]

@@ -19,11 +19,12 @@ from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.terms import Term
 from seqalign.campaign.yaml import Source
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
 from seqalign.files.structure import Structure
-from seqalign.registry import Method, Model
+from seqalign.registry import Model
 
 __all__ = [
     "Arm",

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from seqalign.campaign.medium import Rehearsal
+from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
-from seqalign.registry import Method
 from seqalign.space.space import DesignSpace
 
 __all__ = ["rehearse"]

@@ -195,6 +195,8 @@ class RunFolder:
             data["log_w"],
             data.get("log_z_end"),
             trace,
+            # images are kept, their latents are not
+            None if alphabet is None else data["x"],
         )
         return samples, float(data["seconds"])
 

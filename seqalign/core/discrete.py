@@ -12,17 +12,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqalign.core.process import Designs, Transition
-from seqalign.core.sequence import Alphabet
+from seqalign.core.process import Designs, Space, Transition
+from seqalign.core.sequence import Alphabet, Names
 from seqalign.core.streams import Streams
-from seqalign.files.numbering import Numbering
-from seqalign.space.lookahead import probabilities
 
 __all__ = [
     "BlockReveal",
@@ -34,11 +32,22 @@ __all__ = [
     "OpenPosterior",
     "Order",
     "UniformProcess",
+    "probabilities",
 ]
 
 Order = Literal["random", "parallel"]
 # (B, K, L) tokens or (B, K, L, V [+ 1]) relaxed states, and t, to (B, K, L, V) logits
 Network = Callable[[Tensor, float], Tensor]
+
+
+def probabilities(log_p: Tensor) -> Tensor:
+    """Return exp(log_p), 0 where it is below the smallest normal numbers.
+
+    The same as exp, which is ten times slower wherever it meets -inf or underflows.
+    """
+    tiny = 4 * torch.finfo(log_p.dtype).tiny
+    p = log_p.clamp(min=math.log(tiny)).exp_()
+    return F.threshold(p, 2 * tiny, 0.0, inplace=True)
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,10 @@ class CategoricalPosterior:
             Transitions normalize what they draw from in float64.
         relaxed: (B, K, L, V) the same as probabilities, kept only where a gradient flows through
             the network.
+        columns: None: every position has its row.
     """
 
+    columns: ClassVar[None] = None
     log_probs: Tensor
     relaxed: Tensor | None = None
 
@@ -77,6 +88,18 @@ class CategoricalPosterior:
             log_probs=f(self.log_probs),
             relaxed=None if self.relaxed is None else f(self.relaxed),
         )
+
+    def at(self, mean: Tensor) -> Self:
+        """Return the same with another mean, (B, K, L, V), in which a gradient is taken."""
+        return replace(self, relaxed=mean)
+
+    def whole(self) -> CategoricalPosterior:
+        """Return itself: every position has a row."""
+        return self
+
+    def whole_score(self, score: Tensor) -> Tensor:
+        """Return the score: every position has a row."""
+        return score
 
 
 @dataclass(frozen=True)
@@ -152,6 +175,10 @@ class OpenPosterior:
     def sample(self, n: int, rng: Streams) -> Tensor:
         """Draw n sequences per particle, (B, K, n, L)."""
         return self.whole().sample(n, rng)
+
+    def at(self, mean: Tensor) -> Self:
+        """Return the same with another mean, (B, K, L, V), in which a gradient is taken."""
+        return replace(self, relaxed=mean)
 
     def whole(self) -> CategoricalPosterior:
         """Return the same posterior with a row for every position."""
@@ -440,11 +467,13 @@ class MaskedProcess:
     event_mask: Tensor | None = None
     wild_type: str | None = None
     keep: str = ""
-    numbering: Numbering | None = None
+    numbering: Names | None = None
     bias: Tensor | None = None
     blocks: tuple[tuple[int, ...], ...] = ()
     name: str = "masked"
     discrete: bool = True
+    absorbing: ClassVar[bool] = True
+    calls_per_state: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         """Check sizes."""
@@ -588,25 +617,44 @@ class MaskedProcess:
         log_probs = F.pad(log_pi + math.log1p(-s / t), (0, 1), value=stay)
         return Categorical(_known(log_probs, x_t, ~masked))
 
-    def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
-        """Draw x_t: each position masked with probability t; order "random": round(t · L).
+    def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
+        """Draw x_t at times[step]: each free position masked with probability t.
 
-        Blocks are masked as a whole; round(t · blocks) of them.
+        Order "random" masks round(t · free positions). Blocks are masked as a whole, and what a
+        space fixes is not free.
         """
-        if self.blocks:
-            u = rng.uniform((*x_0.shape[:-1], int(self._block.max()) + 1), x_0.device)
-        else:
-            u = rng.uniform(x_0.shape, x_0.device)
-        if self.event_mask is not None:
-            u = torch.where(self.event_mask[:, None], u, torch.inf)
+        t, x_T = float(self.times[step]), self.prior((x_0.shape[0], x_0.shape[1]), rng)
+        free = self.unknown(x_T if space is None else space.start(x_T)).to(x_0.device)
+        free = self._masked_blocks(free) if self.blocks else free
+        u = torch.where(free, rng.uniform(free.shape, x_0.device), torch.inf)
         if self.order == "random":
-            live = torch.isfinite(u).sum(-1, keepdim=True)
+            live = free.sum(-1, keepdim=True)
             hit = u.argsort(-1).argsort(-1) < torch.round(t * live.double())
         else:
             hit = u < t
         if self.blocks:
             hit = hit[..., self._block]
         return torch.where(hit, self.alphabet.mask, x_0)
+
+    def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
+        """Refuse fewer steps than reveals in order "random", and ties that are not its blocks."""
+        if space is not None and self.blocks != space.blocks:
+            raise ValueError(
+                f"The design space ties {space.blocks or 'nothing'}, and the process reveals "
+                f"{self.blocks or 'no positions'} together. Use replace(process, "
+                f"blocks=space.blocks)."
+            )
+        if self.order != "random":
+            return
+        if x is None:
+            islands = range(1 if self.event_mask is None else len(self.event_mask))
+            x = self.prior((len(islands), 1), Streams(0, tuple(islands)))
+        open_ = int(self.reveals(x if space is None else space.start(x)).max())
+        if open_ > steps:
+            raise ValueError(
+                f"Order 'random' reveals one position per step: {open_} positions are masked but "
+                f"only {steps} steps are left. Set steps >= {open_}."
+            )
 
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished tokens into designs.
@@ -642,6 +690,8 @@ class UniformProcess:
     name: str = "uniform"
     takes_time: bool = True
     discrete: bool = True
+    absorbing: ClassVar[bool] = False
+    calls_per_state: ClassVar[int] = 1
 
     @cached_property
     def times(self) -> Tensor:
@@ -703,10 +753,17 @@ class UniformProcess:
         log_probs = log_probs - torch.logsumexp(log_probs, -1, keepdim=True)
         return Categorical(_known(log_probs, x_t, ~self.unknown(x_t)))
 
-    def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
-        """Draw x_t from the forward process."""
+    def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
+        """Draw x_t at times[step] from the forward process; what a space fixes stays."""
         noise = self.prior((x_0.shape[0], x_0.shape[1]), rng.at("noise"))
-        return torch.where(rng.at("keep").uniform(x_0.shape) < t, noise, x_0)
+        hit = rng.at("keep").uniform(x_0.shape) < float(self.times[step])
+        if space is not None:
+            blank = torch.full_like(x_0, self.alphabet.mask)
+            hit = hit & (space.start(blank) == blank)
+        return torch.where(hit, noise, x_0)
+
+    def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
+        """Refuse nothing: any number of steps and any space will do."""
 
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished tokens into designs."""

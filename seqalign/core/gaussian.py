@@ -12,15 +12,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from seqalign.core.process import Designs
+from seqalign.core.process import Designs, Space
 from seqalign.core.streams import Streams
 
 __all__ = [
+    "Continuous",
     "Denoiser",
     "Gaussian",
     "GaussianPosterior",
@@ -28,6 +29,7 @@ __all__ = [
     "RectifiedFlow",
     "Schedule",
     "VariancePreserving",
+    "no_letters",
 ]
 
 # (B, K, *event) states and t to the (B, K, *event) mean of p(x_0 | x_t); one that holds something
@@ -74,6 +76,7 @@ class RectifiedFlow:
 class GaussianPosterior:
     """p(x_0 | x_t) by its mean (B, K, *event) and one standard deviation."""
 
+    columns: ClassVar[None] = None
     mean: Tensor
     std: float = 0.0
 
@@ -91,6 +94,18 @@ class GaussianPosterior:
     def map(self, f: Callable[[Tensor], Tensor]) -> Self:
         """Apply `f` to every tensor."""
         return replace(self, mean=f(self.mean))
+
+    def at(self, mean: Tensor) -> Self:
+        """Return the same with another mean, (B, K, *event), in which a gradient is taken."""
+        return replace(self, mean=mean)
+
+    def whole(self) -> Self:
+        """Return itself."""
+        return self
+
+    def whole_score(self, score: Tensor) -> Tensor:
+        """Return the score."""
+        return score
 
 
 @dataclass(frozen=True)
@@ -122,8 +137,67 @@ class Gaussian:
         return Gaussian(self.mean + self.sigma**2 * g.to(self.mean.dtype), self.sigma)
 
 
+def no_letters(space: Space | None) -> None:
+    """Refuse a design space for states without letters.
+
+    Raises:
+        TypeError: there is one.
+    """
+    if space is not None:
+        raise TypeError(
+            "A DesignSpace holds letters; continuous processes have none. Drop the constraints."
+        )
+
+
+class Continuous(Protocol):
+    """What every process with continuous states and a schedule answers alike."""
+
+    absorbing: ClassVar[bool] = False
+
+    @property
+    def times(self) -> Tensor:
+        """(T + 1,) decreasing from 1 to 0."""
+        ...
+
+    @property
+    def eta(self) -> float:
+        """Scale of the noise of a step; 0 is deterministic."""
+        ...
+
+    def schedule(self, t: float) -> tuple[float, float]:
+        """Return (a, b) of x_t = a·x_0 + b·noise."""
+        ...
+
+    def relax(self, x: Tensor) -> Tensor:
+        """Return x."""
+        return x
+
+    def unknown(self, x: Tensor) -> Tensor:
+        """No position is open: (B, K, *event), all False."""
+        return torch.zeros_like(x, dtype=torch.bool)
+
+    def lift(self, score: Tensor, posterior: GaussianPosterior) -> Tensor:
+        """Return the score: a mean has the coordinates of a state."""
+        return score
+
+    def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
+        """Draw x_t at times[step] from the forward process."""
+        no_letters(space)
+        a, b = self.schedule(float(self.times[step]))
+        return a * x_0 + b * rng.normal(x_0.shape, x_0.device).to(x_0.dtype)
+
+    def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
+        """Refuse a design space, and steps without noise."""
+        no_letters(space)
+        if self.eta == 0:
+            raise ValueError(
+                "eta = 0 makes every step deterministic: particles cannot explore and weights "
+                "cannot be computed. Use eta > 0 (eta = 1 is the ancestral sampler)."
+            )
+
+
 @dataclass(frozen=True, eq=False)
-class GaussianProcess:
+class GaussianProcess(Continuous):
     """A denoiser with its schedule, run by DDIM with eta (eta = 1 is DDPM's ancestral sampler).
 
     Attributes:
@@ -184,10 +258,6 @@ class GaussianProcess:
         """Draw x_T ~ N(0, I), (B, K, *event)."""
         return rng.normal((*shape, *self.event), self.device).to(self.dtype)
 
-    def relax(self, x: Tensor) -> Tensor:
-        """Return x."""
-        return x
-
     def posterior(self, x: Tensor, t: float) -> GaussianPosterior:
         """Call the denoiser."""
         a, b = self.schedule(t)
@@ -204,11 +274,6 @@ class GaussianProcess:
         sigma = min(self.eta * math.sqrt(ancestral), b_s)
         noise = (x_t - a_t * posterior.mean) / b_t
         return Gaussian(a_s * posterior.mean + math.sqrt(b_s**2 - sigma**2) * noise, sigma)
-
-    def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
-        """Draw x_t from the forward process."""
-        a, b = self.schedule(t)
-        return a * x_0 + b * rng.normal(x_0.shape, x_0.device).to(x_0.dtype)
 
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished states into designs."""

@@ -7,7 +7,7 @@ nothing can go stale after a selection.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqalign.core.resampling import ess, systematic
 
-__all__ = ["Particles", "Samples", "Step", "log_mean_exp"]
+__all__ = ["Particles", "Samples", "Step", "join", "log_mean_exp"]
 
 
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
@@ -141,17 +141,36 @@ class Step:
         there = {f.name: getattr(self, f.name) for f in fields(self)}
         return Step(**{k: v.cpu() if isinstance(v, Tensor) else v for k, v in there.items()})
 
+    @classmethod
+    def of(cls, moved: Particles, chosen: Particles | None, calls: tuple[int, int]) -> Step:
+        """Describe particles before selection, what was chosen of them, and what they cost."""
+        return cls(
+            step=moved.step,
+            ess=moved.ess / moved.log_w.shape[1],
+            lam=moved.lam,
+            log_z=moved.log_z + log_mean_exp(moved.log_w),
+            value_mean=moved.value.mean(-1),
+            value_max=moved.value.amax(-1),
+            ancestors=None if chosen is None or chosen is moved else chosen.parent,
+            network_calls=calls[0],
+            reward_calls=calls[1],
+        )
+
 
 @dataclass(frozen=True)
 class Samples:
-    """Weighted designs of B islands.
+    """Weighted designs of B islands, or what a run that was stopped before its end goes on from.
 
     Attributes:
-        designs: (B, K) designs.
-        rewards: (B, K) rewards.
+        designs: (B, K) designs; None before the end.
+        rewards: (B, K) rewards; NaN before the end.
         log_w: (B, K) log-weights; zero for methods that are not consistent.
         log_z: (B,) estimates of log Z, or None for methods that are not consistent.
         trace: one `Step` per step.
+        x: (B, K, *event) states that the designs were decoded from; None if they were not kept (a
+            run folder keeps images and not their latents).
+        particles: the state before the end, which `start` takes to go on with the same bits; None
+            at the end.
     """
 
     designs: Any
@@ -159,21 +178,25 @@ class Samples:
     log_w: Tensor
     log_z: Tensor | None
     trace: tuple[Step, ...] = ()
+    x: Tensor | None = None
+    particles: Particles | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run went to its end, so that there are designs."""
+        return self.designs is not None
 
     def cpu(self) -> Samples:
-        """Return the same on the CPU: an accelerator keeps nothing of it."""
-        if self.log_w.device.type == "cpu" and self.designs.x.device.type == "cpu":
+        """Return finished samples on the CPU: an accelerator keeps nothing of them."""
+        if not self.finished or self.log_w.device.type == self.designs.x.device.type == "cpu":
             return self
-        return Samples(
-            replace(self.designs, x=self.designs.x.cpu()),
-            self.rewards.cpu(),
-            self.log_w.cpu(),
-            None if self.log_z is None else self.log_z.cpu(),
-            tuple(step.cpu() for step in self.trace),
-        )
+        there = {f.name: getattr(self, f.name) for f in fields(self)}
+        there = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in there.items()}
+        there["designs"] = replace(self.designs, x=self.designs.x.cpu())
+        return Samples(**{**there, "trace": tuple(step.cpu() for step in self.trace)})
 
     def take(self, islands: slice) -> Samples:
-        """Return some islands, without the trace of all."""
+        """Return some islands of finished samples, without the trace of all."""
         return Samples(
             self.designs[islands, slice(None)],
             self.rewards[islands],
@@ -214,7 +237,17 @@ class Samples:
         return torch.where(w > 0, w * values, 0.0).sum()
 
     def best(self, n: int = 1) -> Tensor:
-        """Return (n, 2) island and particle of the n highest rewards; equal designs count once."""
+        """Return (n, 2) island and particle of the n highest rewards; equal designs count once.
+
+        Raises:
+            ValueError: the run has not ended.
+        """
+        if self.designs is None:
+            step = None if self.particles is None else self.particles.step
+            raise ValueError(
+                f"This run was stopped at step {step} and has no designs yet. Go on with start = "
+                f"samples.particles."
+            )
         order = self.rewards.flatten().argsort(dim=0, descending=True, stable=True)
         flat = self.designs.x.flatten(0, 1)
         seen: set[bytes] = set()
@@ -234,3 +267,39 @@ class Samples:
         picks = systematic(torch.log(self.weights.flatten())[None], u[:, :n])[0]
         k = self.rewards.shape[1]
         return torch.stack((picks // k, picks % k), -1)
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Put islands side by side, (B, K)."""
+    first, steps = parts[0], []
+    stay = torch.arange(first.log_w.shape[1])[None]
+    for rows in zip(*(p.trace for p in parts), strict=True):
+        moved = [stay if s.ancestors is None else s.ancestors for s in rows]
+        steps.append(
+            Step(
+                step=rows[0].step,
+                ess=torch.cat([s.ess for s in rows]),
+                lam=torch.cat([s.lam for s in rows]),
+                log_z=torch.cat([s.log_z for s in rows]),
+                value_mean=torch.cat([s.value_mean for s in rows]),
+                value_max=torch.cat([s.value_max for s in rows]),
+                ancestors=torch.cat(moved) if any(s.ancestors is not None for s in rows) else None,
+                network_calls=sum(s.network_calls for s in rows),
+                reward_calls=sum(s.reward_calls for s in rows),
+            )
+        )
+    log_z = [p.log_z for p in parts if p.log_z is not None]
+    states = [p.x for p in parts if p.x is not None]
+    designs = None
+    if first.finished:
+        prompts = first.designs.prompts and tuple(t for p in parts for t in p.designs.prompts)
+        x = torch.cat([p.designs.x for p in parts])
+        designs = replace(first.designs, x=x, prompts=prompts)
+    return Samples(
+        designs,
+        torch.cat([p.rewards for p in parts]),
+        torch.cat([p.log_w for p in parts]),
+        torch.cat(log_z) if len(log_z) == len(parts) else None,
+        tuple(steps),
+        torch.cat(states) if len(states) == len(parts) else None,
+    )

@@ -1,4 +1,4 @@
-"""The nouns every process shares: designs, posteriors, transitions, processes.
+"""What the loop knows by protocol: posteriors, transitions, processes, spaces; and designs.
 
 A *process* is a pretrained reverse diffusion. Time runs from 1 to 0; one step goes from t to s < t.
 Shapes: B islands, K particles per island, event = (L,) tokens or (C, H, W) values.
@@ -15,7 +15,7 @@ from torch import Tensor
 from seqalign.core.sequence import Alphabet
 from seqalign.core.streams import Streams
 
-__all__ = ["Designs", "Metered", "Posterior", "Process", "Transition", "draw"]
+__all__ = ["Designs", "Posterior", "Process", "Space", "Transition", "draw", "weigh"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ class Posterior(Protocol):
     """p(x_0 | x_t) as the network sees it; indexable like the particles it belongs to."""
 
     @property
+    def columns(self) -> Tensor | None:
+        """(B, K, m) the open positions, where only these have rows; None if all positions do."""
+        ...
+
+    @property
     def mean(self) -> Tensor:
         """Relaxed mean: (B, K, L, V) letter probabilities, or (B, K, *event) values."""
         ...
@@ -95,6 +100,18 @@ class Posterior(Protocol):
 
     def map(self, f: Any) -> Self:
         """Apply `f` to every (B, K, ...) tensor: the one door for gathering and slicing."""
+        ...
+
+    def at(self, mean: Tensor) -> Self:
+        """Return the same with another mean, in which a gradient is taken."""
+        ...
+
+    def whole(self) -> Posterior:
+        """Return the same with a row for every position."""
+        ...
+
+    def whole_score(self, score: Tensor) -> Tensor:
+        """Return a score of these rows as one of `whole()`."""
         ...
 
 
@@ -115,8 +132,46 @@ class Transition(Protocol):
         ...
 
 
+class Space(Protocol):
+    """The allowed set A of designs, and the look-ahead h(x_t) = P(x_0 in A | x_t).
+
+    `condition` and `restrict` are told which positions are still open: `unknown`, (B, K, L).
+    """
+
+    @property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of 1-based positions that are tied and must be revealed together."""
+        ...
+
+    @property
+    def discount(self) -> float:
+        """How much less than fully the look-ahead counts at t = 1."""
+        ...
+
+    def start(self, x_T: Tensor) -> Tensor:
+        """Reveal the fixed letters in masked states (B, K, L): conditioning, not weighting."""
+        ...
+
+    def contains(self, x_0: Tensor) -> Tensor:
+        """Return whether designs (B, K, L) are in A, (B, K) bool."""
+        ...
+
+    def condition(self, posterior: Any, x: Tensor, unknown: Tensor) -> tuple[Tensor, Any]:
+        """Return log h(x), (B, K), and the posterior given A."""
+        ...
+
+    def restrict(self, q: Transition, x_t: Tensor, guide: Any, unknown: Tensor) -> Transition:
+        """Keep a proposal built from the posterior given A, `guide`, inside A."""
+        ...
+
+
 class Process(Protocol):
     """A pretrained, possibly conditioned, reverse diffusion."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
     @property
     def times(self) -> Tensor:
@@ -136,6 +191,16 @@ class Process(Protocol):
     @property
     def discrete(self) -> bool:
         """Whether states are tokens."""
+        ...
+
+    @property
+    def absorbing(self) -> bool:
+        """Whether a letter that was revealed stays: a design space then holds at every step."""
+        ...
+
+    @property
+    def calls_per_state(self) -> int:
+        """Network calls that one visit of a state costs: 2 with classifier-free guidance."""
         ...
 
     @property
@@ -168,45 +233,32 @@ class Process(Protocol):
         """Return p(x_s | x_t)."""
         ...
 
-    def corrupt(self, x_0: Tensor, t: float, rng: Streams) -> Tensor:
-        """Draw x_t from the forward process."""
+    def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
+        """Draw x_t at times[step] from the forward process; what a space fixes stays."""
+        ...
+
+    def unknown(self, x: Tensor) -> Tensor:
+        """Positions whose final letter is open, (B, K, L) bool; none of a continuous state."""
+        ...
+
+    def lift(self, score: Tensor, posterior: Any) -> Tensor:
+        """Turn the score of a posterior's mean into a score of the state."""
+        ...
+
+    def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
+        """Refuse, before any call, what this process cannot do in so many steps.
+
+        The run starts from states x (B, K, *event); by default from those of the prior.
+
+        Raises:
+            TypeError: the process has no use for a design space.
+            ValueError: the steps, the space or a setting cannot work; the message says why.
+        """
         ...
 
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished states into designs."""
         ...
-
-
-class Metered:
-    """A process that counts the particles its network sees, and is otherwise itself.
-
-    A process whose network sees each particle more than once per step (classifier-free guidance:
-    twice) says so by `calls_per_state`.
-    """
-
-    def __init__(self, process: Process, total: Metered | None = None) -> None:
-        """Start at zero calls, or count into another meter's total."""
-        self._process = process
-        self._total = self if total is None else total
-        self.calls = 0
-
-    def __getattr__(self, name: str) -> Any:
-        """Forward everything but `posterior` and `take`."""
-        return getattr(self._process, name)
-
-    def posterior(self, x: Tensor, t: float) -> Posterior:
-        """Count (B·K) calls and forward."""
-        self._total.calls += self.count(x)
-        return self._process.posterior(x, t)
-
-    def count(self, x: Tensor) -> int:
-        """Return the network calls that one visit of states (B, K, *event) costs."""
-        each: int = getattr(self._process, "calls_per_state", 1)
-        return each * x.shape[0] * x.shape[1]
-
-    def take(self, islands: Sequence[int]) -> Metered:
-        """Return the metered process of a subset, counting into this one's total."""
-        return Metered(self._process.take(islands), self._total)
 
 
 def draw(transition: Transition, rng: Streams) -> tuple[Tensor, Tensor]:

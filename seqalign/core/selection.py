@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,11 @@ __all__ = ["Keep", "OneChild", "Resample", "Selection", "TopK", "pin"]
 class Selection(Protocol):
     """Choose K of the particles."""
 
+    @property
+    def ess_below(self) -> float:
+        """Effective sample size, as a fraction, below which a conditional sweep resamples."""
+        ...
+
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
         ...
@@ -35,6 +40,8 @@ class Selection(Protocol):
 @dataclass(frozen=True)
 class Keep:
     """Keep everything."""
+
+    ess_below: ClassVar[float] = 1.0
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return the particles."""
@@ -102,6 +109,7 @@ class OneChild:
     greedy: bool = False
     weigh: bool = False
     then: Resample | None = None
+    ess_below: ClassVar[float] = 1.0
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
@@ -122,6 +130,8 @@ class OneChild:
 @dataclass(frozen=True)
 class TopK:
     """Keep the k particles with the highest value and drop the weights."""
+
+    ess_below: ClassVar[float] = 1.0
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""

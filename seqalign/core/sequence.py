@@ -1,14 +1,43 @@
-"""Alphabets: letters to tokens and back. Nothing here knows about diffusion."""
+"""Alphabets: letters to tokens and back; names of positions. Nothing here knows of diffusion."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["DNA", "PROTEIN", "RNA", "Alphabet"]
+__all__ = ["DNA", "PROTEIN", "RNA", "Alphabet", "Names"]
+
+
+class Names(Protocol):
+    """What the L positions of a sequence are called."""
+
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """L chain names; "" for a chain without one."""
+        ...
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """L numbers within their chains, as text."""
+        ...
+
+    def __len__(self) -> int:
+        """Count the positions (L)."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Return the name of the position with this 1-based index."""
+        ...
+
+    def positions(
+        self, expression: str | Sequence[int] | Sequence[str], where: str = "positions"
+    ) -> tuple[int, ...]:
+        """Return the 1-based indices that an expression names, sorted."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Process
+from seqalign.core.process import Process, Space
 from seqalign.core.selection import TopK
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
+from seqalign.core.smc import SMC
 from seqalign.core.value import Automatic, Value
-from seqalign.space.space import DesignSpace
 
 __all__ = ["Beam"]
 
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(Looped):
     """Keep the K best of K·M.
 
     Attributes:
@@ -40,19 +36,9 @@ class Beam:
     value: Value = Automatic()
     consistent: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) designs."""
-        loop = SMC(
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler."""
+        return SMC(
             process,
             reward,
             self.alpha,
@@ -61,4 +47,3 @@ class Beam:
             branch=self.branch,
             space=space,
         )
-        return loop.sample(shape, rng, start=start, observe=observe, weighted=False)

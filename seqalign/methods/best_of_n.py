@@ -13,21 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Process
+from seqalign.core.process import Process, Space
 from seqalign.core.selection import Keep
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
-from seqalign.space.space import DesignSpace
+from seqalign.core.smc import SMC
 
 __all__ = ["BestOfN"]
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfN(Looped):
     """Importance sampling from the pretrained model.
 
     Attributes:
@@ -37,24 +33,6 @@ class BestOfN:
     alpha: float = 1.0
     consistent: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) weighted designs."""
-        loop = SMC(
-            process,
-            reward,
-            self.alpha,
-            value=None,
-            selection=Keep(),
-            space=space,
-        )
-        return loop.sample(shape, rng, start=start, observe=observe)
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler."""
+        return SMC(process, reward, self.alpha, value=None, selection=Keep(), space=space)

@@ -12,25 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
 from seqalign.core.potential import Difference, Potential
-from seqalign.core.process import Process
+from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Base, Proposal
 from seqalign.core.selection import Resample
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
+from seqalign.core.smc import SMC
 from seqalign.core.tempering import Constant, Tempering
 from seqalign.core.value import Automatic, Value
-from seqalign.space.space import DesignSpace
 
 __all__ = ["FKSteering"]
 
 
 @dataclass(frozen=True)
-class FKSteering:
+class FKSteering(Looped):
     """SMC with a difference, max or sum potential.
 
     Attributes:
@@ -50,19 +46,9 @@ class FKSteering:
     resample: Resample = Resample("multinomial", 1.0, every=5)
     consistent: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) weighted designs."""
-        loop = SMC(
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler."""
+        return SMC(
             process,
             reward,
             self.alpha,
@@ -73,4 +59,3 @@ class FKSteering:
             selection=self.resample,
             space=space,
         )
-        return loop.sample(shape, rng, start=start, observe=observe)

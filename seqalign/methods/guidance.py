@@ -13,24 +13,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Process
+from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Keep
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
+from seqalign.core.smc import SMC
 from seqalign.core.tempering import Constant, Tempering
 from seqalign.core.value import PosteriorMean
-from seqalign.space.space import DesignSpace
 
 __all__ = ["Guidance"]
 
 
 @dataclass(frozen=True)
-class Guidance:
+class Guidance(Looped):
     """The tilted proposal, unweighted.
 
     Attributes:
@@ -44,19 +40,9 @@ class Guidance:
     tilt: Tilted = Tilted()
     consistent: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) designs."""
-        loop = SMC(
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler."""
+        return SMC(
             process,
             reward,
             self.alpha,
@@ -66,4 +52,3 @@ class Guidance:
             selection=Keep(),
             space=space,
         )
-        return loop.sample(shape, rng, start=start, observe=observe, weighted=False)

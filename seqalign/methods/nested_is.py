@@ -12,24 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Process
+from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Base, Proposal
 from seqalign.core.selection import OneChild, Resample
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
+from seqalign.core.smc import SMC
 from seqalign.core.tempering import Linear, Tempering
 from seqalign.core.value import Automatic, Value
-from seqalign.space.space import DesignSpace
 
 __all__ = ["NestedIS"]
 
 
 @dataclass(frozen=True)
-class NestedIS:
+class NestedIS(Looped):
     """SMC whose proposal is the best of M, exactly weighted.
 
     Attributes:
@@ -49,19 +45,9 @@ class NestedIS:
     resample: Resample = Resample()
     consistent: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) weighted designs."""
-        loop = SMC(
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler."""
+        return SMC(
             process,
             reward,
             self.alpha,
@@ -72,4 +58,3 @@ class NestedIS:
             branch=self.branch,
             space=space,
         )
-        return loop.sample(shape, rng, start=start, observe=observe)

@@ -9,19 +9,18 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from seqalign.core.budget import Meter, Metered, MeteredReward
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Metered, Process
+from seqalign.core.process import Process, Space
 from seqalign.core.selection import Keep
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
-from seqalign.space.space import DesignSpace
+from seqalign.core.smc import SMC
 
 __all__ = ["NewtonGuidance"]
 
@@ -29,18 +28,19 @@ __all__ = ["NewtonGuidance"]
 class _Solved(NamedTuple):
     mean: Tensor
     x: Tensor  # the moved state
+    columns: None = None
 
     def map(self, f: Any) -> _Solved:
         return _Solved(f(self.mean), f(self.x))
 
 
 class _Newton(Metered):
-    def __init__(self, process: Process, method: Any, reward: Reward, *total: Any) -> None:
-        super().__init__(process, *total)
-        self.method, self.reward = method, reward
+    def __init__(self, process: Process, meter: Meter, method: Any, reward: Reward) -> None:
+        super().__init__(process, meter)
+        self.method, self.reward = method, MeteredReward(reward, meter)
 
     def take(self, islands: Any) -> _Newton:
-        return _Newton(self._process.take(islands), self.method, self.reward, self._total)
+        return _Newton(self._process.take(islands), self.meter, self.method, self.reward.inner)
 
     def uphill(self, x_0: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -66,7 +66,7 @@ class _Newton(Metered):
 
 
 @dataclass(frozen=True)
-class NewtonGuidance:
+class NewtonGuidance(Looped):
     """Forward-only guidance: 1 + 3 · iterations network calls per particle and step.
 
     Attributes:
@@ -81,20 +81,9 @@ class NewtonGuidance:
     consistent: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ("continuous",)
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) designs."""
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler, whose process moves every state before it denoises it."""
         if process.discrete or not reward.differentiable:
             raise TypeError("newton_guidance needs continuous states and a reward with a gradient.")
-        loop = SMC(process, reward, self.alpha, selection=Keep(), space=space)
-        loop = replace(loop, process=_Newton(process, self, loop.reward))
-        return loop.sample(shape, rng, start=start, observe=observe, weighted=False)
+        solver = _Newton(process, Meter(), self, reward)
+        return SMC(solver, reward, self.alpha, selection=Keep(), space=space)

@@ -14,15 +14,14 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from seqalign.core.gaussian import Gaussian
+from seqalign.core.budget import Meter, Metered
+from seqalign.core.gaussian import Gaussian, no_letters
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Metered, Process
+from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Keep
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
-from seqalign.space.space import DesignSpace
+from seqalign.core.smc import SMC
 
 __all__ = ["PnPULA"]
 
@@ -30,6 +29,7 @@ __all__ = ["PnPULA"]
 class _Here(NamedTuple):
     mean: Tensor  # the state itself, which the reward looks at
     denoised: Tensor
+    columns: None = None
 
     def map(self, f: Any) -> _Here:
         return _Here(f(self.mean), f(self.denoised))
@@ -37,20 +37,22 @@ class _Here(NamedTuple):
 
 # the prior's half of the chain as a process, always at one time; the tilt adds the reward's half
 class _Langevin(Metered):
-    def __init__(self, process: Process, method: PnPULA, total: Metered | None = None) -> None:
-        super().__init__(process, total)
-        self.method, self.differentiable, self.eta = method, True, 1.0
+    def __init__(self, process: Process, method: PnPULA, meter: Meter | None = None) -> None:
+        super().__init__(process, meter)
+        self.method, self.differentiable = method, True
         levels = [(*self.schedule(t), t) for t in process.times.tolist()[:-1]]
         level = min(levels, key=lambda v: abs(v[1] - method.sigma * v[0]))[2]
         self.times = torch.full((method.iterations + 1,), level, dtype=torch.float64)
 
     def take(self, islands: Any) -> _Langevin:
-        return _Langevin(self._process.take(islands), self.method, self._total)
+        return _Langevin(self._process.take(islands), self.method, self.meter)
 
     def posterior(self, x: Tensor, t: float) -> Any:
-        self._total.calls -= self.count(x)  # SMC adds two, for a backward pass that is not made
         with torch.no_grad():
-            return _Here(x, self._process.posterior(self.schedule(t)[0] * x, t).mean)
+            return _Here(x, super().posterior(self.schedule(t)[0] * x, t).mean)
+
+    def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
+        no_letters(space)  # the noise of a step is its own, not that of the process
 
     def transition(self, x_t: Tensor, posterior: _Here, t: float, s: float) -> Gaussian:
         (a, b), step, box = self.schedule(t), self.method.step, self.method.box
@@ -59,7 +61,7 @@ class _Langevin(Metered):
 
 
 @dataclass(frozen=True)
-class PnPULA:
+class PnPULA(Looped):
     """x ← x + delta·(∇r(x)/alpha + (D(x) − x + Π(x) − x)/epsilon) + sqrt(2·delta)·noise.
 
     Attributes:
@@ -78,23 +80,11 @@ class PnPULA:
     consistent: ClassVar[bool] = False
     kinds: ClassVar[tuple[str, ...]] = ("continuous",)
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) designs; `start` holds clean states (B, K, *event), noise by default."""
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler; `start` holds clean states (B, K, *event), noise by default."""
         if process.discrete:
             raise TypeError("pnp_ula moves continuous states, and this process has letters.")
         if min(self.iterations, self.sigma, self.step, self.box) <= 0:
             raise ValueError(f"iterations, sigma, step and box must be > 0, got {self}.")
         chain, half = _Langevin(process, self), Tilted("network", 0.5)
-        loop = SMC(chain, reward, self.alpha, proposal=half, selection=Keep(), space=space)
-        states = getattr(start, "x", start)
-        return loop.sample(shape, rng, start=states, observe=observe, weighted=False)
+        return SMC(chain, reward, self.alpha, proposal=half, selection=Keep(), space=space)

@@ -13,23 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Process
+from seqalign.core.process import Process, Space
 from seqalign.core.selection import Resample
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
+from seqalign.core.smc import SMC
 from seqalign.core.tempering import Linear, Tempering
 from seqalign.core.value import Automatic, Value
-from seqalign.space.space import DesignSpace
 
 __all__ = ["PlainSMC"]
 
 
 @dataclass(frozen=True)
-class PlainSMC:
+class PlainSMC(Looped):
     """Tempered SMC, gradient-free.
 
     Attributes:
@@ -45,19 +41,9 @@ class PlainSMC:
     resample: Resample = Resample()
     consistent: ClassVar[bool] = True
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) weighted designs."""
-        loop = SMC(
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler."""
+        return SMC(
             process,
             reward,
             self.alpha,
@@ -66,4 +52,3 @@ class PlainSMC:
             selection=self.resample,
             space=space,
         )
-        return loop.sample(shape, rng, start=start, observe=observe)

@@ -12,22 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
+from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
-from seqalign.core.particles import Particles, Samples
-from seqalign.core.process import Process
+from seqalign.core.process import Process, Space
 from seqalign.core.selection import OneChild
-from seqalign.core.smc import SMC, Observe
-from seqalign.core.streams import Streams
+from seqalign.core.smc import SMC
 from seqalign.core.value import Automatic, Value
-from seqalign.space.space import DesignSpace
 
 __all__ = ["SVDD"]
 
 
 @dataclass(frozen=True)
-class SVDD:
+class SVDD(Looped):
     """Soft value-based decoding.
 
     Attributes:
@@ -41,19 +37,9 @@ class SVDD:
     value: Value = Automatic()
     consistent: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        process: Process,
-        reward: Reward,
-        shape: tuple[int, int],
-        *,
-        rng: Streams,
-        space: DesignSpace | None = None,
-        start: Particles | Tensor | None = None,
-        observe: Observe | None = None,
-    ) -> Samples:
-        """Draw (B, K) designs."""
-        loop = SMC(
+    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
+        """Return the sampler."""
+        return SMC(
             process,
             reward,
             self.alpha or 1.0,
@@ -62,4 +48,3 @@ class SVDD:
             branch=self.branch,
             space=space,
         )
-        return loop.sample(shape, rng, start=start, observe=observe, weighted=False)

@@ -31,9 +31,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqalign.core.discrete import probabilities
 from seqalign.space.automaton import Automaton
 
-__all__ = ["Counter", "Lookahead", "probabilities"]
+__all__ = ["Counter", "Lookahead"]
 
 Table = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -43,16 +44,6 @@ FAINT = 1e-200
 MOST_ODDS, MOST_POWER = 1e25, 300.0
 # most numbers in the messages of one pass; more particles are done in pieces
 MOST = 2**23
-
-
-def probabilities(log_p: Tensor) -> Tensor:
-    """Return exp(log_p), 0 where it is below the smallest normal numbers.
-
-    The same as exp, which is ten times slower wherever it meets -inf or underflows.
-    """
-    tiny = 4 * torch.finfo(log_p.dtype).tiny
-    p = log_p.clamp(min=math.log(tiny)).exp_()
-    return F.threshold(p, 2 * tiny, 0.0, inplace=True)
 
 
 @dataclass(frozen=True, eq=False)

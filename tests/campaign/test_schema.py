@@ -12,6 +12,7 @@ from seqalign.campaign.check import check as prepare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
+from seqalign.campaign.summary import to_json
 from seqalign.campaign.yaml import CampaignError, read
 
 
@@ -114,7 +115,7 @@ def test_a_run_writes_its_folder(campaign, tmp_path):
     folder = RunFolder(tmp_path / "run")
     seen = []
     plan = _plan(campaign, "select.filters=[n_mut >= 3]", "select.top=8")
-    summary = run(plan, folder, progress=lambda *step: seen.append(step))
+    summary = to_json(run(plan, folder, progress=lambda *step: seen.append(step)))
     assert {p.name for p in folder.path.iterdir() if not p.name.startswith(".")} == {
         "config.yaml",
         "designs.csv",
@@ -155,7 +156,7 @@ def test_a_run_writes_its_folder(campaign, tmp_path):
     assert seen
     # a finished run is only read
     count = len(seen)
-    assert run(plan, folder, progress=lambda *step: seen.append(step))["designs"] == 8
+    assert run(plan, folder, progress=lambda *step: seen.append(step)).designs == 8
     assert len(seen) == count
 
 
@@ -221,7 +222,7 @@ def test_a_changed_campaign_needs_fresh(campaign, tmp_path):
     plan = _plan(campaign, "sampler.islands=1", "baselines=[]", "sampler.alpha=0.4")
     with pytest.raises(ValueError, match=r"alpha was 0\.8 and is now 0\.4.*--fresh"):
         run(plan, folder)
-    assert run(plan, folder, fresh=True)["designs"]
+    assert run(plan, folder, fresh=True).designs
 
 
 def test_rewards_of_every_kind(campaign, tmp_path):
@@ -238,7 +239,7 @@ def test_rewards_of_every_kind(campaign, tmp_path):
     data["select"] = {"rank_by": "pareto", "diversity": {"min_mutations_apart": 2}}
     campaign.write_text(yaml.safe_dump(data))
     folder = RunFolder(tmp_path / "run")
-    summary = run(_plan(campaign), folder)
+    summary = to_json(run(_plan(campaign), folder))
     rows = folder.read_csv("designs.csv")
     assert summary["finals"] == ["k"]
     for row in rows:
@@ -259,7 +260,7 @@ def test_rejected_designs_are_never_kept(campaign, tmp_path):
     data["constraints"] = {}
     campaign.write_text(yaml.safe_dump(data))
     folder = RunFolder(tmp_path / "run")
-    summary = run(_plan(campaign), folder)
+    summary = to_json(run(_plan(campaign), folder))
     assert not any("K" in r["sequence"][2:] for r in folder.read_csv("designs.csv"))
     assert summary["rejected"] > 0
     assert {r["reason"] for r in folder.read_csv("rejected.csv")} == {"rejected by n"}

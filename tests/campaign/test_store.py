@@ -24,7 +24,7 @@ def _samples():
 def test_an_island_comes_back_as_it_was(tmp_path):
     folder, samples = RunFolder(tmp_path), _samples()
     folder.save_island("aligned", 7, samples, 1.25)
-    back, seconds = folder.load_island("aligned", 7, PROTEIN)
+    back, seconds = folder.load_island("aligned", 7)
     assert seconds == 1.25
     assert torch.equal(back.designs.x, samples.designs.x)
     for name in ("rewards", "log_w", "log_z"):
@@ -32,7 +32,7 @@ def test_an_island_comes_back_as_it_was(tmp_path):
     assert back.network_calls == samples.network_calls
     assert back.trace[0].ancestors is None
     assert torch.equal(back.trace[1].ancestors, samples.trace[1].ancestors)
-    assert folder.load_island("aligned", 8, PROTEIN) is None
+    assert folder.load_island("aligned", 8) is None
 
 
 def test_a_torn_checkpoint_is_run_again(tmp_path):
@@ -40,7 +40,7 @@ def test_a_torn_checkpoint_is_run_again(tmp_path):
     folder.save_island("aligned", 0, _samples(), 0)
     path = tmp_path / "state" / "aligned-00000.safetensors"
     path.write_bytes(path.read_bytes()[:50])
-    assert folder.load_island("aligned", 0, PROTEIN) is None
+    assert folder.load_island("aligned", 0) is None
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):

@@ -1,0 +1,247 @@
+"""One visit of the network: what is known of particles at a time, found a chunk at a time.
+
+Posterior, look-ahead, value and score of a chunk come from one call of the network, so that memory
+grows with the chunk and not with the particles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from seqalign.core.objective import Reward
+from seqalign.core.particles import Particles
+from seqalign.core.process import Process, Space
+from seqalign.core.proposal import Proposal, Tilted
+from seqalign.core.streams import Streams
+from seqalign.core.value import PosteriorMean, Value
+
+__all__ = ["Look", "Through", "Visit"]
+
+# what the score is a gradient in: nothing (there is none), the posterior's mean or the state
+Through = Literal["none", "posterior", "network"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one visit tells about (B, K) states; the fields of `Particles` with the same names."""
+
+    posterior: Any
+    guide: Any
+    log_h: Tensor
+    value: Tensor
+    score: Tensor | None
+
+    @classmethod
+    def of(cls, particles: Particles) -> Look:
+        """Return what particles remember of their last visit."""
+        p = particles
+        return cls(p.posterior, p.guide, p.log_h, p.value, p.score)
+
+    def begin(self, x: Tensor, step: int, memo: float) -> Particles:
+        """Return new particles with these states (B, K, *event): even weights, lam and log Z 0."""
+        b, k = x.shape[:2]
+        zero = torch.zeros((b, k), dtype=torch.float64, device=x.device)
+        flat = torch.zeros(b, dtype=torch.float64, device=x.device)
+        return Particles(
+            step=step,
+            x=x,
+            log_w=self.log_h,
+            log_twist=zero,
+            log_h=torch.where(torch.isneginf(self.log_h), 0.0, self.log_h),
+            value=torch.where(torch.isfinite(self.value), self.value, 0.0),
+            memo=torch.full_like(zero, memo),
+            parent=torch.arange(k, device=x.device).expand(b, k),
+            lam=flat,
+            log_z=flat,
+            posterior=self.posterior,
+            guide=self.guide,
+            score=self.score,
+        )
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Look:
+        """Apply `f` to every tensor."""
+        posterior = self.posterior.map(f)
+        guide = posterior if self.guide is self.posterior else self.guide.map(f)
+        score = None if self.score is None else f(self.score)
+        return Look(posterior, guide, f(self.log_h), f(self.value), score)
+
+    def first(self, n: int) -> Look:
+        """Return the first n particles of every island."""
+        return self.map(lambda v: v[:, :n])
+
+    def parts(self) -> list[Tensor]:
+        """Return every tensor, in the order of `map`."""
+        found: list[Tensor] = []
+
+        def note(v: Tensor) -> Tensor:
+            found.append(v)
+            return v
+
+        self.map(note)
+        return found
+
+    def whole(self) -> Look:
+        """Return the same with a row for every position, which always fits what others see."""
+        posterior = self.posterior.whole()
+        guide = posterior if self.guide is self.posterior else self.guide.whole()
+        score = None if self.score is None else self.guide.whole_score(self.score)
+        return replace(self, posterior=posterior, guide=guide, score=score)
+
+    @staticmethod
+    def zip(looks: list[Look], f: Callable[[list[Tensor]], Tensor]) -> Look:
+        """Combine the tensors of several looks, field by field."""
+        if len({tuple(v.shape[2:] for v in look.parts()) for look in looks}) > 1:
+            looks = [look.whole() for look in looks]
+        rows = zip(*(look.parts() for look in looks), strict=True)
+        merged = iter([f(list(row)) for row in rows])
+        return looks[0].map(lambda _: next(merged))
+
+
+@dataclass(frozen=True)
+class Visit:
+    """How particles are looked at.
+
+    Attributes:
+        process: whose network is visited.
+        alpha: temperature of the target, in units of the reward.
+        value: estimate of the soft value, bound to the reward; None for none.
+        slope: the value whose gradient is the score; None if there is no score.
+        through: what the score is a gradient in.
+        space: hard constraints.
+    """
+
+    process: Process
+    alpha: float
+    value: Value | None
+    slope: PosteriorMean | None
+    through: Through
+    space: Space | None
+
+    @classmethod
+    def of(
+        cls,
+        process: Process,
+        reward: Reward,
+        alpha: float,
+        value: Value | None,
+        proposal: Proposal,
+        space: Space | None,
+    ) -> Visit:
+        """Bind a value to its reward, and find what a proposal asks for.
+
+        Raises:
+            TypeError: the proposal or the value needs a gradient that the reward or the process
+                has not.
+        """
+        through: Through = "none"
+        if isinstance(proposal, Tilted):
+            through = "posterior" if process.discrete else "network"
+            if proposal.through != "auto":
+                through = proposal.through
+            if through == "posterior" and not process.discrete:
+                raise TypeError(
+                    "through='posterior' exists for discrete processes only; use 'network'."
+                )
+            if not reward.differentiable:
+                raise TypeError(
+                    f"A tilted proposal needs a gradient, and reward {reward.name!r} has none. Use "
+                    f"a gradient-free method: smc, fk_steering, svdd, nested_is, beam or best_of_n."
+                )
+            if through == "network" and not process.differentiable:
+                raise TypeError(
+                    f"Process {process.name!r} has no gradient through its network. Use "
+                    f"through='posterior' (discrete processes) or a gradient-free method."
+                )
+        slope = None if through == "none" else PosteriorMean().bind(reward)
+        # after the proposal, whose message names a method that works
+        value = None if value is None else value.bind(reward)
+        return cls(process, alpha, value, slope, through, space)
+
+    def __call__(self, x: Tensor, t: float, rng: Streams, most: int | None = None) -> Look:
+        """Look at (B, n) states at once, or in padded chunks within islands.
+
+        `most` is how many particles an island has, if these are some of them.
+        """
+        rng = rng.at("value")
+        # fewer particles than a chunk need no padding: every call has one size all the same
+        size = self.process.chunk and min(self.process.chunk, most or x.shape[1])
+        if not size or (x.shape[0] == 1 and x.shape[1] == size):
+            return self._chunk(self.process, x, t, rng)
+        islands = []
+        for b in range(x.shape[0]):
+            process, streams, pieces = self.process.take([b]), rng.take([b]), []
+            for j in range(0, x.shape[1], size):
+                piece = x[b : b + 1, j : j + size]
+                n = piece.shape[1]
+                if n < size:
+                    padding = piece[:, -1:].expand(-1, size - n, *piece.shape[2:])
+                    piece = torch.cat((piece, padding), 1)
+                pieces.append(self._chunk(process, piece, t, streams.particles(j)).first(n))
+            islands.append(Look.zip(pieces, lambda v: torch.cat(v, 1)))
+        return Look.zip(islands, torch.cat)
+
+    def _chunk(self, process: Process, x: Tensor, t: float, rng: Streams) -> Look:
+        through = self.through
+        leaf: Tensor | None = None
+        if through == "network":
+            leaf = process.relax(x).detach().requires_grad_()
+        with torch.set_grad_enabled(leaf is not None):
+            posterior = process.posterior(x if leaf is None else leaf, t)
+        zero = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
+        log_h, value, score = zero, zero, None
+        guide = seen = posterior
+        if self.space is not None:
+            log_h, guide = self.space.condition(posterior, x, process.unknown(x))
+            log_h = log_h * (1.0 - self.space.discount * t)
+        if self.slope is not None:
+            if leaf is None:
+                leaf = guide.mean.detach().requires_grad_()
+                seen = guide.at(leaf)
+            with torch.enable_grad():
+                value = self.slope(process, x, seen, t, self.alpha, rng)
+                (score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
+            value = value.detach()
+            if through == "posterior":
+                score = process.lift(score, guide)
+            score = score.detach().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        # the slope's value is the particle's own if both are the mean of the same posterior
+        same = through == "posterior" or (through == "network" and self.space is None)
+        fused = same and isinstance(self.value, PosteriorMean)
+        if self.value is not None and not fused:
+            with torch.no_grad():
+                value = self.value(process, x, guide, t, self.alpha, rng)
+        look = Look(posterior, guide, log_h, value.double(), score)
+        return look.map(lambda v: v.detach()) if through == "network" else look
+
+    def again(self, x: Tensor, before: Particles, t: float, rng: Streams) -> Look:
+        """Look at the states that became of others, only where they changed if time is nothing."""
+        # where letters are open one was revealed
+        sure = before.posterior.columns is not None
+        if sure or self.process.takes_time or not self.process.discrete:
+            return self(x, t, rng)
+        changed = (x != before.x).flatten(2).any(-1)
+        count = changed.sum(-1)
+        most, least = (int(n) for n in torch.stack((count.max(), count.min())))
+        if least == x.shape[1]:
+            return self(x, t, rng)
+        if most == 0:
+            return Look.of(before)
+        # changed particles first; shorter islands repeat an unchanged one to fill the rectangle
+        index = (~changed).int().argsort(dim=-1, stable=True)[:, :most]
+        rows = torch.arange(x.shape[0], device=x.device)[:, None]
+        fresh = self(x[rows, index], t, rng, most=x.shape[1])
+        take = changed[rows, index]
+
+        def place(pair: list[Tensor]) -> Tensor:
+            old, new = pair
+            out = old.clone()
+            where = take.reshape(*take.shape, *[1] * (new.dim() - 2))
+            out[rows, index] = torch.where(where, new, old[rows, index])
+            return out
+
+        return Look.zip([Look.of(before), fresh], place)
