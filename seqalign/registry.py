@@ -1,47 +1,56 @@
-"""Find rewards, models and methods by name, and build them from plain mappings.
+"""Names: what is installed, found through entry points, imported when used, explained by its card.
 
-Everything is found through entry points (groups `seqalign.rewards`, `seqalign.models` and
-`seqalign.methods`) and imported only when it is used, so third parties plug in through the same
-door as the package's own. What a name means is written in its card, `cards/<name>.yaml` beside the
-module, which is read without importing the module.
+Rewards, models, methods, their strategies and constraints are entry points (`seqalign.rewards`,
+`seqalign.models`, `seqalign.temperings`, ...), so third parties plug in through the same door as
+the package's own. A plugin that fails is named with its package and its error, and none takes the
+name of another. The card of a reward or model is `cards/<name>.yaml` beside its module, read
+without importing the module; the card of a method or strategy is its docstring.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
+import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import groupby
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args
 
 import torch
 import yaml
 from torch import Tensor
 
-from seqalign.core import potential, tempering, value
-from seqalign.core.discrete import MaskedProcess
+from seqalign.build import SpecError, make, nearest, plain, settable
+from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
+from seqalign.core.potential import Potential
 from seqalign.core.process import Process
-from seqalign.core.proposal import Base, Tilted
-from seqalign.core.selection import Resample
+from seqalign.core.proposal import Proposal
+from seqalign.core.selection import Selection
 from seqalign.core.sequence import Alphabet
+from seqalign.core.tempering import Tempering
+from seqalign.core.value import Value
 from seqalign.files.numbering import Numbering
 from seqalign.space.space import DesignSpace
 
 __all__ = [
+    "KINDS",
     "Kind",
     "Model",
     "SpecError",
     "build_method",
+    "call",
     "card",
     "card_id",
     "describe",
@@ -52,21 +61,31 @@ __all__ = [
     "load_reward",
     "names",
     "nearest",
+    "package",
     "parameters",
+    "problems",
+    "references",
+    "strategies",
+    "takers",
     "to_mapping",
 ]
 
-Kind = Literal["reward", "model", "method"]
-_GROUPS: dict[str, str] = {kind: f"seqalign.{kind}s" for kind in get_args(Kind)}
-
-
-class SpecError(ValueError):
-    """A name, key or value is wrong; `path` says where, below what was being built."""
-
-    def __init__(self, message: str, path: Sequence[str | int] = ()) -> None:
-        """Keep the place beside the message."""
-        super().__init__(message)
-        self.path = tuple(path)
+Kind = Literal[
+    "reward", "model", "method", "value", "tempering", "proposal", "potential", "selection",
+    "constraint",
+]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_GROUPS: dict[Kind, str] = {kind: f"seqalign.{kind}s" for kind in KINDS}
+# what a field of a method may be annotated with, by the kind of name it then takes
+_STRATEGIES: dict[Kind, Any] = {
+    "value": Value,
+    "tempering": Tempering,
+    "proposal": Proposal,
+    "potential": Potential,
+    "selection": Selection,
+}
+_DATACLASSES: tuple[Kind, ...] = ("method", *_STRATEGIES)
+_OWN = "seqalign"
 
 
 @dataclass(frozen=True)
@@ -156,34 +175,59 @@ class Model:
         """Steps of the process."""
         return len(self.process.times) - 1
 
+    @property
+    def calls(self) -> int:
+        """Visits of the network that one unguided design takes."""
+        masked = isinstance(self.process, MaskedProcess) and self.space is not None
+        return self.space.reveals if masked else self.steps
+
     def one(self, condition: int) -> Process:
         """Return the process of one prompt, by its row."""
         return self.process if self.prompts is None else self.process.take([condition])
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error: the nearest known word, and all known ones."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(word).lower(), [k.lower() for k in known], 1, 0.5)
-    hint = f"Did you mean {next(k for k in known if k.lower() == close[0])!r}? " if close else ""
-    return f"{hint}Known: {', '.join(known) or 'none'}."
+# entry points -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The entry points of a kind: those in use, and what says why others are not."""
+
+    points: dict[str, EntryPoint]
+    shadowed: dict[str, str]
+
+
+def _package(point: EntryPoint) -> str:
+    """Return the name of the package that an entry point belongs to."""
+    name = None if point.dist is None else point.dist.name
+    return str(name or point.module.partition(".")[0])
 
 
 @cache
-def _scan(group: str, search_path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
+def _scan(group: str, search_path: tuple[str, ...]) -> _Found:
+    by_name: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
-        found.setdefault(point.name, point)
-    return dict(sorted(found.items()))
+        by_name.setdefault(point.name, []).append(point)
+    shadowed: dict[str, str] = {}
+    for name, some in by_name.items():
+        # the package's own names come first, so that nobody else's takes their place
+        if len(some) > 1:
+            some.sort(key=lambda p: _package(p) != _OWN)
+        for other in (p for p in some if p.value != some[0].value):
+            shadowed[name] = (
+                f"{other.value} of package {_package(other)!r} is not used as {name!r} in {group}: "
+                f"that name belongs to {_package(some[0])!r}. Give it another name."
+            )
+    return _Found({name: by_name[name][0] for name in sorted(by_name)}, shadowed)
 
 
-def _entries(kind: Kind) -> dict[str, EntryPoint]:
+def _found(kind: Kind) -> _Found:
     return _scan(_GROUPS[kind], tuple(sys.path))
 
 
 def names(kind: Kind) -> list[str]:
-    """Return the names of all installed rewards, models or methods."""
-    return list(_entries(kind))
+    """Return the names of all that is installed of a kind."""
+    return list(_found(kind).points)
 
 
 def entry(kind: Kind, name: str) -> EntryPoint:
@@ -192,39 +236,94 @@ def entry(kind: Kind, name: str) -> EntryPoint:
     Raises:
         SpecError: the name is unknown; the message names the nearest one.
     """
-    found = _entries(kind)
-    if name not in found:
-        raise SpecError(f"There is no {kind} {name!r}. {nearest(name, found)}")
-    return found[name]
+    found = _found(kind)
+    if name not in found.points:
+        raise SpecError(f"There is no {kind} {name!r}. {nearest(name, found.points)}")
+    if name in found.shadowed:
+        warnings.warn(found.shadowed[name], stacklevel=3)
+    return found.points[name]
+
+
+def package(kind: Kind, name: str) -> str:
+    """Return the name of the package that provides a name.
+
+    Raises:
+        SpecError: the name is unknown.
+    """
+    return _package(entry(kind, name))
 
 
 def _load(kind: Kind, name: str) -> Callable[..., Any]:
+    """Import what a name means; a plugin may fail in any way, and is named with its error."""
     point = entry(kind, name)
+    who = f"The {kind} {name!r} of package {_package(point)!r} ({point.value})"
     try:
-        return cast(Callable[..., Any], point.load())
-    except ImportError as error:
-        missing = getattr(error, "name", None) or point.module
+        found: Any = import_module(point.module)
+    except (Exception, SystemExit) as error:
+        what = " ".join(str(error).split())
+        if isinstance(error, SystemExit):
+            what = f"its module calls sys.exit({what})"
+        elif not isinstance(error, ImportError):
+            what = f"{type(error).__name__}: {what}"
+        cure = f"Mend or remove package {_package(point)!r}"
+        if isinstance(error, ModuleNotFoundError):
+            cure = f"Install what provides {error.name!r}"
+        others = ", ".join(n for n in names(kind) if n != name)
         raise SpecError(
-            f"The {kind} {name!r} ({point.value}) cannot be imported: {error}. Install what "
-            f"provides {missing!r}, or "
-            f"choose another {kind}: {', '.join(n for n in names(kind) if n != name)}."
+            f"{who} cannot be imported: {what}. {cure}, or choose another {kind}: {others}."
         ) from error
-    except AttributeError as error:
-        raise SpecError(f"The {kind} {name!r} names {point.value}, which is not there.") from error
+    for attribute in point.attr.split("."):
+        if not hasattr(found, attribute):
+            raise SpecError(f"{who} is not there: {point.module} has no {point.attr!r}.")
+        found = getattr(found, attribute)
+    if kind in _DATACLASSES and not (isinstance(found, type) and is_dataclass(found)):
+        raise SpecError(f"{who} is a {type(found).__name__}; a {kind} is a frozen dataclass.")
+    if not callable(found):
+        raise SpecError(f"{who} is a {type(found).__name__}; a {kind} is a class or a function.")
+    return cast(Callable[..., Any], found)
+
+
+def problems() -> list[str]:
+    """Return a sentence for each entry point that cannot be loaded or is not used."""
+    found: list[str] = []
+    for kind in KINDS:
+        found += _found(kind).shadowed.values()
+        for name in names(kind):
+            try:
+                _load(kind, name)
+            except SpecError as error:
+                found.append(str(error))
+    return found
+
+
+# cards --------------------------------------------------------------------------------------------
 
 
 def card(kind: Kind, name: str) -> dict[str, Any]:
-    """Return the card of a reward, model or method; without one, what its entry point tells."""
+    """Return the card of a name; without one, what its entry point tells.
+
+    The card of a reward or a model is a file; the one of a method or strategy is its docstring.
+
+    Raises:
+        SpecError: the name is unknown, its card is no YAML, or its package cannot be imported.
+    """
     point = entry(kind, name)
-    if kind == "method":
-        return _method_card(name)
-    package = point.module
-    parent = package.rpartition(".")[0]
-    spec = find_spec(package) if not parent or find_spec(parent) else None
+    if kind not in ("reward", "model"):
+        return _class_card(kind, name)
+    module = point.module
+    parent = module.rpartition(".")[0]
+    try:
+        # this imports the packages above the module, and not the module
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        spec = None
+    except (Exception, SystemExit):
+        _load(kind, name)  # says what is wrong
+        raise
     if spec is None or spec.submodule_search_locations is None:
-        package = parent
-    if package:
-        path = files(package).joinpath("cards", f"{name}.yaml")
+        module = parent
+    if module and (spec is not None or find_spec(module) is not None):
+        path = files(module).joinpath("cards", f"{name}.yaml")
         if path.is_file():
             try:
                 data = yaml.safe_load(path.read_text("utf-8"))
@@ -250,21 +349,68 @@ def card_id(kind: Kind, name: str) -> dict[str, str]:
     }
 
 
-def _method_card(name: str) -> dict[str, Any]:
-    cls = _load("method", name)
-    text = inspect.getdoc(sys.modules[cls.__module__]) or ""
-    body, _, references = text.partition("References:")
-    title, _, detail = body.strip().partition("\n\n")
-    rules = {f.name: _plain(f.default) for f in fields(cast(Any, cls)) if f.init}
+def _doc(found: Any) -> tuple[str, str]:
+    """Return what an object's docstring says before its sections, and below References."""
+    text = inspect.getdoc(found) or ""
+    if is_dataclass(found) and text.startswith(f"{getattr(found, '__name__', '')}("):
+        text = ""  # the signature, which a dataclass without words gets
+    said, *sections = re.split(r"^([A-Z]\w*):\s*$", text, flags=re.M)
+    below = dict(zip(sections[::2], sections[1::2], strict=True))
+    return said.strip(), inspect.cleandoc(below.get("References", ""))
+
+
+def _class_card(kind: Kind, name: str) -> dict[str, Any]:
+    cls = cast(Any, _load(kind, name))
+    module = sys.modules[cls.__module__]
+    said, references = _doc(cls)
+    # a file that holds nothing else speaks for its class
+    if not said or getattr(module, "__all__", None) == [cls.__name__]:
+        said = _doc(module)[0] or said
+    title, _, detail = said.partition("\n\n")
     return {
         "name": name,
-        "summary": title,
+        "summary": " ".join(title.split()),
         "detail": detail.strip(),
-        "consistent": bool(getattr(cls, "consistent", False)),
-        "parameters": rules,
-        "references": " ".join(references.split()),
-        "entry_point": entry("method", name).value,
+        **({"consistent": bool(getattr(cls, "consistent", False))} if kind == "method" else {}),
+        "parameters": _defaults(cls) if is_dataclass(cls) else {},
+        "references": " ".join((references or _doc(module)[1]).split()),
+        "entry_point": entry(kind, name).value,
     }
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    """Return the default of every parameter, as plain values; None where one must be given."""
+    hints = settable(cls)
+    found: dict[str, Any] = {}
+    for f in (f for f in fields(cls) if f.name in hints):
+        given = None if f.default is MISSING else f.default
+        if f.default_factory is not MISSING:
+            given = f.default_factory()
+        try:
+            found[f.name] = plain(given, _choices, hints[f.name])
+        except SpecError:
+            found[f.name] = repr(given)
+    return found
+
+
+def references(kind: Kind, name: str) -> list[str]:
+    """Return what a name rests on, as BibTeX or in words.
+
+    From its card, or else from the References of its docstring, or its module's.
+
+    Raises:
+        SpecError: the name is unknown, or cannot be imported.
+    """
+    data = card(kind, name) if kind in ("reward", "model") else {}
+    found: list[str] = []
+    for key in ("bibtex", "references", "paper", "citation"):
+        given = data.get(key) or []
+        found += map(str, [given] if isinstance(given, str) else given)
+    if not found:
+        made = _load(kind, name)
+        text = _doc(made)[1] or _doc(sys.modules.get(made.__module__))[1]
+        found = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+    return found
 
 
 def describe(kind: Kind, name: str) -> str:
@@ -279,104 +425,35 @@ def describe(kind: Kind, name: str) -> str:
     return str(data.get("entry_point", ""))
 
 
-# building from mappings ---------------------------------------------------------------------------
-
-_CHOICES: dict[str, dict[str, type]] = {
-    "value": {
-        "automatic": value.Automatic,
-        "posterior_mean": value.PosteriorMean,
-        "posterior_mode": value.PosteriorMode,
-        "posterior_sample": value.PosteriorSample,
-        "rollout": value.Rollout,
-    },
-    "tempering": {
-        "constant": tempering.Constant,
-        "linear": tempering.Linear,
-        "geometric": tempering.Geometric,
-        "adaptive": tempering.Adaptive,
-    },
-    "potential": {
-        "difference": potential.Difference,
-        "max": potential.Max,
-        "sum": potential.Sum,
-    },
-    "proposal": {"base": Base, "tilted": Tilted},
-}
-# fields whose class is known, so that a mapping needs no name; a bare word sets the first field
-_FIXED: dict[str, tuple[type, str]] = {
-    "resample": (Resample, "scheme"),
-    "tilt": (Tilted, "through"),
-}
+# methods ------------------------------------------------------------------------------------------
 
 
-def _settable(cls: Any) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in fields(cls) if f.init and f.repr and f.name != "reward"}
+@dataclass(frozen=True)
+class _Registered:
+    """The registered strategies of one kind."""
+
+    kind: Kind
+
+    def names(self) -> list[str]:
+        return names(self.kind)
+
+    def load(self, name: str) -> type:
+        return cast(type, _load(self.kind, name))
+
+    def name_of(self, cls: type) -> str | None:
+        """Return the name of a class; a class at hand has been imported, so nothing else is."""
+        for name, point in _found(self.kind).points.items():
+            found: Any = sys.modules.get(point.module)
+            for attribute in point.attr.split("."):
+                found = getattr(found, attribute, None)
+            if found is cls:
+                return name
+        return None
 
 
-def _scalar(hint: Any, given: Any, path: tuple[str, ...]) -> Any:
-    """Check one plain value against its annotation; whole numbers may stand for floats."""
-    options = get_args(hint) if get_origin(hint) is not None else (hint,)
-    if get_origin(hint) is Literal:
-        if given in options:
-            return given
-        raise SpecError(f"{given!r} is not allowed. {nearest(given, map(str, options))}", path)
-    names_ = []
-    for option in options:
-        if option is type(None):
-            names_.append("nothing")
-            if given is None:
-                return None
-        elif get_origin(option) is Literal:
-            names_.extend(repr(a) for a in get_args(option))
-            if given in get_args(option):
-                return given
-        elif option is float:
-            names_.append("a number")
-            if isinstance(given, (int, float)) and not isinstance(given, bool):
-                return float(given)
-        elif isinstance(option, type):
-            names_.append(
-                {int: "a whole number", str: "text", bool: "true or false"}.get(
-                    option, option.__name__
-                )
-            )
-            if isinstance(given, option) and (option is bool or not isinstance(given, bool)):
-                return given
-    raise SpecError(f"{given!r} does not fit: give {' or '.join(names_)}.", path)
-
-
-def _make(cls: type, given: Mapping[str, Any], path: tuple[str, ...]) -> Any:
-    known = _settable(cls)
-    arguments: dict[str, Any] = {}
-    for key, item in given.items():
-        if key not in known:
-            raise SpecError(f"{cls.__name__} has no {key!r}. {nearest(key, known)}", (*path, key))
-        arguments[key] = _field(key, known[key], item, (*path, key))
-    try:
-        return cls(**arguments)
-    except SpecError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise SpecError(str(error), path) from error
-
-
-def _field(key: str, hint: Any, given: Any, path: tuple[str, ...]) -> Any:
-    if is_dataclass(given) and not isinstance(given, type):
-        return given
-    if key in _FIXED:
-        cls, first = _FIXED[key]
-        mapping = given if isinstance(given, Mapping) else {first: given}
-        return _make(cls, mapping, path)
-    if key in _CHOICES:
-        mapping = dict(given) if isinstance(given, Mapping) else {"name": given}
-        if "name" not in mapping:
-            raise SpecError(f"needs a name. {nearest('', _CHOICES[key])}", path)
-        name = mapping.pop("name")
-        if not isinstance(name, str) or name not in _CHOICES[key]:
-            raise SpecError(f"{name!r} is no {key}. {nearest(str(name), _CHOICES[key])}", path)
-        return _make(_CHOICES[key][name], mapping, path)
-    return _scalar(hint, given, path)
+def _choices(hint: Any) -> _Registered | None:
+    kind = next((k for k, protocol in _STRATEGIES.items() if hint == protocol), None)
+    return None if kind is None else _Registered(kind)
 
 
 def build_method(name: str, params: Mapping[str, Any]) -> Method:
@@ -385,14 +462,8 @@ def build_method(name: str, params: Mapping[str, Any]) -> Method:
     Raises:
         SpecError: the name or a parameter is unknown or does not fit; `path` says which.
     """
-    cls = _load("method", name)
-    known = _settable(cls)
-    for key in params:
-        if key not in known:
-            raise SpecError(
-                f"The method {name!r} has no parameter {key!r}. {nearest(key, known)}", (key,)
-            )
-    return cast(Method, _make(cast(type, cls), params, ()))
+    cls = cast(type, _load("method", name))
+    return cast(Method, make(cls, params, _choices, what=f"The method {name!r}"))
 
 
 def load_method(name: str, /, **params: Any) -> Method:
@@ -400,70 +471,83 @@ def load_method(name: str, /, **params: Any) -> Method:
     return build_method(name, params)
 
 
-def _plain(given: Any) -> Any:
-    """Turn a strategy into a plain mapping."""
-    if given is MISSING:
-        return None
-    if not is_dataclass(given):
-        return given
-    known = _settable(type(given))
-    mapping = {key: _plain(getattr(given, key)) for key in known}
-    for choices in _CHOICES.values():
-        for name, cls in choices.items():
-            if type(given) is cls and not isinstance(given, Tilted):
-                return {"name": name, **mapping}
-    return mapping
-
-
 def to_mapping(method: Method) -> dict[str, Any]:
     """Turn a method back into the mapping that builds it, with every default; its name comes first.
 
     Raises:
-        SpecError: the method is not registered.
+        SpecError: the method, or a strategy of it, is not registered.
     """
-    for name, point in _entries("method").items():
-        if point.value == f"{type(method).__module__}:{type(method).__qualname__}":
-            mapping = {key: _plain(getattr(method, key)) for key in _settable(type(method))}
-            if isinstance(getattr(method, "proposal", None), Tilted):
-                mapping["proposal"] = {"name": "tilted", **mapping["proposal"]}
-            return {"name": name, **mapping}
-    raise SpecError(
-        f"{type(method).__name__} is not a registered method. {nearest('', names('method'))}"
-    )
+    name = _Registered("method").name_of(type(method))
+    if name is None:
+        raise SpecError(
+            f"{type(method).__name__} is not a registered method. {nearest('', names('method'))}"
+        )
+    return {"name": name, **plain(method, _choices)}
 
 
-def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[str, Any]) -> Any:
-    """Call a factory after its signature has been compared with the parameters."""
-    known = inspect.signature(factory).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        for key in params:
-            if key not in known:
-                raise SpecError(
-                    f"The {kind} {name!r} has no parameter {key!r}. {nearest(key, known)}", (key,)
-                )
-    for key, p in known.items():
-        if (
-            p.default is p.empty
-            and key not in params
-            and p.kind
-            in (
-                p.POSITIONAL_OR_KEYWORD,
-                p.KEYWORD_ONLY,
-            )
-        ):
-            raise SpecError(f"The {kind} {name!r} needs the parameter {key!r}.", (key,))
+def strategies(method: Method) -> list[tuple[Kind, str]]:
+    """Return the kind and registered name of every strategy in a method, nested ones included."""
+    found: list[tuple[Kind, str]] = []
+
+    def look(part: Any) -> None:
+        for item in part if isinstance(part, tuple) else (part,):
+            if not is_dataclass(item):
+                continue
+            named = ((k, _Registered(k).name_of(type(item))) for k in _STRATEGIES)
+            found.extend((k, name) for k, name in named if name is not None)
+            for key in settable(cast(type, type(item))):
+                look(getattr(item, key))
+
+    look(method)
+    return found
+
+
+# rewards and models -------------------------------------------------------------------------------
+
+
+def _signature(what: str, factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters that users see: the name a factory is told is not theirs."""
     try:
-        return factory(**params)
+        known = dict(inspect.signature(factory).parameters)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{what} ({factory!r}) has no signature that Python can read.") from error
+    known.pop("registered", None)
+    return known
+
+
+def call(
+    what: str, factory: Callable[..., Any], params: Mapping[str, Any], registered: str | None = None
+) -> Any:
+    """Call a factory of a user or plugin after its signature has been compared with `params`.
+
+    A factory with a parameter `registered` is told the name it was found by.
+
+    Raises:
+        SpecError: a parameter is unknown or missing (`path` says which), or the factory fails.
+    """
+    known = _signature(what, factory)
+    asks = "registered" in inspect.signature(factory).parameters
+    told = {"registered": registered} if asks else {}
+    open_ = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for key in params:
+        if key not in known and (not open_ or key == "registered"):
+            raise SpecError(f"{what} has no parameter {key!r}. {nearest(key, known)}", (key,))
+    for key, p in known.items():
+        needed = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        if needed and key not in params:
+            raise SpecError(f"{what} needs the parameter {key!r}.", (key,))
+    try:
+        return factory(**params, **told)
     except ImportError as error:
-        raise SpecError(f"The {kind} {name!r} lacks a package. {error}") from error
+        raise SpecError(f"{what} lacks a package. {error}") from error
     except FileNotFoundError as error:
         cure = "" if error.errno is None else " Install the package again, or give its path."
-        raise SpecError(f"The {kind} {name!r} misses a file: {error}{cure}") from error
-    except Exception as error:
+        raise SpecError(f"{what} misses a file: {error}{cure}") from error
+    except (Exception, SystemExit) as error:
         # a plugin may fail in any way on values it did not expect; the cause stays attached
         given = ", ".join(f"{key}={reprlib.repr(value)}" for key, value in params.items())
         raise SpecError(
-            f"The {kind} {name!r} cannot be built from ({given}): {type(error).__name__}: {error}"
+            f"{what} cannot be built from ({given}): {type(error).__name__}: {error}"
         ) from error
 
 
@@ -473,7 +557,17 @@ def parameters(kind: Kind, name: str) -> list[str]:
     Raises:
         SpecError: the name is unknown, or what it needs is not installed.
     """
-    return list(inspect.signature(_load(kind, name)).parameters)
+    return list(_signature(f"The {kind} {name!r}", _load(kind, name)))
+
+
+def takers(kind: Kind, parameter: str) -> list[str]:
+    """Return the names of those that take a parameter; what cannot be loaded takes none."""
+    found = []
+    for name in names(kind):
+        with suppress(SpecError):
+            if parameter in parameters(kind, name):
+                found.append(name)
+    return found
 
 
 def draws_images(name: str) -> bool:
@@ -483,14 +577,13 @@ def draws_images(name: str) -> bool:
         SpecError: the name is unknown, or what it needs is not installed.
     """
     factory = _load("model", name)
-    signature = inspect.signature(factory)
-    made = signature.return_annotation
+    made = inspect.signature(factory).return_annotation
     if isinstance(made, str):
         made = vars(sys.modules[factory.__module__]).get(made)
     discrete = getattr(made, "discrete", None)
     if isinstance(discrete, bool):
         return not discrete
-    return bool({"prompt", "prompts"} & set(signature.parameters))
+    return bool({"prompt", "prompts"} & set(parameters("model", name)))
 
 
 def load_reward(name: str, /, **params: Any) -> Reward:
@@ -499,14 +592,14 @@ def load_reward(name: str, /, **params: Any) -> Reward:
     Raises:
         SpecError: the name or a parameter is unknown, or what it needs is not installed.
     """
-    made = _call("reward", name, _load("reward", name), params)
+    made = call(f"The reward {name!r}", _load("reward", name), params, name)
     if not isinstance(made, Reward):
         raise SpecError(f"The reward {name!r} made a {type(made).__name__}, not a Reward.")
     return made
 
 
 def load_model(
-    name: str,
+    name: str | Process,
     /,
     *,
     wild_type: str | None = None,
@@ -526,7 +619,9 @@ def load_model(
     steps: int | None = None,
     **params: Any,
 ) -> Model:
-    """Return a model by name; one of sequences has a design space.
+    """Return a `Model` of sequences, with its design space, or an `ImageModel`.
+
+    The model is named, or a process at hand, which takes no `params`.
 
     An image model takes `prompt` or `prompts` and what else its factory does, and none of the
     arguments about letters.
@@ -541,7 +636,9 @@ def load_model(
         SpecError: the name or a parameter is unknown, or does not fit the kind of model.
         ValueError: the constraints cannot be met, or leave nothing to design.
     """
-    factory = _load("model", name)
+    own = None
+    if not isinstance(name, str):
+        own, name = name, str(getattr(name, "name", type(name).__name__))
     letters = {
         "wild_type": wild_type,
         "design": design,
@@ -558,25 +655,24 @@ def load_model(
         "forbid": forbid,
         "net_charge": net_charge,
     }
-    if draws_images(name):
-        return _image_model(name, factory, letters, steps, params)
-    if wild_type is not None and "wild_type" in inspect.signature(factory).parameters:
+    if draws_images(name) if own is None else not own.discrete:
+        return _image_model(name, own, letters, steps, params)
+    if own is None and wild_type is not None and "wild_type" in parameters("model", name):
         params["wild_type"] = wild_type
-    process = _call("model", name, factory, params)
+    process = _process(name, own, params)
     if getattr(process, "discrete", True) is False:
         # a plugin whose signature does not tell
-        return _image_model(name, factory, letters, steps, params)
-    if not isinstance(process, MaskedProcess):
+        return _image_model(name, own, letters, steps, params)
+    if not isinstance(process, (MaskedProcess, UniformProcess)):
         raise SpecError(
             f"The model {name!r} is a {type(process).__name__}; sequence design needs a "
-            "MaskedProcess."
+            "MaskedProcess or a UniformProcess."
         )
-    wild_type = wild_type or process.wild_type
-    length = process.length
-    numbering = cast(Numbering | None, process.numbering) or Numbering.plain(length)
-    wanted = design
-    if wanted is None and process.keep:
-        kept = set(numbering.positions(process.keep, "keep"))
+    wild_type = wild_type or getattr(process, "wild_type", None)
+    length, numbering = process.length, _numbering(process)
+    wanted, keep = design, getattr(process, "keep", "")
+    if wanted is None and keep:
+        kept = set(numbering.positions(keep, "keep"))
         wanted = [numbering.name(i) for i in range(1, length + 1) if i not in kept]
     space = DesignSpace.build(
         process.alphabet,
@@ -601,12 +697,17 @@ def load_model(
             f"Nothing is left to design: all {length} positions are fixed. Free some with design, "
             "or fix fewer."
         )
-    process = replace(process, bias=_bias(bias, process.alphabet, numbering), blocks=space.blocks)
+    order = getattr(process, "order", None)
+    if isinstance(process, MaskedProcess):
+        weights = _bias(bias, process.alphabet, numbering)
+        process = replace(process, bias=weights, blocks=space.blocks)
+    elif bias:
+        raise ValueError(f"bias: {name!r} is a UniformProcess; bias is for masked models. Drop it.")
     # tied positions are revealed together, in one step
-    if steps is None and process.order == "random":
+    if steps is None and order == "random":
         steps = space.reveals
     if steps is not None:
-        if process.order == "random" and steps < space.reveals:
+        if order == "random" and steps < space.reveals:
             raise SpecError(
                 f"steps = {steps} is too few: order 'random' reveals one position per step and "
                 f"{space.reveals} are free. "
@@ -614,12 +715,28 @@ def load_model(
                 ("steps",),
             )
         process = replace(process, steps=steps)
-    return Model(name, process, space, card("model", name), dict(params))
+    return Model(name, process, space, card("model", name) if own is None else {}, dict(params))
+
+
+def _process(name: str, own: Process | None, params: Mapping[str, Any]) -> Any:
+    """Return the process at hand, or the one of a name."""
+    if own is None:
+        return call(f"The model {name!r}", _load("model", name), params, name)
+    if params:
+        key = next(iter(params))
+        raise SpecError(f"The process {name!r} is built: {key} is set where it is made.", (key,))
+    return own
+
+
+def _numbering(process: MaskedProcess | UniformProcess) -> Numbering:
+    """Return what the positions of a process are called."""
+    given: Numbering | None = getattr(process, "numbering", None)
+    return given or Numbering.plain(process.length)
 
 
 def _image_model(
     name: str,
-    factory: Callable[..., Any],
+    own: Process | None,
     letters: Mapping[str, Any],
     steps: int | None,
     params: Mapping[str, Any],
@@ -633,10 +750,10 @@ def _image_model(
             (wrong[0],),
         )
     given = dict(params) if steps is None else {**params, "steps": steps}
-    process = _call("model", name, factory, given)
+    process = _process(name, own, given)
     if getattr(process, "discrete", True) or not hasattr(process, "posterior"):
         raise SpecError(f"The model {name!r} made a {type(process).__name__}, no image process.")
-    return Model(name, process, None, card("model", name), given)
+    return Model(name, process, None, card("model", name) if own is None else {}, given)
 
 
 def _bias(

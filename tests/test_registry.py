@@ -1,13 +1,23 @@
+import json
+import os
 import re
-from dataclasses import fields
+import subprocess
+import sys
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import toy_plugin
+import yaml
 
 import seqalign as sa
-from seqalign import registry
-from seqalign.campaign.letters import Letters
-from seqalign.core.tempering import Adaptive
+from seqalign import build, registry
+from seqalign.build import settable
+from seqalign.campaign.islands import rehearse
+from seqalign.core.proposal import Base, Proposal, Tilted
+from seqalign.core.selection import Keep, OneChild, Resample, Selection, TopK
+from seqalign.core.tempering import Adaptive, Linear, Tempering
 from seqalign.core.value import PosteriorSample
 
 
@@ -41,6 +51,121 @@ def test_nested_fields_round_trip(name, params):
     mapping = registry.to_mapping(method)
     assert registry.build_method(mapping.pop("name"), mapping) == method
     assert method != registry.build_method(name, {})
+
+
+def varied(part):
+    """Return a dataclass with every plain number and flag of it, nested ones included, moved."""
+    moved = {}
+    for f in (f for f in fields(part) if f.init and f.repr):
+        now = getattr(part, f.name)
+        if is_dataclass(now):
+            moved[f.name] = varied(now)
+        elif isinstance(now, bool):
+            moved[f.name] = not now
+        elif isinstance(now, (int, float)):
+            moved[f.name] = now + 1 if isinstance(now, int) else 0.5 * now
+    return replace(part, **moved)
+
+
+def every_strategy(hint):
+    """Yield every registered strategy of an annotation, as it is and with all numbers moved."""
+    choices = registry._choices(hint)
+    for name in choices.names() if choices else ():
+        strategy = choices.load(name)()
+        yield from (strategy, varied(strategy))
+
+
+@pytest.mark.parametrize("name", registry.names("method"))
+def test_building_from_the_mapping_is_the_identity(name):
+    plain = registry.build_method(name, {})
+    methods = [plain, varied(plain)]
+    for key, hint in settable(type(plain)).items():
+        methods += [replace(plain, **{key: strategy}) for strategy in every_strategy(hint)]
+    for method in methods:
+        mapping = registry.to_mapping(method)
+        # as it is after a trip through a file
+        mapping = yaml.safe_load(yaml.safe_dump(mapping))
+        assert mapping.pop("name") == name
+        assert registry.build_method(name, mapping) == method
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 3
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Other:
+    rate: float
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Every shape of annotation that a field may have."""
+
+    needed: float
+    tempering: Tempering | None = None
+    proposal: Proposal | None = None
+    selection: Selection = Keep()
+    schedule: float | Tempering = 1.0
+    one: Inner | None = None
+    either: Inner | Other = Inner()
+    many: tuple[Tempering, ...] = ()
+    pair: tuple[int, Inner] = (1, Inner())
+    words: tuple[str, ...] | None = None
+    whole: int | None = None
+    mode: Literal["x", "y"] | None = None
+    ready: bool = False
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        Outer(0.5),
+        Outer(1.0, Adaptive(0.6), Tilted(scale=2.0), OneChild(then=Resample("systematic"))),
+        Outer(1.0, schedule=Linear(2.0), one=Inner(4, "b"), either=Other(0.1)),
+        Outer(1.0, many=(Linear(), Adaptive()), pair=(2, Inner(5)), words=("a", "b"), whole=7),
+        Outer(1.0, proposal=Base(), selection=TopK(), mode="y", ready=True, words=()),
+    ],
+)
+def test_any_dataclass_comes_back_from_its_plain_values(outer):
+    mapping = yaml.safe_load(yaml.safe_dump(build.plain(outer, registry._choices)))
+    assert build.make(Outer, mapping, registry._choices) == outer
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "words"),
+    [
+        ({}, ("needed",), "Outer needs 'needed'"),
+        ({"needed": 1, "one": {"sise": 3}}, ("one", "sise"), "Did you mean 'size'"),
+        ({"needed": 1, "one": {"size": 1.5}}, ("one", "size"), "a whole number"),
+        ({"needed": 1, "one": {"kind": "c"}}, ("one", "kind"), "Known: a, b"),
+        ({"needed": 1, "either": {"rate": 3}}, ("either",), "needs a name. Known: Inner, Other"),
+        ({"needed": 1, "schedule": True}, ("schedule",), "True is no tempering"),
+        ({"needed": 1, "many": ["linear", 3]}, ("many", 1), "3 is no tempering"),
+        ({"needed": 1, "many": "linear"}, ("many",), "does not fit"),
+        ({"needed": 1, "pair": [1]}, ("pair",), "give 2 values"),
+        ({"needed": 1, "tempering": {"name": ["linear"]}}, ("tempering",), "is no tempering"),
+        ({"needed": None}, ("needed",), "None does not fit: give a number"),
+        ({"needed": 1, "ready": 1}, ("ready",), "true or false"),
+    ],
+)
+def test_wrong_plain_values_say_where_and_what(given, path, words):
+    with pytest.raises(registry.SpecError, match=re.escape(words)) as caught:
+        build.make(Outer, given, registry._choices)
+    assert caught.value.path == path
+
+
+def test_an_unregistered_strategy_has_no_mapping():
+    @dataclass(frozen=True)
+    class Mine(Linear):
+        pass
+
+    method = sa.load_method("smc", tempering=Mine())
+    assert method.tempering == Mine()
+    with pytest.raises(registry.SpecError, match=r"Mine is no registered tempering.*temperings"):
+        registry.to_mapping(method)
 
 
 def test_short_and_long_forms_agree():
@@ -118,9 +243,9 @@ def test_a_rehearsal_counts_exactly(plugin):
         method = sa.load_method(name)
         if "discrete" not in getattr(method, "kinds", ("discrete", "continuous")):
             with pytest.raises(TypeError, match="continuous"):
-                Letters().rehearse(method, model, reward, 2)
+                rehearse(method, model, reward)
             continue
-        counted = Letters().rehearse(method, model, reward, 2)
+        counted = rehearse(method, model, reward)
         result = sa.sample(model, reward, name, particles=6, alpha=1.0, seed=1)
         assert result.samples.network_calls == counted.network * 6, name
         assert result.samples.reward_calls == counted.reward * 6, name
@@ -164,3 +289,120 @@ def test_commands_become_rewards(plugin, tmp_path):
     reward = sa.reward.command(f"{script} {{fasta}}")
     designs = sa.Designs.of(["MKK", "MMM"], sa.PROTEIN)
     assert reward(designs).tolist() == [[2.0, 0.0]]
+
+
+# plugins that fail --------------------------------------------------------------------------------
+
+BAD = {
+    "raises.py": "raise RuntimeError('no license\\nfor today')",
+    "leaves.py": "import sys\nsys.exit(0)",
+    "three.py": "F = 3",
+    "heavy.py": "import a_package_that_is_not_there",
+    "broken/__init__.py": "1 / 0",
+    "broken/part.py": "",
+    "mine.py": """
+from seqalign.core.callables import function
+
+def charge():
+    return function(lambda s: [99.0] * len(s), "charge")
+
+class Bare:
+    alpha = 1.0
+""",
+}
+BAD_POINTS = """[seqalign.rewards]
+raises = raises:make
+leaves = leaves:make
+three = three:F
+absent = mine:nothing
+heavy = heavy:make
+parent = broken.part:make
+charge = mine:charge
+good = mine:charge
+
+[seqalign.models]
+left = leaves:make
+
+[seqalign.methods]
+das = mine:Bare
+bare = mine:Bare
+"""
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bad")
+    for name, code in BAD.items():
+        path = root / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    info = root / "site" / "bad_lab-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-lab\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(BAD_POINTS)
+    return root
+
+
+def seqalign(bad: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {
+        "PYTHONPATH": f"{bad / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    }
+    command = [sys.executable, "-m", "seqalign.cli.main", *map(str, arguments)]
+    return subprocess.run(command, cwd=bad, env=env, capture_output=True, text=True)
+
+
+ENDS = {
+    "raises": "cannot be imported: RuntimeError: no license for today.",
+    "leaves": "cannot be imported: its module calls sys.exit(0).",
+    "three": "(three:F) is a int; a reward is a class or a function.",
+    "absent": "(mine:nothing) is not there: mine has no 'nothing'.",
+    "heavy": "Install what provides 'a_package_that_is_not_there'",
+    "parent": "cannot be imported: ZeroDivisionError: division by zero.",
+}
+
+
+def test_a_plugin_that_fails_is_named_in_one_sentence(bad):
+    path = bad / "c.yaml"
+    text = (
+        "version: 1\nname: c\nmodel: {name: pdz-mini}\nrewards: {a: {oracle: ORACLE}}\n"
+        "sampler: {name: smc}\n"
+    )
+    for name in ("leaves", "raises"):
+        path.write_text(text.replace("ORACLE", name))
+        done = seqalign(bad, "check", path)
+        assert done.returncode == 2, done
+        assert done.stderr.count("error:") == len(done.stderr.splitlines()) == 1
+        assert (
+            f"c.yaml:4: rewards.a.oracle: The reward {name!r} of package 'bad-lab'" in done.stderr
+        )
+        assert ENDS[name] in done.stderr
+
+
+def test_doctor_lists_what_fails_and_what_is_not_used(bad):
+    done = seqalign(bad, "doctor", "--json")
+    assert done.returncode == 4, done
+    problems = json.loads(done.stdout)["problems"]
+    for name, end in ENDS.items():
+        (said,) = [p for p in problems if f"{name!r} of package 'bad-lab'" in p]
+        assert end in said
+    assert any(p.startswith("The model 'left' of package 'bad-lab'") for p in problems)
+    assert any("'bare'" in p and "a method is a frozen dataclass" in p for p in problems)
+    for name in ("charge", "das"):
+        (said,) = [p for p in problems if f"is not used as {name!r}" in p]
+        assert "belongs to 'seqalign'" in said
+    assert len(problems) == len(ENDS) + 4
+
+
+def test_the_others_work_and_no_name_is_taken(bad, monkeypatch):
+    monkeypatch.syspath_prepend(str(bad / "site"))
+    for name in ENDS:
+        with pytest.raises(registry.SpecError, match="of package 'bad-lab'"):
+            sa.load_reward(name)
+    assert "bad-lab" in registry.describe("reward", "parent"), "a card does not import it either"
+    assert sa.load_reward("good")(sa.Designs.of(["MK"], sa.PROTEIN)).item() == 99.0
+    with pytest.warns(UserWarning, match="is not used as 'charge'"):
+        assert sa.load_reward("charge")(sa.Designs.of(["MK"], sa.PROTEIN)).item() < 2
+    with pytest.warns(UserWarning, match="is not used as 'das'"):
+        assert sa.load_method("das").consistent
+    assert "emoji-mini" not in registry.takers("model", "structure")
+    assert "proteinmpnn" in registry.takers("model", "structure")

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
+from seqalign.campaign.inputs import own_process
 from seqalign.campaign.media import medium_of
 from seqalign.campaign.medium import Arm, Loaded, Medium, Plan, Rehearsal
 from seqalign.campaign.schema import Campaign
 from seqalign.campaign.select import check_select
-from seqalign.campaign.terms import Term, identity, load_term
+from seqalign.campaign.terms import Term, load_term, origin
 from seqalign.campaign.yaml import Source
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward, RewardError, Sum, evaluate
@@ -25,7 +26,6 @@ from seqalign.registry import (
     Model,
     SpecError,
     build_method,
-    card_id,
     entry,
     names,
     nearest,
@@ -43,7 +43,8 @@ def check(campaign: Campaign, source: Source) -> Plan:
     """
     _names(campaign, source)
     try:
-        medium = medium_of(campaign.model.name)
+        own = own_process(campaign, source)
+        medium = medium_of(campaign.model.name, own)
     except SpecError as error:
         raise source.error(("model", "name"), str(error)) from error
     check_select(campaign, source, medium)
@@ -52,7 +53,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
         method = build_method(sampler.name, sampler.model_extra or {})
     except SpecError as error:
         raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
-    loaded = medium.load(campaign, source)
+    loaded = medium.load(campaign, source, own)
     model = loaded.model
     replicates, islands = _islands(campaign, source, model)
     terms = tuple(
@@ -194,8 +195,13 @@ def _resolved(
             "islands": islands,
             "sampler": to_mapping(arms[0].method),
             "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
-            "model": card_id("model", campaign.model.name),
-            "rewards": {t.label: identity(t.spec, source) for t in terms},
+            "model": origin("model", campaign.model.name, campaign.model.python, source),
+            "rewards": {
+                t.label: {"command": t.spec.command}
+                if t.spec.command is not None
+                else origin("reward", t.spec.oracle, t.spec.python, source)
+                for t in terms
+            },
         },
     }
 

@@ -38,7 +38,7 @@ from seqalign.core.gaussian import GaussianProcess
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward, Wrapper, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
-from seqalign.core.process import Designs
+from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.pictures import contact_sheet, png, read_png
 from seqalign.registry import Model
@@ -414,9 +414,9 @@ class Images:
 
     # before a run ---------------------------------------------------------------------------------
 
-    def load(self, campaign: Campaign, source: Source) -> Loaded:
+    def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
         """Build the model of a campaign, with its prompts."""
-        loaded = load_images(campaign, source)
+        loaded = load_images(campaign, source, own)
         x = self.probe(loaded.model)[0].x
         if x.dim() != 5 or x.shape[2] not in (1, 3):
             raise source.error(

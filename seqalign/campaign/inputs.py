@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from seqalign.campaign.medium import Loaded
+from seqalign.campaign.python import build_object, load_object
 from seqalign.campaign.schema import Campaign, ConstraintSpec, DesignSpec, ResidueSpec
 from seqalign.campaign.yaml import KeyPath, Source
+from seqalign.core.process import Process
 from seqalign.files.mpnn import import_options
 from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
@@ -18,11 +20,11 @@ from seqalign.registry import (
     Model,
     SpecError,
     load_model,
-    names,
     parameters,
+    takers,
 )
 
-__all__ = ["load_images", "load_letters"]
+__all__ = ["load_images", "load_letters", "own_process"]
 
 
 def _wild_type(campaign: Campaign, source: Source) -> tuple[str | None, str | None]:
@@ -101,8 +103,40 @@ def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, st
     return structure, _file_hash(file)
 
 
+def own_process(campaign: Campaign, source: Source) -> Process | None:
+    """Return the process in a user's file, made with the model's parameters; None by name."""
+    spec, path = campaign.model, ("model", "python")
+    if spec.python is None:
+        return None
+    found = load_object(spec.python, source, path)
+    if isinstance(found, type) or not hasattr(found, "posterior"):
+        if not callable(found):
+            raise source.error(
+                path, f"{spec.python} is {found!r}: give a process, or what makes it."
+            )
+        params = spec.model_extra or {}
+        found = build_object(f"The model {spec.python}", found, params, source, ("model",))
+    elif spec.model_extra:
+        key = next(iter(spec.model_extra))
+        raise source.error(
+            ("model", key), f"{spec.python} is built; only what makes it takes {key}."
+        )
+    missing = [a for a in ("posterior", "transition", "decode") if not hasattr(found, a)]
+    if missing:
+        raise source.error(
+            path, f"{spec.python} gives a {type(found).__name__}, no process: no {missing[0]}."
+        )
+    process: Process = found
+    return process
+
+
+def _takes(campaign: Campaign) -> list[str]:
+    """Return the parameters of a model that an input may go to; a user's own takes none."""
+    return parameters("model", campaign.model.name) if campaign.model.python is None else []
+
+
 def _load_space(
-    campaign: Campaign, source: Source, structure: Structure | None
+    campaign: Campaign, source: Source, structure: Structure | None, own: Process | None = None
 ) -> tuple[Model, str | None]:
     spec = campaign.model
     params = dict(spec.model_extra or {})
@@ -121,15 +155,15 @@ def _load_space(
                 f"the model {spec.name!r} designs sequences and reads no prompts. Remove the key, "
                 "or choose an image model.",
             )
+    params = params if own is None else {}
     wild, digest = _wild_type(campaign, source)
-    takes = parameters("model", spec.name)
+    takes = _takes(campaign)
     if structure is not None:
         if "structure" not in takes:
-            able = [n for n in names("model") if "structure" in parameters("model", n)]
             raise source.error(
                 ("model", "name"),
                 f"the model {spec.name!r} does not look at a structure, and input.structure gives "
-                f"one. Models that do: {', '.join(able)}.",
+                f"one. Models that do: {', '.join(takers('model', 'structure'))}.",
             )
         params["structure"] = structure
     elif "structure" in takes:
@@ -159,7 +193,7 @@ def _load_space(
         residues[key] = ResidueSpec(**item)
     try:
         model = load_model(
-            spec.name,
+            own or spec.name,
             wild_type=wild,
             design=_text(campaign.design.residues),
             fix=fix if isinstance(fix, dict) else _text(fix),
@@ -226,7 +260,9 @@ def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str 
     return given, digest
 
 
-def _load_images(campaign: Campaign, source: Source) -> tuple[Model, str | None]:
+def _load_images(
+    campaign: Campaign, source: Source, own: Process | None = None
+) -> tuple[Model, str | None]:
     """Return the model of an image campaign, and the hash of the file of prompts."""
     spec, asked = campaign.model, campaign.input
     said: list[tuple[KeyPath, bool]] = [
@@ -249,7 +285,8 @@ def _load_images(campaign: Campaign, source: Source) -> tuple[Model, str | None]
         if key in params:
             other = "negative_prompt" if key == "negative_prompt" else "prompts"
             raise source.error(("model", key), f"this does not belong here; write input.{other}.")
-    takes = parameters("model", spec.name)
+    params = params if own is None else {}
+    takes = _takes(campaign)
     prompts, digest = _prompts(campaign, source)
     if "prompts" in takes:
         if prompts is None:
@@ -277,7 +314,7 @@ def _load_images(campaign: Campaign, source: Source) -> tuple[Model, str | None]
             ("model", "device"), f"{spec.name!r} runs on the CPU; choose 'auto' or 'cpu'."
         )
     try:
-        model = load_model(spec.name, steps=spec.steps, **params)
+        model = load_model(own or spec.name, steps=spec.steps, **params)
     except SpecError as error:
         where = error.path or ("name",)
         at = ("input", *where) if where[0] in ("prompts", "negative_prompt") else ("model", *where)
@@ -352,14 +389,14 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def load_letters(campaign: Campaign, source: Source) -> Loaded:
+def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
     """Return the model of a sequence campaign, with its backbone if it has one."""
     structure, backbone = _structure(campaign, source)
-    model, wild_type = _load_space(campaign, source, structure)
+    model, wild_type = _load_space(campaign, source, structure, own)
     return Loaded(model, structure, {"input_sha256": wild_type, "structure_sha256": backbone})
 
 
-def load_images(campaign: Campaign, source: Source) -> Loaded:
+def load_images(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
     """Return the model of an image campaign, with its prompts."""
-    model, prompts = _load_images(campaign, source)
+    model, prompts = _load_images(campaign, source, own)
     return Loaded(model, None, {"input_sha256": prompts, "structure_sha256": None})

@@ -33,10 +33,12 @@ from seqalign.campaign.schema import Campaign, ConstraintSpec, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.yaml import Source
+from seqalign.core.discrete import MaskedProcess
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
-from seqalign.core.process import Designs
+from seqalign.core.process import Designs, Process
+from seqalign.core.streams import Streams
 from seqalign.files.numbering import mutations
 from seqalign.files.sheet import Layout, Sheet
 from seqalign.registry import Model
@@ -262,9 +264,9 @@ class Letters:
 
     # before a run ---------------------------------------------------------------------------------
 
-    def load(self, campaign: Campaign, source: Source) -> Loaded:
+    def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
         """Build the model of a campaign, and its design space."""
-        loaded = load_letters(campaign, source)
+        loaded = load_letters(campaign, source, own)
         if loaded.model.wild_type is None:
             asked = (*campaign.select.filters, campaign.select.rank_by)
             used = [t for t in asked if re.match(r"-?(n_mut|seq_recovery)", t)]
@@ -319,18 +321,23 @@ class Letters:
 
     def beside(self, plan: Plan) -> Mapping[str, int]:
         """Return the network calls of a calibration and of the log-likelihoods."""
-        space = space_of(plan.model)
-        calls = {"evaluation": (plan.drawn + 1) * PRIOR_ORDERS * space.free}
+        calls = {}
         if open_zscores(plan.objective):
             islands, designs = references(plan.model)
-            return {"calibration": islands * designs * space.reveals} | calls
+            calls["calibration"] = islands * designs * plan.model.calls
+        if isinstance(plan.model.process, MaskedProcess):
+            # the wild type has one, too
+            free = space_of(plan.model).free
+            calls["evaluation"] = (plan.drawn + 1) * PRIOR_ORDERS * free
         return calls
 
     def cost(self, plan: Plan) -> Cost:
         """Time one small network call with its look-ahead, and one call of each reward."""
         space, process = space_of(plan.model), cast(Any, plan.model.process)
         n = min(plan.arms[0].particles, 16)
-        x = space.start(torch.full((1, n, space.length), space.alphabet.mask))
+        x = process.prior((1, n), Streams(0, (0,)))
+        if isinstance(process, MaskedProcess):
+            x = space.start(x)
         laps = []
         with torch.no_grad():
             for _ in range(3):

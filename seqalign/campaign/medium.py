@@ -22,7 +22,7 @@ from seqalign.campaign.yaml import Source
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Samples
-from seqalign.core.process import Designs
+from seqalign.core.process import Designs, Process
 from seqalign.files.structure import Structure
 from seqalign.registry import Model
 
@@ -158,8 +158,8 @@ class Medium(Protocol):
 
     # before a run
 
-    def load(self, campaign: Campaign, source: Source) -> Loaded:
-        """Build the model of a campaign.
+    def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
+        """Build the model of a campaign, around a process of the user's if there is one.
 
         Raises:
             CampaignError: the input does not fit; the message names the key.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqalign.core.discrete import MaskedProcess
+from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.streams import Streams
 
 __all__ = [
@@ -178,7 +178,7 @@ def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prior_log_likelihood(
-    process: MaskedProcess,
+    process: MaskedProcess | UniformProcess,
     x: Tensor,
     free: Sequence[int],
     *,
@@ -191,11 +191,13 @@ def prior_log_likelihood(
     Given all other positions: the mean over `orders` random orders of the log-probability of
     revealing the letters one by one (any-order autoregression). All designs share the orders, which
     depend on the seed alone, so that differences are fair. At most n · orders · len(free) network
-    calls, reported to `observe` as they happen.
+    calls, reported to `observe` as they happen. A uniform process knows no such thing: NaN.
 
     References:
         Hoogeboom et al., "Autoregressive diffusion models", ICLR 2022, arXiv 2110.02037, eq. 4.
     """
+    if not isinstance(process, MaskedProcess):
+        return torch.full((len(x),), torch.nan, dtype=torch.float64)
     index = torch.tensor(list(free), dtype=torch.int64)
     rng = Streams(seed, (0,)).at("prior_log_likelihood")
     keys = rng.uniform((1, orders, len(index)))[0]

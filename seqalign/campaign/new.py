@@ -12,7 +12,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -20,7 +20,16 @@ from seqalign import weights
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import LETTERS, Structure, read_structure
 from seqalign.files.text import read_fasta
-from seqalign.registry import Model, SpecError, draws_images, entry, load_model, names, parameters
+from seqalign.registry import (
+    Model,
+    SpecError,
+    draws_images,
+    entry,
+    load_model,
+    names,
+    parameters,
+    takers,
+)
 from seqalign.space.space import CHARGE
 
 __all__ = ["Draft", "new"]
@@ -166,10 +175,9 @@ def _notes(model: str) -> list[str]:
 
 def _of_structure(file: Path, model: str) -> _Given:
     if "structure" not in parameters("model", model):
-        able = [n for n in names("model") if "structure" in parameters("model", n)]
         raise SpecError(
             f"The model {model!r} does not look at a structure, and {file} is one. Models that "
-            f"do: {', '.join(able)}."
+            f"do: {', '.join(takers('model', 'structure'))}."
         )
     structure = read_structure(file)
     numbering, letters = structure.known_numbering, structure.wild_type
@@ -234,8 +242,7 @@ def _of_sequence(file: Path, model: str | None) -> _Given:
                 f"The model {model!r} knows one construct of {len(home or '')} residues, and the "
                 f"{len(letters)} of {file} are another sequence. Leave --model out, or take esm2."
             )
-        process = cast(Any, _loaded(model).process)
-        kept = set(numbering.positions(process.keep, "keep"))
+        kept = set(numbering.positions(getattr(_loaded(model).process, "keep", ""), "keep"))
     free = [i for i in range(1, len(letters) + 1) if i not in kept]
     about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1", *_ruler(letters)]
     if kept:

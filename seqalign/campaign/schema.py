@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seqalign.core.callables import OnFailure
 
@@ -76,11 +76,22 @@ class ConstraintSpec(_Strict):
 
 
 class ModelSpec(_Open):
-    """A model by name; what is not listed goes to the model."""
+    """A model by name, or a process in a file; what is not listed goes to the model."""
 
     name: str
+    python: str | None = None
     steps: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """Call a process of a file by its place there."""
+        if not isinstance(given, dict) or not isinstance(given.get("python"), str):
+            return given
+        if given.get("name", given["python"]) != given["python"]:
+            raise ValueError("give one of name and python, not both")
+        return {**given, "name": given["python"]}
 
 
 class RewardSpec(_Strict):

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from seqalign.campaign.python import build_object, load_object
 from seqalign.campaign.schema import RewardSpec
 from seqalign.campaign.yaml import KeyPath, Source
-from seqalign.core.callables import Command, OnFailure, function
+from seqalign.core.callables import Command, OnFailure, as_reward
 from seqalign.core.objective import Reward, RewardError, Wrapper
 from seqalign.core.process import Designs
 from seqalign.core.wrappers import Cached
@@ -24,11 +24,10 @@ from seqalign.registry import (
     card_id,
     load_reward,
     names,
-    nearest,
     parameters,
 )
 
-__all__ = ["Term", "identity", "load_term"]
+__all__ = ["Term", "load_term", "origin"]
 
 
 class _Oracle(Wrapper):
@@ -100,30 +99,22 @@ _RESERVED = (
 )
 
 
-def _python(text: str, source: Source, path: KeyPath) -> Callable[[Any], Any]:
-    file, colon, name = text.rpartition(":")
-    target = source.folder / file
-    if not colon or not file or not name:
-        raise source.error(path, f"{text!r}: write FILE.py:FUNCTION.")
-    if not target.is_file():
+def _python(label: str, spec: RewardSpec, source: Source) -> Reward:
+    """Return what `python: FILE.py:NAME` names: a Reward, an object of its class, or a function."""
+    path: KeyPath = ("rewards", label)
+    text, params = str(spec.python), dict(spec.params)
+    found = load_object(text, source, (*path, "python"))
+    if isinstance(found, type) and issubclass(found, Reward):
+        found = build_object(f"The reward {text}", found, params, source, (*path, "params"))
+    elif params:
         raise source.error(
-            path, f"{text!r}: there is no file {target}. Paths start from the campaign's folder."
+            (*path, "params"),
+            f"an oracle or a class takes params, and {text} is none. Remove them.",
         )
-    spec = importlib.util.spec_from_file_location(f"seqalign_user_{target.stem}", target)
-    if spec is None or spec.loader is None:
-        raise source.error(path, f"{text!r} is not a Python file; write FILE.py:FUNCTION.")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise source.error(
-            path, f"{target} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        known = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-        raise source.error(path, f"{target} has no function {name!r}. {nearest(name, known)}")
-    return found  # type: ignore[no-any-return]
+        return as_reward(found, label)
+    except TypeError as error:
+        raise source.error((*path, "python"), f"{text}: {error}") from error
 
 
 def load_term(
@@ -163,10 +154,10 @@ def load_term(
         except SpecError as error:
             at = (*path, "params", *error.path) if error.path else (*path, "oracle")
             raise source.error(at, str(error)) from error
-    elif spec.params:
-        raise source.error((*path, "params"), "only an oracle takes params. Remove them.")
     elif spec.python is not None:
-        inner = function(_python(spec.python, source, (*path, "python")), label)
+        inner = _python(label, spec, source)
+    elif spec.params:
+        raise source.error((*path, "params"), "a command takes no params. Remove them.")
     elif not recurs:
         raise source.error(
             (*path, "command"),
@@ -204,11 +195,12 @@ def load_term(
     return Term(label, raw, scaled, spec)
 
 
-def identity(spec: RewardSpec, source: Source) -> Mapping[str, str | None]:
-    """Return what tells one reward from another with the same options."""
-    if spec.oracle is not None:
-        return card_id("reward", spec.oracle)
-    if spec.python is not None:
-        file = source.folder / spec.python.rpartition(":")[0]
-        return {"python": spec.python, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    return {"command": spec.command}
+def origin(
+    kind: Literal["reward", "model"], name: str | None, python: str | None, source: Source
+) -> Mapping[str, str]:
+    """Return what a run folder says of where a reward or model comes from."""
+    if name is None or python is not None:
+        assert python is not None
+        code = (source.folder / python.rpartition(":")[0]).read_bytes()
+        return {"python": python, "sha256": hashlib.sha256(code).hexdigest()}
+    return card_id(kind, name)

@@ -257,44 +257,45 @@ def cite(
     library = yaml.safe_load(
         files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
     )
-    try:
-        images = registry.draws_images(campaign.model.name)
-    except registry.SpecError as error:
-        raise source.error(("model", "name"), str(error)) from error
-    found: list[str] = list(library["always"])
-    for part in ("gaussian", "vendi") if images else ("masked", "prior"):
-        found += library["parts"][part]
-    used = [campaign.sampler.name, *campaign.baselines]
-    for name in used:
-        found += library["methods"].get(name, [])
-    try:
-        method = registry.build_method(campaign.sampler.name, campaign.sampler.model_extra or {})
-    except registry.SpecError as error:
-        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
-    rule = registry.to_mapping(method)
-    if rule.get("resample", {}).get("scheme") == "ssp":
-        found += library["parts"]["ssp"]
-    if rule.get("tempering", {}).get("name") == "adaptive":
-        found += library["parts"]["adaptive"]
-    loose = []
-    cards: list[tuple[registry.Kind, str, tuple[str, ...]]] = [
-        ("model", campaign.model.name, ("model", "name"))
-    ]
+    sampler, model = campaign.sampler, campaign.model
+    parts: list[tuple[registry.Kind, str, tuple[str, ...]]] = []
+    images = False
+    if model.python is None:
+        parts.append(("model", model.name, ("model", "name")))
+        try:
+            images = registry.draws_images(model.name)
+        except registry.SpecError as error:
+            raise source.error(("model", "name"), str(error)) from error
     for label, spec in campaign.rewards.items():
         if spec.oracle is not None:
-            cards.append(("reward", spec.oracle, ("rewards", label, "oracle")))
-    for kind, name, where in cards:
+            parts.append(("reward", spec.oracle, ("rewards", label, "oracle")))
+    try:
+        method = registry.build_method(sampler.name, sampler.model_extra or {})
+    except registry.SpecError as error:
+        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
+    used = [n for n in (sampler.name, *campaign.baselines) if n != "unguided"]
+    parts += [("method", name, ("baselines",)) for name in used]
+    parts += [(kind, name, ("sampler",)) for kind, name in registry.strategies(method)]
+    found: list[str] = list(library["always"])
+    if model.python is None:
+        for part in ("gaussian", "vendi") if images else ("masked", "prior"):
+            found += library["parts"][part]
+    if registry.to_mapping(method).get("resample", {}).get("scheme") == "ssp":
+        found += library["parts"]["ssp"]
+    loose = []
+    for kind, name, where in parts:
+        known = library.get(f"{kind}s", {})
         try:
-            data = registry.card(kind, name)
+            # what the package brings itself is in the library, where a docstring has no BibTeX
+            own = kind not in ("reward", "model") and registry.package(kind, name) == "seqalign"
+            given = known.get(name, []) if own else registry.references(kind, name)
         except registry.SpecError as error:
             raise source.error(where, str(error)) from error
-        for key in ("bibtex", "references", "paper", "citation"):
-            given = data.get(key) or []
-            for text in [given] if isinstance(given, str) else given:
-                if str(text).lstrip().startswith("@"):
-                    found.append(str(text))
-                else:
-                    loose.append(f"% {kind} {name}: {' '.join(str(text).split())}")
+        for text in given:
+            if text.lstrip().startswith("@"):
+                found.append(text)
+            else:
+                loose.append(f"% {kind} {name}: {' '.join(text.split())}")
     # a paper that several parts rest on is cited once, by its BibTeX key
     unique = {re.sub(r"^@\w+\{([^,]+),.*", r"\1", text.strip(), flags=re.S): text for text in found}
     typer.echo("\n\n".join(text.strip() for text in unique.values()))
@@ -331,14 +332,7 @@ def doctor(as_json: Json = False) -> None:
             "Keep one per environment: "
             f"pip uninstall esm (EvolutionaryScale) if you use ESM-2 or ESM-IF through fair-esm."
         )
-    broken = {}
-    for kind in ("reward", "model", "method"):
-        for name in registry.names(kind):
-            try:
-                registry.entry(kind, name).load()
-            except Exception as error:
-                broken[f"{kind} {name}"] = f"{type(error).__name__}: {error}"
-    problems += [f"{what} cannot be loaded ({why})" for what, why in broken.items()]
+    problems += registry.problems()
     devices = ["cpu"]
     if torch.cuda.is_available():
         devices += [
@@ -356,7 +350,7 @@ def doctor(as_json: Json = False) -> None:
         else os.cpu_count(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
         "esm": owners or ["nothing"],
-        "found": {f"{k}s": len(registry.names(k)) for k in ("reward", "model", "method")},
+        "found": {f"{k}s": len(registry.names(k)) for k in registry.KINDS},
         "problems": problems,
     }
     if as_json:

@@ -357,7 +357,9 @@ def side_by_side(found: Comparison) -> Table:
 
 def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
     """Say what rewards and samplers there are, and what they cost."""
-    say("\nRewards")
+    spec = plan.campaign.model
+    about = registry.describe("model", spec.name) if spec.python is None else "your own process"
+    say(f"\nModel\n  {spec.name}: {about}\n\nRewards")
     for t in plan.terms:
         c = (
             registry.describe("reward", t.spec.oracle)
@@ -387,10 +389,10 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
     )
 
 
-def _flow(rule: Any) -> str:
-    if isinstance(rule, Mapping):
-        return ", ".join(
-            f"{k}: {{{_flow(v)}}}" if isinstance(v, Mapping) else f"{k}: {v}"
-            for k, v in rule.items()
-        )
-    return str(rule)
+def _flow(rule: Any, inside: bool = False) -> str:
+    if isinstance(rule, list):
+        return f"[{', '.join(_flow(item, True) for item in rule)}]"
+    if not isinstance(rule, Mapping):
+        return str(rule)
+    text = ", ".join(f"{k}: {_flow(v, True)}" for k, v in rule.items())
+    return f"{{{text}}}" if inside else text

@@ -139,8 +139,8 @@ def function(
     )
 
 
-def as_reward(given: Reward | Callable[[Any], Any]) -> Reward:
-    """Return a reward as it is, and any other function of sequences as one.
+def as_reward(given: Reward | Callable[[Any], Any], name: str | None = None) -> Reward:
+    """Return a reward as it is, and any other function of sequences as one, under a name.
 
     Raises:
         TypeError: it is neither, or a class.
@@ -153,4 +153,4 @@ def as_reward(given: Reward | Callable[[Any], Any]) -> Reward:
             f"{what} is no reward: give a Reward, or a function from a list of sequences (a tensor "
             "of continuous designs) to one number per design."
         )
-    return function(given)
+    return function(given, name)

@@ -208,7 +208,7 @@ class Visit:
             value = value.detach()
             if through == "posterior":
                 score = process.lift(score, guide)
-            score = score.detach().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            score = score.detach().contiguous().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         # the slope's value is the particle's own if both are the mean of the same posterior
         same = through == "posterior" or (through == "network" and self.space is None)
         fused = same and isinstance(self.value, PosteriorMean)
