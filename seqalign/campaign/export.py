@@ -6,9 +6,9 @@ package ships one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from seqalign.campaign.store import RunFolder
 from seqalign.files.text import fasta, to_csv, write_atomic
@@ -58,12 +58,12 @@ def export(
         raise ValueError("--control is a well of a plate. Say --plate 96 too.")
     if not folder.path.is_dir():
         raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
-    summary = folder.read_json("summary.json")
+    summary = folder.summary()
     config = folder.read_config()
     rows = folder.read_csv("designs.csv")
     if not rows:
         raise ValueError(
-            f"{folder.path} kept no design: all {summary['rejected']} were rejected, "
+            f"{folder.path} kept no design: all {summary.rejected} were rejected, "
             "rejected.csv says why. Loosen the filters with seqalign select."
         )
     rows = rows[:top]
@@ -81,7 +81,6 @@ def export(
         records = ((row["id"], _joined(row["sequence"], sizes)) for row in rows)
         written[out / "designs.fasta"] = fasta(records)
     if as_csv:
-        labels = [*summary["guides"], *summary["finals"], *summary["holdouts"]]
         wanted = [
             "id",
             "prompt",
@@ -90,7 +89,7 @@ def export(
             "mutations",
             "n_mut",
             "seq_recovery",
-            *labels,
+            *summary.labels,
             "total",
         ]
         columns = [c for c in wanted if c in rows[0]]
@@ -118,8 +117,8 @@ def _joined(sequence: str, sizes: Sequence[int]) -> str:
 
 
 def _plates(
-    rows: Sequence[dict[str, str]], plate: Wells, wild: str | None
-) -> Iterator[list[dict[str, Any]]]:
+    rows: Sequence[Mapping[str, str]], plate: Wells, wild: str | None
+) -> Iterator[list[dict[str, str]]]:
     """Yield the lines of one plate after another; the last well is the control's, if there is."""
     places = wells(plate)
     room = places[:-1] if wild is not None else places

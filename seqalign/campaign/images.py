@@ -28,6 +28,8 @@ from seqalign.campaign.metrics import (
     weighted_mean,
 )
 from seqalign.campaign.rehearsal import rehearse
+from seqalign.campaign.report.images import figures
+from seqalign.campaign.report.parts import Figures, Run
 from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Line, Paired, Row, Spread, Summary, Versus
@@ -621,6 +623,10 @@ class Images:
         if any(arm for line in gallery for arm in line.arms.values()):
             folder.write("contact-sheet.png", _sheet(folder, gallery, labels))
         return replace(summary, gallery=gallery)
+
+    def figures(self, run: Run) -> Figures:
+        """Draw rewards prompt by prompt and altogether."""
+        return figures(run)
 
 
 def _but(arms: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from seqalign.campaign.metrics import (
     weighted_mean,
 )
 from seqalign.campaign.rehearsal import rehearse
+from seqalign.campaign.report.letters import figures
+from seqalign.campaign.report.parts import Figures, Run
 from seqalign.campaign.schema import Campaign, ConstraintSpec, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
@@ -460,3 +462,7 @@ class Letters:
         assert summary.fasta is not None
         folder.write("designs.fasta", summary.fasta.fasta(kept))
         return summary
+
+    def figures(self, run: Run) -> Figures:
+        """Draw logo, mutations, composition and distances."""
+        return figures(run)

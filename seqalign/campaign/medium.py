@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from seqalign.campaign.report.parts import Figures, Run
 from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
@@ -230,6 +231,10 @@ class Medium(Protocol):
         self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]
     ) -> Summary:
         """Write the files beside the tables, and return the summary that speaks of them."""
+        ...
+
+    def figures(self, run: Run) -> Figures:
+        """Draw a run for its report."""
         ...
 
 

@@ -55,6 +55,37 @@ class Draft:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Given:
+    """What a file says, for the template.
+
+    Attributes:
+        title: one line.
+        model: a name that fits.
+        about: comments on residues.
+        ends: the first residue that can be fixed.
+        constraints: key, example and comment of each.
+        active: the key of the one that is switched on.
+        guides: which rewards know this protein.
+        alpha: how close to follow them.
+        chains: of a structure; None for a sequence.
+        residues: text that names all residues of a structure.
+        copies: two chains of equal numbers.
+    """
+
+    title: str
+    model: str
+    about: Sequence[str]
+    ends: str
+    constraints: Sequence[tuple[str, Any, str]]
+    active: str
+    guides: str
+    alpha: float
+    chains: Sequence[str] | None = None
+    residues: str | None = None
+    copies: Sequence[str] = ()
+
+
 def new(given: Path, out: Path, model: str | None = None) -> Draft:
     """Write the campaign of a structure or FASTA file, to be stored at `out`.
 
@@ -81,23 +112,24 @@ def new(given: Path, out: Path, model: str | None = None) -> Draft:
             "version, name, input.prompts, model and rewards, and say seqalign check."
         )
     if suffix in _STRUCTURES:
-        values = _of_structure(given, model or "mpnn-mini")
+        found = _of_structure(given, model or "mpnn-mini")
     else:
-        values = _of_sequence(given, model)
+        found = _of_sequence(given, model)
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", given.name.partition(".")[0]).strip("-_.") or "campaign"
-    values |= {
+    values = {
+        **vars(found),
         "name": f"{stem[:80]}-design",
         "path": _relative(given, out.parent),
         "file": out.name,
         "version": version("seqalign"),
-        "takes": parameters("model", values["model"]),
+        "takes": parameters("model", found.model),
         "language": _LANGUAGE,
     }
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["yaml"] = _yaml
     template = files("seqalign").joinpath("templates", "campaign.yaml.j2").read_text("utf-8")
     text = environment.from_string(template).render(values) + "\n"
-    return Draft(text, values["model"], tuple(_notes(values["model"])))
+    return Draft(text, found.model, tuple(_notes(found.model)))
 
 
 def _yaml(value: Any) -> str:
@@ -141,7 +173,7 @@ def _notes(model: str) -> list[str]:
 # what is given ------------------------------------------------------------------------------------
 
 
-def _of_structure(file: Path, model: str) -> dict[str, Any]:
+def _of_structure(file: Path, model: str) -> _Given:
     if "structure" not in parameters("model", model):
         raise SpecError(
             f"The model {model!r} does not look at a structure, and {file} is one. Models that "
@@ -161,22 +193,22 @@ def _of_structure(file: Path, model: str) -> dict[str, Any]:
         ),
         [],
     )
-    return {
-        "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
-        "chains": chains if all(chains) else [],
-        "residues": residues,
-        "about": _about(structure),
-        "ends": numbering.name(1),
-        "constraints": _constraints(letters, numbering, free, twins, cysteine=True),
-        "active": "max_homopolymer",
-        "copies": twins,
-        "model": model,
-        "guides": "stability",
-        "alpha": 0.5,
-    }
+    return _Given(
+        title=f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
+        model=model,
+        about=_about(structure),
+        ends=numbering.name(1),
+        constraints=_constraints(letters, numbering, free, twins, cysteine=True),
+        active="max_homopolymer",
+        guides="stability",
+        alpha=0.5,
+        chains=chains if all(chains) else [],
+        residues=residues,
+        copies=twins,
+    )
 
 
-def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
+def _of_sequence(file: Path, model: str | None) -> _Given:
     records = read_fasta(file)
     if len(records) > 1:
         raise ValueError(
@@ -216,19 +248,17 @@ def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
     if kept:
         shown = _ranges(sorted(kept))
         about.append(f"The model knows nothing about {shown}; they keep the wild type.")
-    return {
-        "title": f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
-        "chains": None,
-        "residues": None,
-        "about": about,
-        "ends": str(free[0]),
-        "constraints": _constraints(letters, numbering, free, [], cysteine=False),
-        "active": "max_mutations",
-        "copies": [],
-        "model": model,
-        "guides": "pdz3" if model == "pdz-mini" else "",
-        "alpha": 0.15 if model == "pdz-mini" else 0.5,
-    }
+    known = model == "pdz-mini"
+    return _Given(
+        title=f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
+        model=model,
+        about=about,
+        ends=str(free[0]),
+        constraints=_constraints(letters, numbering, free, [], cysteine=False),
+        active="max_mutations",
+        guides="pdz3" if known else "",
+        alpha=0.15 if known else 0.5,
+    )
 
 
 def _home(model: str) -> str | None:

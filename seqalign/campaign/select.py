@@ -22,7 +22,7 @@ import yaml
 from seqalign.campaign.media import MEDIA
 from seqalign.campaign.medium import Medium, Record
 from seqalign.campaign.metrics import pareto_rank
-from seqalign.campaign.report import render
+from seqalign.campaign.report.page import render
 from seqalign.campaign.schema import Campaign, RewardSpec, SelectSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
@@ -186,7 +186,7 @@ def write(
     folder.write("rejected.csv", to_csv([*rejected, *kept], [*columns, "reason"]))
     folder.write("designs.csv", to_csv(kept, columns))
     folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
-    folder.write("report.html", render(folder, to_json(summary)))
+    folder.write("report.html", render(folder, summary))
     folder.write_json("summary.json", to_json(summary))
     return summary
 

@@ -11,7 +11,18 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
 from seqalign.files.sheet import Sheet
 
-__all__ = ["Gain", "Line", "Paired", "Row", "Spread", "Summary", "Versus", "from_json", "to_json"]
+__all__ = [
+    "Column",
+    "Gain",
+    "Line",
+    "Paired",
+    "Row",
+    "Spread",
+    "Summary",
+    "Versus",
+    "from_json",
+    "to_json",
+]
 
 Number = float | None
 
@@ -37,6 +48,22 @@ class Row:
     sd: Mapping[str, float]
     diversity: Number = None
     vendi: Number = None
+
+    def value(self, key: str) -> Number:
+        """Return one number of the line; one design has no diversity."""
+        if key == "diversity":
+            return self.diversity if self.designs > 1 else None
+        return self.vendi if key == "vendi" else self.mean.get(key)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the comparison beside the rewards, and the digits people want to see."""
+
+    key: str
+    head: str
+    unit: str
+    digits: int
 
 
 @dataclass(frozen=True)
@@ -194,6 +221,20 @@ class Summary:
     def labels(self) -> tuple[str, ...]:
         """Every reward: guides, finals, hold-outs."""
         return (*self.guides, *self.finals, *self.holdouts)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the comparison has beside the rewards."""
+        apart, there = self.diversity, self.rows[-1].mean
+        found = [
+            Column("n_mut", "mutations", "", 1),
+            Column("prior_per_residue", "log-likelihood", "nats/residue", 3),
+        ]
+        found = [column for column in found if column.key in there]
+        if apart is None:
+            return (*found, Column("diversity", "diversity", "mutations apart", 1))
+        vendi = Column("vendi", "Vendi score", "per prompt", 2)
+        return (*found, Column("diversity", "diversity", apart.unit, 3), vendi)
 
     def row(self, name: str) -> Row | None:
         """Return the first line of the comparison with this name."""

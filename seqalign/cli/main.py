@@ -1,7 +1,8 @@
 """The command line: one verb per function, from `new` and `check` to `run`, `select`, `export`.
 
-Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, 5 interrupted and
-resumable.
+Each reads its options, calls the function of the same name in `campaign/`, and shows what it
+returns. Exit codes: 0 done, 2 bad input, 3 nothing passed the filters, 4 resources, 5 interrupted
+and resumable.
 """
 
 from __future__ import annotations
@@ -9,46 +10,46 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from seqalign import registry
-from seqalign.campaign import report
-from seqalign.campaign.check import check as prepare
+from seqalign.campaign.check import check
 from seqalign.campaign.compare import compare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.export import Wells, export
 from seqalign.campaign.medium import Plan
-from seqalign.campaign.new import new as draft
-from seqalign.campaign.run import run as execute
-from seqalign.campaign.score import evaluation_calls, read_candidates, stored_constants
-from seqalign.campaign.score import score as score_sequences
-from seqalign.campaign.select import select as select_again
+from seqalign.campaign.new import new
+from seqalign.campaign.report.page import report
+from seqalign.campaign.run import run
+from seqalign.campaign.score import evaluation_calls, read_candidates, score, stored_constants
+from seqalign.campaign.select import select
 from seqalign.campaign.status import status
 from seqalign.campaign.store import RunFolder
-from seqalign.campaign.summary import to_json
+from seqalign.campaign.summary import Summary, to_json
 from seqalign.campaign.yaml import read
 from seqalign.cli import catalog
-from seqalign.cli.checked import say_parts
 from seqalign.cli.screen import (
     Json,
     Set,
     Watch,
-    comparison,
     counted,
     duration,
     fail,
     guarded,
     notes,
     number,
+    progress,
+    say_parts,
+    side_by_side,
+    table_of,
     terminable,
     terminal,
 )
@@ -57,6 +58,8 @@ from seqalign.files.text import finite, to_csv, write_atomic
 
 __all__ = ["app", "main"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -84,6 +87,15 @@ def _root(
     """Reward-guided design of biological sequences and images."""
 
 
+def _verb(command: Callable[P, R]) -> Callable[P, R]:
+    """Make a function a verb; an underscore tells it from the function it calls."""
+    return app.command(name=command.__name__.removesuffix("_"))(guarded(command))
+
+
+def _print(data: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False))
+
+
 # campaigns ----------------------------------------------------------------------------------------
 
 Out = Annotated[
@@ -98,19 +110,24 @@ Fresh = Annotated[
 def _execute(plan: Plan, folder: RunFolder, fresh: bool, as_json: bool) -> None:
     finished = folder.done and not fresh
     with terminable(), Watch(plan, quiet=as_json) as watch:
-        made = execute(plan, folder, fresh=fresh, progress=watch.step, evaluating=watch.evaluate)
-    summary = finite(to_json(made))
+        summary = run(plan, folder, fresh=fresh, progress=watch.step, evaluating=watch.evaluate)
     if as_json:
-        typer.echo(json.dumps({**summary, "folder": str(folder.path)}, ensure_ascii=False))
+        _print({**finite(to_json(summary)), "folder": str(folder.path)})
     else:
         console = terminal()
         if finished:
             console.print("This run was already complete; --fresh starts over.\n", highlight=False)
-        console.print(comparison(summary))
-        notes(console, summary, folder)
-    if not summary["designs"]:
+        console.print(table_of(summary))
+        for line in notes(summary, folder):
+            console.print(line, highlight=False, soft_wrap=True)
+    _kept(summary, folder)
+
+
+def _kept(summary: Summary, folder: RunFolder) -> None:
+    """Say so where no design was kept."""
+    if not summary.designs:
         raise fail(
-            f"nothing passed: all {summary['rejected']} designs were rejected. "
+            f"nothing passed: all {summary.rejected} designs were rejected. "
             f"{folder.path / 'rejected.csv'} and the report say why.",
             3,
         )
@@ -121,8 +138,7 @@ class _Demo(StrEnum):
     pdz3 = "pdz3"
 
 
-@app.command()
-@guarded
+@_verb
 def demo(
     which: Annotated[
         _Demo, typer.Argument(help="backbone: inverse folding. pdz3: around a wild type.")
@@ -145,17 +161,16 @@ def demo(
         overrides.append(f"seed={seed}")
     name = f"demo-{which.value}.yaml"
     with as_file(files("seqalign").joinpath("data")) as folder:
-        plan = prepare(*read(folder / name, overrides, label=name))
+        plan = check(*read(folder / name, overrides, label=name))
     _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which.value}")), fresh, as_json)
 
 
 def _plan(path: Path, overrides: list[str] | None) -> Plan:
-    return prepare(*read(path, overrides or []))
+    return check(*read(path, overrides or []))
 
 
-@app.command()
-@guarded
-def run(
+@_verb
+def run_(
     path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")],
     out: Out = None,
     fresh: Fresh = False,
@@ -168,9 +183,8 @@ def run(
     _execute(plan, RunFolder(folder), fresh, as_json)
 
 
-@app.command()
-@guarded
-def check(
+@_verb
+def check_(
     path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")],
     overrides: Set = None,
     as_json: Json = False,
@@ -179,7 +193,7 @@ def check(
     plan = _plan(path, overrides)
     cost = estimate(plan)
     if as_json:
-        data = {
+        data: Mapping[str, Any] = {
             "ok": True,
             "name": plan.campaign.name,
             **plan.medium.asked(plan),
@@ -189,7 +203,7 @@ def check(
             "seconds": cost.seconds,
             "gigabytes": finite(cost.gigabytes),
         }
-        typer.echo(json.dumps(data, ensure_ascii=False))
+        _print(data)
         return
     console = terminal()
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
@@ -206,9 +220,8 @@ def _names_of(kind: registry.Kind) -> Callable[[str], list[str]]:
     return lambda incomplete: [n for n in registry.names(kind) if n.startswith(incomplete)]
 
 
-@app.command()
-@guarded
-def new(
+@_verb
+def new_(
     given: Annotated[
         Path, typer.Argument(metavar="X", help="A structure (.pdb, .cif) or wild type (.fasta).")
     ],
@@ -229,7 +242,7 @@ def new(
         raise fail(f"{out} is a folder; give --out a file name, as {out / 'campaign.yaml'}.", 2)
     if out.exists() and not force:
         raise fail(f"{out} is there already. Choose another --out, or say --force.", 2)
-    made = draft(given, out, model)
+    made = new(given, out, model)
     write_atomic(out, made.text)
     if as_json:
         typer.echo(json.dumps({"campaign": str(out), "model": made.model, "notes": made.notes}))
@@ -239,9 +252,8 @@ def new(
     typer.echo(f"{out}\nNext: {shlex.join(['seqalign', 'check', str(out)])}")
 
 
-@app.command()
-@guarded
-def score(
+@_verb
+def score_(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="FASTA, or CSV with a column 'sequence'.")
     ],
@@ -279,14 +291,12 @@ def score(
     sequences = [sequence for _, sequence in candidates]
     calls = evaluation_calls(plan, len(set(sequences)))
     with counted(calls, "log-likelihoods", as_json or not prior) as count:
-        rows, columns = score_sequences(
-            plan, sequences, constants=constants, prior=prior, evaluating=count
-        )
+        rows, columns = score(plan, sequences, constants=constants, prior=prior, evaluating=count)
     rows = [{"id": name, **row} for (name, _), row in zip(candidates, rows, strict=True)]
     columns = ["id", *columns]
     if as_json:
         some = [{k: finite(row[k]) for k in columns} for row in rows]
-        typer.echo(json.dumps({"campaign": plan.campaign.name, "rows": some}, ensure_ascii=False))
+        _print({"campaign": plan.campaign.name, "rows": some})
     if out is not None:
         write_atomic(out, to_csv(rows, columns))
     elif not as_json:
@@ -296,9 +306,8 @@ def score(
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A finished run folder.")]
 
 
-@app.command()
-@guarded
-def select(
+@_verb
+def select_(
     folder: _Dir,
     overrides: Annotated[
         list[str] | None,
@@ -315,28 +324,28 @@ def select(
     Each call starts from the options the run had, so without --set its own choice comes back.
     """
     run_folder = RunFolder(folder)
-    summary = finite(to_json(select_again(run_folder, overrides or [])))
+    summary = select(run_folder, overrides or [])
     if as_json:
-        keys = ("name", "designs", "rejected", "select")
-        data = {k: summary[k] for k in keys}
-        typer.echo(json.dumps({**data, "folder": str(run_folder.path)}, ensure_ascii=False))
+        _print(
+            {
+                "name": summary.name,
+                "designs": summary.designs,
+                "rejected": summary.rejected,
+                "select": summary.select,
+                "folder": str(run_folder.path),
+            }
+        )
     else:
         for line in (
-            f"{summary['designs']} designs kept, {summary['rejected']} rejected.",
+            f"{summary.designs} designs kept, {summary.rejected} rejected.",
             f"Designs: {run_folder.path / 'designs.csv'}",
             f"Report:  {run_folder.path / 'report.html'}",
         ):
             typer.echo(line)
-    if not summary["designs"]:
-        raise fail(
-            f"nothing passed: all {summary['rejected']} designs were rejected. "
-            f"{run_folder.path / 'rejected.csv'} and the report say why.",
-            3,
-        )
+    _kept(summary, run_folder)
 
 
-@app.command(name="status")
-@guarded
+@_verb
 def status_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run folder.")],
     as_json: Json = False,
@@ -344,36 +353,23 @@ def status_(
     """Show how far a run is: islands done, best reward, time left."""
     found = status(RunFolder(folder))
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        _print(found.to_json())
         return
-    state = "finished" if found["finished"] else "running" if found["running"] else "not running"
+    state = "finished" if found.finished else "running" if found.running else "not running"
     console = terminal()
-    console.print(Text.assemble((found["name"], "bold"), f": {state}"))
-    table = Table("", "method", "islands done", "designs per island", "best objective", "time")
-    for name, arm in found["arms"].items():
-        table.add_row(
-            name,
-            arm["method"],
-            f"{arm['done']} of {arm['islands']}",
-            str(arm["particles"]),
-            number(arm["best"], 3),
-            duration(arm["seconds"]),
-        )
-    console.print(table)
+    console.print(Text.assemble((found.name, "bold"), f": {state}"))
+    console.print(progress(found))
     lines = []
-    if found["finished"]:
-        lines.append(f"{found['designs']} designs kept, {found['rejected']} rejected.")
-        if found["best"] is not None:
-            best = dict(found["best"])
-            name = best.pop("id")
-            what = [best.pop(k) for k in ("sequence", "prompt", "file") if k in best]
-            lines.append(f"Best: {name} {' '.join(filter(None, what))}")
-            lines.append("  " + ", ".join(f"{k} {number(v, 3)}" for k, v in best.items()))
+    if found.finished:
+        lines.append(f"{found.designs} designs kept, {found.rejected} rejected.")
+        if found.best is not None:
+            best = found.best
+            lines.append(f"Best: {best.id} {' '.join(filter(None, best.design.values()))}")
+            lines.append("  " + ", ".join(f"{k} {number(v, 3)}" for k, v in best.numbers.items()))
     else:
-        left = found["seconds_left"]
-        if left is not None:
-            lines.append(f"About {duration(left)} of sampling left.")
-        if not found["running"]:
+        if found.seconds_left is not None:
+            lines.append(f"About {duration(found.seconds_left)} of sampling left.")
+        if not found.running:
             lines.append("The command that started it continues it.")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
@@ -384,8 +380,7 @@ class _Plate(StrEnum):
     large = "384"
 
 
-@app.command(name="export")
-@guarded
+@_verb
 def export_(
     folder: _Dir,
     as_fasta: Annotated[bool, typer.Option("--fasta", help="designs.fasta: id, sequence.")] = False,
@@ -417,13 +412,12 @@ def export_(
         force=force,
     )
     if as_json:
-        typer.echo(json.dumps({"files": [str(p) for p in paths]}, ensure_ascii=False))
+        _print({"files": [str(p) for p in paths]})
     else:
         typer.echo("\n".join(map(str, paths)))
 
 
-@app.command(name="compare")
-@guarded
+@_verb
 def compare_(
     folders: Annotated[list[Path], typer.Argument(metavar="A B ...", help="Finished run folders.")],
     as_json: Json = False,
@@ -431,63 +425,23 @@ def compare_(
     """Show the methods of several runs side by side, with the network calls of each."""
     found = compare([RunFolder(folder) for folder in folders])
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        _print(found.to_json())
         return
-    keys = [
-        k
-        for k in ("total", "n_mut", "prior_per_residue", "diversity", "vendi")
-        if k in found["rows"][-1]
-    ]
-    heads = {
-        "total": "sum of\nthe guides",
-        "n_mut": "mutations",
-        "prior_per_residue": "log-likelihood\nnats/residue",
-        "diversity": f"diversity\n{found['diversity']}",
-        "vendi": "Vendi score\nper prompt",
-    }
-    table = Table("run", "row", "method", "designs")
-    for label in found["labels"]:
-        unit = found["units"].get(label) or ""
-        table.add_column(label + (f"\n{unit}" if unit else ""), justify="right")
-    for key in (*keys, "network_calls"):
-        table.add_column(heads.get(key, "network\ncalls"), justify="right")
-    last = None
-    for row in found["rows"]:
-        if last not in (None, "", row["run"]):
-            table.add_section()
-        calls = row["network_calls"]
-        table.add_row(
-            row["run"] if row["run"] != last else "",
-            row["row"],
-            row["method"] or "",
-            row["which"],
-            *(number(row.get(k)) for k in found["labels"]),
-            *(number(row.get(k), 3 if k == "prior_per_residue" else 2) for k in keys),
-            "" if calls is None else f"{calls:,}",
-            style="bold" if row["row"] == "aligned" else None,
-        )
-        last = row["run"]
     console = terminal()
-    console.print(table)
-    for note in found["notes"]:
+    console.print(side_by_side(found))
+    for note in found.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
-@app.command(name="report")
-@guarded
-def report_(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished run folder.")],
-) -> None:
+@_verb
+def report_(folder: _Dir) -> None:
     """Write report.html of a finished run again: one offline file."""
-    run_folder = RunFolder(folder)
-    summary = run_folder.read_json("summary.json")
-    run_folder.write("report.html", report.render(run_folder, summary))
-    typer.echo(run_folder.path / "report.html")
+    typer.echo(report(RunFolder(folder)))
 
 
 # what there is ------------------------------------------------------------------------------------
 
-for _verb in (
+for _each in (
     catalog.rewards,
     catalog.models,
     catalog.methods,
@@ -495,7 +449,7 @@ for _verb in (
     catalog.cite,
     catalog.doctor,
 ):
-    app.command()(guarded(_verb))
+    _verb(_each)
 
 
 def main() -> None:

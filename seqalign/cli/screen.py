@@ -25,8 +25,12 @@ from rich.table import Table
 from rich.text import Text
 
 from seqalign import registry, weights
+from seqalign.campaign.compare import Comparison
+from seqalign.campaign.estimate import Estimate
 from seqalign.campaign.medium import Plan
+from seqalign.campaign.status import Status
 from seqalign.campaign.store import RunFolder
+from seqalign.campaign.summary import Paired, Summary
 from seqalign.campaign.yaml import CampaignError
 from seqalign.core.particles import Step
 
@@ -34,13 +38,16 @@ __all__ = [
     "Json",
     "Set",
     "Watch",
-    "comparison",
     "counted",
     "duration",
     "fail",
     "guarded",
     "notes",
     "number",
+    "progress",
+    "say_parts",
+    "side_by_side",
+    "table_of",
     "terminable",
     "terminal",
 ]
@@ -51,8 +58,6 @@ Set = Annotated[
     typer.Option("--set", help="Change a value: --set sampler.alpha=0.2 (repeatable)."),
 ]
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
@@ -242,75 +247,152 @@ def counted(total: int, what: str, quiet: bool) -> Any:
         yield lambda calls: bar.advance(task, calls)
 
 
-def comparison(summary: Mapping[str, Any]) -> Table:
-    """Return the rows of a run as a table."""
+# tables -------------------------------------------------------------------------------------------
+
+
+def _headed(label: str, unit: str | None) -> str:
+    return f"{label}\n{unit}" if unit else label
+
+
+def table_of(summary: Summary) -> Table:
+    """Return the comparison of a run as a table."""
     table = Table(
-        title=f"{summary['name']}, seed {summary['seed']}: means over the designs of each row",
+        title=f"{summary.name}, seed {summary.seed}: means over the designs of each row",
         title_justify="left",
     )
     table.add_column("")
     table.add_column("designs")
-    labels = [*summary["guides"], *summary["finals"], *summary["holdouts"]]
-    for label in labels:
-        unit = summary["units"].get(label) or ""
-        table.add_column(label + (f"\n{unit}" if unit else ""), justify="right")
-    if any("n_mut" in row for row in summary["rows"]):
-        table.add_column("mutations", justify="right")
-    images = summary.get("kind") == "images"
-    if images:
-        table.add_column(f"diversity\n{summary['diversity']['unit']}", justify="right")
-        table.add_column("Vendi score\nper prompt", justify="right")
-    else:
-        table.add_column("log-likelihood\nnats/residue", justify="right")
-        table.add_column("diversity\nmutations apart", justify="right")
-    for row in summary["rows"]:
-        cells = [number(row.get(label)) for label in labels]
-        if any("n_mut" in r for r in summary["rows"]):
-            cells.append(number(row.get("n_mut"), 1))
-        if images:
-            cells += [number(row.get("diversity"), 3), number(row.get("vendi"))]
-        else:
-            cells += [
-                number(row.get("prior_per_residue"), 3),
-                number(row.get("diversity"), 1) if row["designs"] > 1 else "–",
-            ]
-        style = "bold" if row["row"] == "aligned" else None
-        table.add_row(row["row"], row["which"], *cells, style=style)
+    for label in summary.labels:
+        table.add_column(_headed(label, summary.units.get(label)), justify="right")
+    for column in summary.columns:
+        table.add_column(_headed(column.head, column.unit), justify="right")
+    for row in summary.rows:
+        cells = [number(row.mean.get(label)) for label in summary.labels]
+        cells += [number(row.value(column.key), column.digits) for column in summary.columns]
+        table.add_row(row.row, row.which, *cells, style="bold" if row.row == "aligned" else None)
     return table
 
 
-def notes(console: Console, summary: Mapping[str, Any], folder: RunFolder) -> None:
-    """Print what stands below the table: calls, gains of images, where the files are."""
-    calls = summary["network_calls"]
-    parts = [f"{name} {count:,}" for name, count in calls.items()]
-    images = summary.get("kind") == "images"
-    lines = [
-        f"{'best' if images else 'top'}: by the sum of the guiding rewards "
-        f"({', '.join(summary['guides'])}), higher is better; hold-outs were never optimized.",
-        f"Network calls: {', '.join(parts)}. Reward calls: "
-        f"{', '.join(f'{k} {v:,}' for k, v in summary['reward_calls'].items())}.",
-        f"{summary['designs']} designs kept, {summary['rejected']} rejected.",
+def notes(summary: Summary, folder: RunFolder) -> list[str]:
+    """Return what stands below the table: calls, gains in pairs, where the files are."""
+    paired = summary.paired
+    calls = ", ".join(f"{name} {count:,}" for name, count in summary.network_calls.items())
+    rewards = ", ".join(f"{name} {count:,}" for name, count in summary.reward_calls.items())
+    return [
+        f"{'top' if paired is None else 'best'}: by the sum of the guiding rewards "
+        f"({', '.join(summary.guides)}), higher is better; hold-outs were never optimized.",
+        *(() if paired is None else _gained(paired, (*summary.guides, *summary.holdouts))),
+        f"Network calls: {calls}. Reward calls: {rewards}.",
+        f"{summary.designs} designs kept, {summary.rejected} rejected.",
         f"Designs: {folder.path / 'designs.csv'}",
-        *([f"Images:  {folder.path / 'contact-sheet.png'}"] if images else []),
+        *([] if summary.gallery is None else [f"Images:  {folder.path / 'contact-sheet.png'}"]),
         f"Report:  {folder.path / 'report.html'}",
     ]
-    if images:
-        lines[1:1] = _gained(summary["paired"], summary["guides"] + summary["holdouts"])
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
 
 
-def _gained(paired: Mapping[str, Any], labels: Sequence[str]) -> list[str]:
+def _gained(paired: Paired, labels: Sequence[str]) -> list[str]:
     """Say what the best aligned design of each pair gains over best-of-N."""
     lines = []
     for label in labels:
-        row = paired["best_of_n"].get(label)
-        if row is not None and row["gain"] is not None:
-            text = f"{label}: {row['gain']:+.2f} over best-of-N at equal network calls"
-            if row["low"] is not None:
+        row = paired.best_of_n.get(label)
+        if row is not None and row.gain is not None:
+            text = f"{label}: {row.gain:+.2f} over best-of-N at equal network calls"
+            if row.low is not None:
                 text += (
-                    f" (paired over {paired['pairs']} {paired['over']}, 95 % interval "
-                    f"{row['low']:+.2f} to {row['high']:+.2f})"
+                    f" (paired over {paired.pairs} {paired.over}, 95 % interval "
+                    f"{row.low:+.2f} to {row.high:+.2f})"
                 )
             lines.append(text + ".")
     return lines
+
+
+def progress(found: Status) -> Table:
+    """Return how far each sampler of a run is as a table."""
+    table = Table("", "method", "islands done", "designs per island", "best objective", "time")
+    for name, arm in found.arms.items():
+        table.add_row(
+            name,
+            arm.method,
+            f"{arm.done} of {arm.islands}",
+            str(arm.particles),
+            number(arm.best, 3),
+            duration(arm.seconds),
+        )
+    return table
+
+
+def side_by_side(found: Comparison) -> Table:
+    """Return runs side by side as a table."""
+    heads = {
+        "total": "sum of\nthe guides",
+        "n_mut": "mutations",
+        "prior_per_residue": "log-likelihood\nnats/residue",
+        "diversity": f"diversity\n{found.diversity}",
+        "vendi": "Vendi score\nper prompt",
+    }
+    keys = [k for k in heads if k in found.rows[-1].numbers]
+    table = Table("run", "row", "method", "designs")
+    for label in found.labels:
+        table.add_column(_headed(label, found.units.get(label)), justify="right")
+    for head in (*(heads[k] for k in keys), "network\ncalls"):
+        table.add_column(head, justify="right")
+    last = None
+    for row in found.rows:
+        if last not in (None, "", row.run):
+            table.add_section()
+        calls = row.network_calls
+        table.add_row(
+            row.run if row.run != last else "",
+            row.row,
+            row.method or "",
+            row.which,
+            *(number(row.numbers.get(k)) for k in found.labels),
+            *(number(row.numbers.get(k), 3 if k == "prior_per_residue" else 2) for k in keys),
+            "" if calls is None else f"{calls:,}",
+            style="bold" if row.row == "aligned" else None,
+        )
+        last = row.run
+    return table
+
+
+def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
+    """Say what rewards and samplers there are, and what they cost."""
+    spec = plan.campaign.model
+    about = registry.describe("model", spec.name) if spec.python is None else "your own process"
+    say(f"\nModel\n  {spec.name}: {about}\n\nRewards")
+    for t in plan.terms:
+        c = (
+            registry.describe("reward", t.spec.oracle)
+            if t.spec.oracle
+            else (t.spec.python or t.spec.command or "")
+        )
+        weight = f"weight {t.spec.weight:g}" if t.spec.role == "guide" else t.spec.role
+        unit = f" [{t.raw.unit}]" if t.raw.unit else ""
+        gradient = "with gradient" if t.raw.differentiable else "no gradient"
+        say(f"  {t.label}{unit}: {weight}, {gradient}. {c}")
+    say("\nSamplers")
+    for arm in plan.arms:
+        rule = registry.to_mapping(arm.method)
+        say(
+            f"  {arm.name}: {rule.pop('name')}, {plan.islands} × {arm.particles} particles, "
+            f"{_flow(rule)}"
+        )
+    say("\nEstimate")
+    say(
+        f"  network calls: {sum(cost.network.values()):,} "
+        f"({', '.join(f'{k} {v:,}' for k, v in cost.network.items())})"
+    )
+    say(f"  oracle calls, at most: {', '.join(f'{k} {v:,}' for k, v in cost.oracle.items())}")
+    say(
+        f"  time: about {duration(cost.seconds)} on this machine ({torch.get_num_threads()} "
+        f"threads); memory: about {cost.gigabytes:.1f} GB"
+    )
+
+
+def _flow(rule: Any, inside: bool = False) -> str:
+    if isinstance(rule, list):
+        return f"[{', '.join(_flow(item, True) for item in rule)}]"
+    if not isinstance(rule, Mapping):
+        return str(rule)
+    text = ", ".join(f"{k}: {_flow(v, True)}" for k, v in rule.items())
+    return f"{{{text}}}" if inside else text

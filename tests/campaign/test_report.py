@@ -5,8 +5,8 @@ import pytest
 import toy_plugin
 
 from seqalign.campaign.check import check as prepare
-from seqalign.campaign.report import render
 from seqalign.campaign.report.logo import heat_map, logo
+from seqalign.campaign.report.page import render
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import read
@@ -64,7 +64,7 @@ def test_drawings_are_valid_and_have_unique_ids(folder):
 
 def test_rendering_again_changes_nothing(folder):
     html = (folder.path / "report.html").read_text()
-    assert render(folder, folder.read_json("summary.json")) == html
+    assert render(folder, folder.summary()) == html
 
 
 def test_the_logo_names_residues():

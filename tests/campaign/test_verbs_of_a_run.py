@@ -61,7 +61,7 @@ def drawn():
 def _quick_report(request, monkeypatch):
     """Drawing a report takes seconds: elsewhere it says what was selected and no more."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("seqalign.campaign.select.render", lambda _, s: json.dumps(s["select"]))
+        monkeypatch.setattr("seqalign.campaign.select.render", lambda _, s: json.dumps(s.select))
 
 
 @pytest.fixture

@@ -2,7 +2,3 @@
 
 Everything is read from the run folder; nothing is sampled or scored again.
 """
-
-from seqalign.campaign.report.page import render
-
-__all__ = ["render"]

@@ -14,33 +14,44 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-__all__ = []
+from seqalign.campaign.report.parts import Groups, Run, column
+from seqalign.campaign.report.words import Verdict
+
+__all__ = [
+    "ALIGNED",
+    "BEST",
+    "GRID",
+    "INK",
+    "PLAIN",
+    "WILD",
+    "gain_bars",
+    "histogram",
+    "legend",
+    "lines",
+    "scatter",
+    "svg",
+    "two_guides",
+]
 
 # placeholders that become CSS variables
-_INK, _FAINT, _GRID = "#010101", "#020202", "#030303"
-
-
-_ALIGNED, _PLAIN, _BEST, _WILD = "#040404", "#050505", "#060606", "#070707"
-
-
+INK, FAINT, GRID = "#010101", "#020202", "#030303"
+ALIGNED, PLAIN, BEST, WILD = "#040404", "#050505", "#060606", "#070707"
 _VARIABLES = {
-    _INK: "ink",
-    _FAINT: "faint",
-    _GRID: "grid",
-    _ALIGNED: "aligned",
-    _PLAIN: "plain",
-    _BEST: "best",
-    _WILD: "wild",
+    INK: "ink",
+    FAINT: "faint",
+    GRID: "grid",
+    ALIGNED: "aligned",
+    PLAIN: "plain",
+    BEST: "best",
+    WILD: "wild",
 }
-
-
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _FAINT,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -50,22 +61,22 @@ _STYLE: Any = {
     "axes.linewidth": 0.8,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _GRID,
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
-    "xtick.color": _FAINT,
-    "ytick.color": _FAINT,
-    "xtick.labelcolor": _FAINT,
-    "ytick.labelcolor": _FAINT,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": FAINT,
+    "ytick.labelcolor": FAINT,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
-    "legend.labelcolor": _INK,
+    "legend.labelcolor": INK,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
 
 
-def _legend(ax: Any, ncols: int = 3, **handles: float) -> None:
+def legend(ax: Any, ncols: int = 3, **handles: float) -> None:
     """Put the legend in one line above the plot, below its title."""
     ax.legend(
         loc="lower left",
@@ -78,7 +89,7 @@ def _legend(ax: Any, ncols: int = 3, **handles: float) -> None:
     )
 
 
-def _svg(
+def svg(
     draw: Callable[[Any], None], width: float = 3.7, height: float = 2.75, name: str = "figure"
 ) -> Markup:
     """Draw on one axes and return inline SVG that follows the page's theme."""
@@ -87,51 +98,33 @@ def _svg(
         draw(figure.add_subplot())
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    page = text.getvalue()
+    page = page[page.index("<svg") :]
+    page = re.sub(r"<metadata>.*?</metadata>", "", page, flags=re.S)
     # ids are unique within a figure only
     stem = re.sub(r"\W", "-", name)
-    svg = re.sub(r'id="([^"]+)"', rf'id="{stem}-\1"', svg)
-    svg = re.sub(r'(url\(|href=")#', rf"\1#{stem}-", svg)
+    page = re.sub(r'id="([^"]+)"', rf'id="{stem}-\1"', page)
+    page = re.sub(r'(url\(|href=")#', rf"\1#{stem}-", page)
     for color, variable in _VARIABLES.items():
-        svg = svg.replace(color, f"var(--{variable})")
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 class="figure" role="img"', svg, count=1)
-    svg = re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", svg)
-    return Markup(svg)
+        page = page.replace(color, f"var(--{variable})")
+    page = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", page, count=1)
+    page = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 class="figure" role="img"', page, count=1)
+    return Markup(re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", page))
 
 
-def _float(text: Any) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        return math.nan
+def scatter(rows: Groups, x: str, y: str, labels: tuple[str, str], title: str, name: str) -> Markup:
+    """Draw two columns against each other: unguided designs, aligned ones, the wild type."""
 
-
-def _column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
-    return np.array([_float(row.get(key)) for row in rows])
-
-
-def _scatter(
-    rows: Mapping[str, list[dict[str, Any]]],
-    x: str,
-    y: str,
-    labels: tuple[str, str],
-    title: str,
-    name: str,
-    plain: str,
-) -> Markup:
     def draw(ax: Any) -> None:
         groups = (
-            (rows["plain"], _PLAIN, plain, 13, 0.75),
-            (rows["aligned"], _ALIGNED, "aligned", 17, 0.85),
+            (rows["plain"], PLAIN, "unguided", 13, 0.75),
+            (rows["aligned"], ALIGNED, "aligned", 17, 0.85),
         )
         for some, color, label, size, alpha in groups:
             if some:
                 ax.scatter(
-                    _column(some, x),
-                    _column(some, y),
+                    column(some, x),
+                    column(some, y),
                     s=size,
                     color=color,
                     alpha=alpha,
@@ -140,31 +133,33 @@ def _scatter(
                 )
         if rows["wild"]:
             ax.scatter(
-                _column(rows["wild"], x),
-                _column(rows["wild"], y),
+                column(rows["wild"], x),
+                column(rows["wild"], y),
                 marker="D",
                 s=34,
-                color=_WILD,
+                color=WILD,
                 label="wild type",
                 zorder=3,
             )
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
         ax.set_title(title, pad=22)
-        _legend(ax, handletextpad=0.2)
+        legend(ax, handletextpad=0.2)
         ax.margins(0.07)
         ax.locator_params(nbins=5)
 
-    return _svg(draw, name=name)
+    return svg(draw, name=name)
 
 
-def _histogram(
+def histogram(
     groups: Sequence[tuple[str, str, np.ndarray]],
     label: str,
     title: str,
     name: str,
     whole: bool = False,
 ) -> Markup:
+    """Draw how (word, color, values) of each group spread, in percent; bars of `whole` numbers."""
+
     def draw(ax: Any) -> None:
         everything = np.concatenate([v[np.isfinite(v)] for _, _, v in groups])
         if not len(everything):
@@ -193,20 +188,21 @@ def _histogram(
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="x", visible=False)
         ax.set_title(title, pad=22)
-        _legend(ax, handlelength=1)
+        legend(ax, handlelength=1)
 
-    return _svg(draw, name=name)
+    return svg(draw, name=name)
 
 
-def _lines(
+def lines(
     trace: Sequence[Mapping[str, Any]],
     key: str,
     title: str,
     label: str,
-    name: str,
     lo: float | None = None,
     hi: float | None = None,
 ) -> Markup:
+    """Draw a column of the trace, one line per island."""
+
     def draw(ax: Any) -> None:
         islands = sorted({row["island"] for row in trace})[:16]
         for island in islands:
@@ -214,7 +210,7 @@ def _lines(
             ax.plot(
                 [r["step"] for r in rows],
                 [r[key] for r in rows],
-                color=_ALIGNED,
+                color=ALIGNED,
                 linewidth=1.5,
                 alpha=max(0.35, 1 / len(islands)),
             )
@@ -224,7 +220,7 @@ def _lines(
                     [r["step"] for r in hits],
                     [r[key] for r in hits],
                     s=14,
-                    color=_BEST,
+                    color=BEST,
                     zorder=3,
                     linewidths=0,
                 )
@@ -234,63 +230,56 @@ def _lines(
         if lo is not None or hi is not None:
             ax.set_ylim(lo, hi)
 
-    return _svg(draw, height=2.3, name=name)
+    return svg(draw, height=2.3, name=key)
 
 
-def _gain_bars(verdicts: Sequence[Mapping[str, Any]]) -> Markup:
+def gain_bars(verdicts: Sequence[Verdict]) -> Markup:
+    """Draw the gain of each guide beside that of its hold-out."""
+
     def draw(ax: Any) -> None:
-        names = [v["guide"] for v in verdicts]
+        names = [v.guide for v in verdicts]
         y = np.arange(len(names))[::-1].astype(float)
         ax.barh(
             y + 0.19,
-            [v["gain"] for v in verdicts],
+            [v.gain for v in verdicts],
             height=0.34,
-            color=_ALIGNED,
+            color=ALIGNED,
             label="guide, optimized",
         )
         ax.barh(
             y - 0.19,
-            [v["kept"] for v in verdicts],
+            [v.kept for v in verdicts],
             height=0.34,
-            color=_BEST,
+            color=BEST,
             label="hold-out, never seen",
         )
         for v, at in zip(verdicts, y, strict=True):
-            if math.isfinite(v["ratio"]):
+            if math.isfinite(v.ratio):
                 ax.annotate(
-                    f"{100 * v['ratio']:.0f} %",
-                    (max(v["kept"], 0), at - 0.19),
+                    f"{100 * v.ratio:.0f} %",
+                    (max(v.kept, 0), at - 0.19),
                     xytext=(4, 0),
                     textcoords="offset points",
                     va="center",
                     fontsize=8.5,
-                    color=_INK,
+                    color=INK,
                 )
         ax.set_yticks(y, names)
-        ax.tick_params(axis="y", labelcolor=_INK)
+        ax.tick_params(axis="y", labelcolor=INK)
         ax.set_xlabel("gain over unguided, in standard deviations")
         ax.grid(axis="y", visible=False)
-        ax.axvline(0, color=_FAINT, linewidth=0.8)
+        ax.axvline(0, color=FAINT, linewidth=0.8)
         ax.set_title("Gain that a hold-out confirms", pad=22)
-        _legend(ax, ncols=2, handlelength=1)
+        legend(ax, ncols=2, handlelength=1)
 
-    return _svg(draw, height=1.5 + 0.62 * len(verdicts), name="gains")
-
-
-_Rows = dict[str, list[dict[str, Any]]]
-_Figures = tuple[dict[str, Any], list[tuple[str, str]], _Rows]
+    return svg(draw, height=1.5 + 0.62 * len(verdicts), name="gains")
 
 
-def _named(label: str, summary: Mapping[str, Any]) -> str:
-    unit = summary["units"].get(label)
-    return f"{label} ({unit})" if unit else label
-
-
-def _two_guides(rows: _Rows, summary: Mapping[str, Any]) -> dict[str, Markup]:
+def two_guides(run: Run, rows: Groups) -> dict[str, Markup]:
     """Return the scatter of the first two guides, if there are two."""
-    guides = summary["guides"]
+    guides = run.summary.guides
     if len(guides) < 2:
         return {}
-    names = (_named(guides[0], summary), _named(guides[1], summary))
+    one, two = guides[:2]
     title = "The two guides" if len(guides) == 2 else "Two of the guides"
-    return {"pareto": _scatter(rows, guides[0], guides[1], names, title, "pareto", "unguided")}
+    return {"pareto": scatter(rows, one, two, (run.named(one), run.named(two)), title, "pareto")}

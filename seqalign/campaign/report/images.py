@@ -13,40 +13,34 @@ import numpy as np
 from markupsafe import Markup
 
 from seqalign.campaign.report.figures import (
-    _ALIGNED,
-    _BEST,
-    _GRID,
-    _INK,
-    _PLAIN,
-    _column,
-    _Figures,
-    _float,
-    _histogram,
-    _legend,
-    _named,
-    _Rows,
-    _svg,
-    _two_guides,
+    ALIGNED,
+    BEST,
+    GRID,
+    INK,
+    PLAIN,
+    histogram,
+    legend,
+    svg,
+    two_guides,
 )
-from seqalign.campaign.report.words import _pairs
-from seqalign.campaign.store import RunFolder
+from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column
 
-__all__ = []
+__all__ = ["figures"]
 
 
-def _tops(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _tops(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the row with the highest total of each island."""
-    best: dict[str, dict[str, Any]] = {}
+    best: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         here = best.get(row["island"])
-        if math.isfinite(_float(row["total"])) and (
-            here is None or _float(row["total"]) > _float(here["total"])
+        if math.isfinite(as_float(row["total"])) and (
+            here is None or as_float(row["total"]) > as_float(here["total"])
         ):
-            best[row["island"]] = dict(row)
+            best[row["island"]] = row
     return list(best.values())
 
 
-def _centered(rows: _Rows) -> _Rows:
+def _centered(rows: Groups) -> Groups:
     """Return rows whose numbers count from the unguided mean of their prompt.
 
     Prompts differ in what is easy; a spread over all of them would hide what a prompt gains.
@@ -56,12 +50,12 @@ def _centered(rows: _Rows) -> _Rows:
     for prompt in prompts:
         mine = [row for row in rows["plain"] if row["prompt"] == prompt]
         for key in mine[0]:
-            values = _column(mine, key)
+            values = column(mine, key)
             values = values[np.isfinite(values)]
             means[prompt, key] = float(values.mean()) if len(values) else math.nan
     return {
         name: [
-            {k: _float(v) - means.get((row["prompt"], k), math.nan) for k, v in row.items()}
+            {k: as_float(v) - means.get((row["prompt"], k), math.nan) for k, v in row.items()}
             for row in some
         ]
         for name, some in rows.items()
@@ -79,7 +73,7 @@ def _by_prompt(
         for text, color, marker, rows in groups:
             means = []
             for i, prompt in enumerate(prompts):
-                values = _column([r for r in rows if r["prompt"] == prompt], key)
+                values = column([r for r in rows if r["prompt"] == prompt], key)
                 values = values[np.isfinite(values)]
                 means.append(float(values.mean()) if len(values) else math.nan)
                 reach[i] += means[-1:]
@@ -87,75 +81,74 @@ def _by_prompt(
         for at, some in zip(y, reach, strict=True):
             finite = [v for v in some if math.isfinite(v)]
             if finite:
-                ax.plot([min(finite), max(finite)], [at, at], color=_GRID, linewidth=3, zorder=0)
+                ax.plot([min(finite), max(finite)], [at, at], color=GRID, linewidth=3, zorder=0)
         names = [" ".join(p.split()) for p in prompts]
         names = [n if len(n) <= 26 else n[:25] + "…" for n in names]
         # a dollar would begin a formula
         ax.set_yticks(y, [n.replace("$", r"\$") for n in names])
-        ax.tick_params(axis="y", labelcolor=_INK)
+        ax.tick_params(axis="y", labelcolor=INK)
         ax.set_ylim(-0.6, len(prompts) - 0.4)
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(label)
         ax.locator_params(axis="x", nbins=5)
         ax.set_title(f"{key}, prompt by prompt", pad=22)
-        _legend(ax, handletextpad=0.2)
+        legend(ax, handletextpad=0.2)
 
-    return _svg(draw, height=1.35 + 0.3 * len(prompts), name=f"prompts-{key}")
+    return svg(draw, height=1.35 + 0.3 * len(prompts), name=f"prompts-{key}")
 
 
-def _image_figures(
-    summary: Mapping[str, Any],
-    config: Mapping[str, Any],
-    kept: list[dict[str, str]],
-    rejected: list[dict[str, str]],
-    plain: list[dict[str, str]],
-) -> _Figures:
-    """Return the figures of an image campaign, pairs of guide and hold-out, and the rows."""
-    aligned = [*kept, *rejected]
-    tops, others = _tops(aligned), _tops(plain)
-    rows: _Rows = {"plain": list(plain), "aligned": list(aligned), "top": tops, "wild": []}
-    if not aligned:
-        return {}, [], rows
-    figures: dict[str, Any] = _two_guides(rows, summary)
-    labels = [*summary["guides"], *summary["holdouts"], *summary["finals"]]
-    prompts = summary["prompts"] or []
-    figures["rewards"] = [
-        _histogram(
-            [
-                ("unguided", _PLAIN, _column(plain, label)),
-                ("aligned", _ALIGNED, _column(aligned, label)),
-            ],
-            _named(label, summary),
-            f"{label}, all designs",
-            f"rewards-{label}",
-        )
-        for label in labels
+def figures(run: Run) -> Figures:
+    """Draw a run that designed images: rewards, prompt by prompt and altogether."""
+    groups: Groups = {
+        "plain": run.plain,
+        "aligned": run.aligned,
+        "top": _tops(run.aligned),
+        "wild": [],
+    }
+    values = {
+        "told": "file",
+        "small": _small(run),
+        "picture": lambda name: _picture(run.folder.path / name),
+    }
+    return Figures(
+        "images.html.j2",
+        groups,
+        _centered(groups),
+        "the best of each island, in standard deviations within a prompt",
+        _drawn(run, groups) if run.aligned else {},
+        values,
+    )
+
+
+def _drawn(run: Run, groups: Groups) -> dict[str, Any]:
+    summary = run.summary
+    labels, prompts = [*summary.guides, *summary.holdouts, *summary.finals], summary.prompts or ()
+    lines = [
+        ("unguided", PLAIN, "s", groups["plain"]),
+        ("best-of-N", BEST, "D", _tops(groups["plain"])),
+        ("aligned", ALIGNED, "o", groups["top"]),
     ]
-    figures["prompts"] = [
-        _by_prompt(
-            prompts,
-            label,
-            _named(label, summary),
-            [
-                ("unguided", _PLAIN, "s", plain),
-                ("best-of-N", _BEST, "D", others),
-                ("aligned", _ALIGNED, "o", tops),
-            ],
-        )
-        for label in labels
-        if 1 < len(prompts) <= 24
-    ]
-    return figures, _pairs(summary, config), rows
+
+    def spread(label: str) -> Markup:
+        names = (("unguided", PLAIN, "plain"), ("aligned", ALIGNED, "aligned"))
+        some = [(word, color, column(groups[name], label)) for word, color, name in names]
+        return histogram(some, run.named(label), f"{label}, all designs", f"rewards-{label}")
+
+    few = 1 < len(prompts) <= 24
+    return {
+        **two_guides(run, groups),
+        "rewards": [spread(x) for x in labels],
+        "prompts": [_by_prompt(prompts, x, run.named(x), lines) for x in labels] if few else [],
+    }
 
 
-def _small(folder: RunFolder, summary: Mapping[str, Any]) -> bool:
+def _small(run: Run) -> bool:
     """Return whether images are so small that a reader wants to see their pixels."""
     from PIL import Image
 
-    names = [
-        row["file"] for line in summary["gallery"] for arm in line["arms"].values() for row in arm
-    ]
-    for path in (folder.path / name for name in names):
+    gallery = run.summary.gallery or ()
+    names = [row["file"] for line in gallery for arm in line.arms.values() for row in arm]
+    for path in (run.folder.path / name for name in names):
         if path.is_file():
             with Image.open(path) as image:
                 return max(image.size) <= 72

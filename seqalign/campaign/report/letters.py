@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,65 +11,38 @@ from markupsafe import Markup
 
 from seqalign.campaign.metrics import composition
 from seqalign.campaign.report.figures import (
-    _ALIGNED,
-    _BEST,
-    _INK,
-    _PLAIN,
-    _WILD,
-    _column,
-    _Figures,
-    _float,
-    _histogram,
-    _Rows,
-    _scatter,
-    _svg,
-    _two_guides,
+    ALIGNED,
+    BEST,
+    INK,
+    PLAIN,
+    WILD,
+    histogram,
+    scatter,
+    svg,
+    two_guides,
 )
-from seqalign.campaign.report.logo import _LETTERS, heat_map, logo
-from seqalign.campaign.report.words import _pairs
+from seqalign.campaign.report.logo import CHEMISTRY, LETTERS, heat_map, logo
+from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column
 
-__all__ = []
+__all__ = ["figures"]
 
 # amino acids in UniProtKB/Swiss-Prot, percent
-_NATURAL = dict(
-    zip(
-        "ACDEFGHIKLMNPQRSTVWY",
-        (
-            8.25,
-            1.38,
-            5.46,
-            6.71,
-            3.86,
-            7.07,
-            2.27,
-            5.91,
-            5.80,
-            9.65,
-            2.41,
-            4.06,
-            4.74,
-            3.93,
-            5.53,
-            6.65,
-            5.36,
-            6.86,
-            1.10,
-            2.92,
-        ),
-        strict=True,
-    )
-)
+_NATURAL = {
+    **{"A": 8.25, "C": 1.38, "D": 5.46, "E": 6.71, "F": 3.86, "G": 7.07, "H": 2.27, "I": 5.91},
+    **{"K": 5.80, "L": 9.65, "M": 2.41, "N": 4.06, "P": 4.74, "Q": 3.93, "R": 5.53, "S": 6.65},
+    **{"T": 5.36, "V": 6.86, "W": 1.10, "Y": 2.92},
+}
 
 
 def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None) -> Markup:
     def draw(ax: Any) -> None:
-        order = _LETTERS
+        order = LETTERS
         x = np.arange(len(order))
         ax.bar(
             x,
             [100 * v for v in composition(designs, order)],
             width=0.62,
-            color=_ALIGNED,
+            color=ALIGNED,
             alpha=0.85,
             label="designs",
         )
@@ -80,7 +53,7 @@ def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None)
                 "_",
                 markersize=11,
                 markeredgewidth=2,
-                color=_PLAIN,
+                color=PLAIN,
                 label="unguided",
             )
         if wild:
@@ -89,7 +62,7 @@ def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None)
                 [100 * v for v in composition([wild], order)],
                 "D",
                 markersize=4,
-                color=_WILD,
+                color=WILD,
                 label="wild type",
                 linestyle="none",
             )
@@ -99,12 +72,12 @@ def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None)
             "o",
             markersize=5,
             markerfacecolor="none",
-            markeredgecolor=_BEST,
+            markeredgecolor=BEST,
             label="Swiss-Prot",
             linestyle="none",
         )
         ax.set_xticks(x, list(order))
-        ax.tick_params(axis="x", labelsize=9, labelcolor=_INK)
+        ax.tick_params(axis="x", labelsize=9, labelcolor=INK)
         ax.grid(axis="x", visible=False)
         ax.set_ylabel("percent of residues")
         ax.legend(
@@ -116,7 +89,7 @@ def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None)
             columnspacing=1.2,
         )
 
-    return _svg(draw, width=10.2, height=3.0, name="composition")
+    return svg(draw, width=10.2, height=3.0, name="composition")
 
 
 def _distances(sequences: Sequence[str]) -> np.ndarray:
@@ -127,75 +100,66 @@ def _distances(sequences: Sequence[str]) -> np.ndarray:
     return np.asarray((letters[i] != letters[j]).sum(-1), dtype=float)
 
 
-def _free(
-    aligned: Sequence[Mapping[str, Any]],
-    plain: Sequence[Mapping[str, Any]],
-    wild: str | None,
-    config: Mapping[str, Any],
-) -> list[bool]:
-    given = config["resolved"].get("free")
-    length = len(aligned[0]["sequence"])
+def _free(run: Run) -> list[bool]:
+    """Return which positions might change; all, where an older version did not say."""
+    given, length = run.config["resolved"].get("free"), len(run.aligned[0]["sequence"])
     if isinstance(given, str) and len(given) == length:
         return [c == "1" for c in given]
     return [True] * length
 
 
-def _sequence_figures(
-    summary: Mapping[str, Any],
-    config: Mapping[str, Any],
-    kept: list[dict[str, str]],
-    rejected: list[dict[str, str]],
-    plain: list[dict[str, str]],
-) -> _Figures:
-    """Return the figures of a sequence campaign, pairs of guide and hold-out, and the rows."""
-    wild = config["resolved"]["wild_type"]
-    aligned = [*kept, *rejected]
-    ranked = sorted(
-        (r for r in aligned if math.isfinite(_float(r["total"]))), key=lambda r: -_float(r["total"])
-    )
-    rows: _Rows = {
-        "plain": list(plain),
-        "aligned": list(aligned),
-        "top": list(ranked[:10]),
-        "wild": [row for row in summary["rows"] if row["row"] == "wild type"],
+def figures(run: Run) -> Figures:
+    """Draw a run that designed letters: logo, mutations, composition, distances."""
+    resolved, aligned = run.config["resolved"], run.aligned
+    wild = resolved["wild_type"]
+    finite = [row for row in aligned if math.isfinite(as_float(row["total"]))]
+    groups: Groups = {
+        "plain": run.plain,
+        "aligned": aligned,
+        "top": sorted(finite, key=lambda row: -as_float(row["total"]))[:10],
+        "wild": [row.mean for row in run.summary.rows if row.row == "wild type"],
     }
-    if not aligned:
-        return {}, [], rows
-    figures: dict[str, Any] = _two_guides(rows, summary)
-    figures["prior"] = _scatter(
-        rows,
-        "prior_per_residue",
-        "total",
-        ("log-likelihood, nats per residue", "sum of the guides"),
-        "Reward against the prior",
-        "prior",
-        "unguided",
-    )
-    if wild:
-        figures["mutations"] = _histogram(
-            [
-                ("unguided", _PLAIN, _column(plain, "n_mut")),
-                ("aligned", _ALIGNED, _column(aligned, "n_mut")),
-            ],
-            "mutations from the wild type",
-            "Mutations",
-            "mutations",
+    values = {
+        "wild": wild,
+        "told": "mutations" if wild else "sequence",
+        "chemistry": [(name, color) for name, (_, color) in CHEMISTRY.items()],
+    }
+    drawn = _drawn(run, groups, wild) if aligned else {}
+    return Figures("letters.html.j2", groups, groups, "top 10", drawn, values)
+
+
+def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Markup]:
+    sequences = {name: [row["sequence"] for row in groups[name]] for name in ("plain", "aligned")}
+    chosen = [row["sequence"] for row in run.kept] or sequences["aligned"]
+    residues = run.config["resolved"]["residues"]
+    colors = (("unguided", PLAIN, "plain"), ("aligned", ALIGNED, "aligned"))
+
+    def mutations() -> dict[str, Markup]:
+        if not wild:
+            return {}
+        some = [(word, color, column(groups[name], "n_mut")) for word, color, name in colors]
+        label = "mutations from the wild type"
+        return {"mutations": histogram(some, label, "Mutations", "mutations", whole=True)}
+
+    return {
+        **two_guides(run, groups),
+        "prior": scatter(
+            groups,
+            "prior_per_residue",
+            "total",
+            ("log-likelihood, nats per residue", "sum of the guides"),
+            "Reward against the prior",
+            "prior",
+        ),
+        **mutations(),
+        "distances": histogram(
+            [(word, color, _distances(sequences[name])) for word, color, name in colors],
+            "mutations apart, all pairs",
+            "Distance between designs",
+            "distances",
             whole=True,
-        )
-    figures["distances"] = _histogram(
-        [
-            ("unguided", _PLAIN, _distances([r["sequence"] for r in plain])),
-            ("aligned", _ALIGNED, _distances([r["sequence"] for r in aligned])),
-        ],
-        "mutations apart, all pairs",
-        "Distance between designs",
-        "distances",
-        whole=True,
-    )
-    sequences = [r["sequence"] for r in (kept or aligned)]
-    residues = config["resolved"]["residues"]
-    figures["logo"] = logo(sequences, wild, residues)
-    free = _free(aligned, plain, wild, config)
-    figures["heat_map"] = heat_map(sequences, wild, free, residues)
-    figures["composition"] = _composition(sequences, [r["sequence"] for r in plain], wild)
-    return figures, _pairs(summary, config), rows
+        ),
+        "logo": logo(chosen, wild, residues),
+        "heat_map": heat_map(chosen, wild, _free(run), residues),
+        "composition": _composition(chosen, sequences["plain"], wild),
+    }

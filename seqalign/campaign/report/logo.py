@@ -18,7 +18,7 @@ from matplotlib.textpath import TextPath
 __all__ = []
 
 # chemistry of the amino acids; one color each works on light and on dark ground
-_CHEMISTRY = {
+CHEMISTRY = {
     "hydrophobic": ("AVLIMC", "#3f8f6b"),
     "aromatic": ("FWY", "#7a63c7"),
     "polar": ("STNQ", "#2f8fb8"),
@@ -28,10 +28,10 @@ _CHEMISTRY = {
 }
 
 
-_COLOR = {letter: color for letters, color in _CHEMISTRY.values() for letter in letters}
+_COLOR = {letter: color for letters, color in CHEMISTRY.values() for letter in letters}
 
 
-_LETTERS = "GPAVLIMCFWYSTNQKRHDE"
+LETTERS = "GPAVLIMCFWYSTNQKRHDE"
 
 
 @cache
@@ -149,7 +149,7 @@ def heat_map(
         parts.append(
             f'<rect x="{left}" y="{y0}" width="{size * cell_x}" height="{20 * cell_y}" class="ground"/>'
         )
-        for row, letter in enumerate(_LETTERS):
+        for row, letter in enumerate(LETTERS):
             parts.append(
                 f'<text x="{left - 7}" y="{y0 + (row + 0.8) * cell_y:.1f}" class="letter" style="fill:{_COLOR[letter]};font-weight:700">{letter}</text>'
             )
@@ -162,9 +162,9 @@ def heat_map(
             )
         counts = Counter(s[i] for s in sequences)
         for letter, count in counts.items():
-            if letter not in _LETTERS:
+            if letter not in LETTERS:
                 continue
-            y = y0 + _LETTERS.index(letter) * cell_y
+            y = y0 + LETTERS.index(letter) * cell_y
             if wild_type is not None and letter == wild_type[i]:
                 continue
             share = count / len(sequences)
@@ -174,8 +174,8 @@ def heat_map(
                 f"<title>{wild_type[i] if wild_type else ''}{residues[i]}{letter}: {100 * share:.0f} % "
                 "of designs</title></rect>"
             )
-        if wild_type is not None and wild_type[i] in _LETTERS:
-            y = y0 + (_LETTERS.index(wild_type[i]) + 0.5) * cell_y
+        if wild_type is not None and wild_type[i] in LETTERS:
+            y = y0 + (LETTERS.index(wild_type[i]) + 0.5) * cell_y
             parts.append(f'<circle cx="{x + cell_x / 2:.1f}" cy="{y:.1f}" r="1.8" class="dot"/>')
         if i in ticks:
             parts.append(

@@ -4,116 +4,112 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from seqalign.campaign.report.figures import _column, _float
+from seqalign.campaign.report.parts import Groups, as_float, column
+from seqalign.campaign.summary import Summary
 
-__all__ = []
-
-
-def _pairs(summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Pair each hold-out with its twin among the guides, by oracle or label, or with the total."""
-    rewards = config.get("rewards", {})
-    pairs = []
-    for held in summary["holdouts"]:
-        oracle = str(rewards.get(held, {}).get("oracle") or "")
-        match = next(
-            (
-                g
-                for g in summary["guides"]
-                if (oracle and oracle.startswith(str(rewards.get(g, {}).get("oracle")) + "-"))
-                or held.startswith((f"{g}-", f"{g}_"))
-            ),
-            None,
-        )
-        pairs.append((match or "total", held))
-    return pairs
+__all__ = ["Card", "Verdict", "asked", "cards", "shown", "verdicts"]
 
 
-def _verdicts(
-    pairs: Sequence[tuple[str, str]], rows: Mapping[str, list[dict[str, Any]]]
-) -> list[dict[str, Any]]:
-    """Compare gains of guide and hold-out over unguided designs, in units of their spread."""
-    found = []
-    plain, aligned = rows["plain"], rows["top"]
-    for guide, held in pairs:
-        gains = []
-        for key in (guide, held):
-            a, b = _column(aligned, key), _column(plain, key)
-            a, b = a[np.isfinite(a)], b[np.isfinite(b)]
-            gains.append(
-                float((a.mean() - b.mean()) / b.std(ddof=1))
-                if len(b) > 2 and len(a) and b.std(ddof=1) > 0
-                else math.nan
-            )
-        ratio = gains[1] / gains[0] if gains[0] > 0 else math.nan
-        found.append(
-            {
-                "guide": guide,
-                "held": held,
-                "gain": gains[0],
-                "kept": gains[1],
-                "ratio": ratio,
-                "flag": ratio < 0.5,
-                "none": not gains[0] > 0,
-            }
-        )
-    return found
+@dataclass(frozen=True)
+class Verdict:
+    """How a guide and its hold-out moved, in standard deviations of unguided designs.
+
+    Attributes:
+        guide: what was optimized; "total" for the sum of the guides.
+        held: what was not.
+        gain: of the guide.
+        kept: of the hold-out.
+    """
+
+    guide: str
+    held: str
+    gain: float
+    kept: float
+
+    @property
+    def none(self) -> bool:
+        """Whether the guide gained nothing."""
+        return not self.gain > 0
+
+    @property
+    def ratio(self) -> float:
+        """What part of the gain the hold-out confirms; NaN without a gain."""
+        return self.kept / self.gain if self.gain > 0 else math.nan
+
+    @property
+    def flag(self) -> bool:
+        """Whether they part."""
+        return self.ratio < 0.5
+
+    @property
+    def sound(self) -> bool:
+        """Whether both can be told."""
+        return math.isfinite(self.gain) and math.isfinite(self.kept)
 
 
-def _shown(value: Any, digits: int = 2) -> str:
-    number = _float(value)
+def verdicts(pairs: Sequence[tuple[str, str]], groups: Groups) -> list[Verdict]:
+    """Compare top and unguided designs in each pair of guide and hold-out."""
+
+    def gain(key: str) -> float:
+        a, b = column(groups["top"], key), column(groups["plain"], key)
+        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+        spread = float(b.std(ddof=1)) if len(b) > 2 and len(a) else 0.0
+        return float((a.mean() - b.mean()) / spread) if spread > 0 else math.nan
+
+    return [Verdict(guide, held, gain(guide), gain(held)) for guide, held in pairs]
+
+
+def shown(value: Any, digits: int = 2) -> str:
+    """Return a number of a table for people: a true minus, a dash for what is no number."""
+    number = as_float(value)
     if not math.isfinite(number):
         return "–"
     text = f"{number:.{digits}f}"
     return "−" + text[1:] if text.startswith("-") and float(text) != 0 else text.removeprefix("-")
 
 
-def _cards(
-    summary: Mapping[str, Any], by_name: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Card:
+    """A headline number."""
+
+    label: str
+    value: str
+    unit: str
+    text: str
+
+
+def cards(summary: Summary) -> list[Card]:
     """Return the headline numbers: each guide against best-of-N, or else against the wild type."""
     found = []
-    # what a hold-out says of images is a headline: a sequence report has it among its verdicts
-    paired = summary.get("paired", {})
-    held = summary["holdouts"] if paired else []
-    for label in [*summary["guides"], *held]:
-        gains = summary["gains"][label]
-        for key, text in (
-            ("over_best_of_n", "over best-of-N at equal network calls"),
-            ("over_unguided", "over unguided designs"),
-            ("over_wild_type", "over the wild type"),
+    paired = summary.paired
+    # what a hold-out says is a headline where pairs say it: else it is among the verdicts
+    held = summary.holdouts if paired is not None else ()
+    for label in [*summary.guides, *held]:
+        gains = summary.gains[label]
+        for gain, name, text in (
+            (gains.over_best_of_n, "best_of_n", "over best-of-N at equal network calls"),
+            (gains.over_unguided, "unguided", "over unguided designs"),
+            (gains.over_wild_type, "", "over the wild type"),
         ):
-            if gains[key] is not None:
-                interval = paired.get(key.removeprefix("over_"), {}).get(label, {})
-                if interval.get("low") is not None:
-                    low, high = _shown(interval["low"]), _shown(interval["high"])
-                    text += f", 95 % interval {low} to {high}"
-                unit = summary["units"].get(label) or ""
-                sign = "+" if gains[key] >= 0 else ""
-                found.append(
-                    {
-                        "label": f"{label} · hold-out" if label in held else label,
-                        "value": f"{sign}{_shown(gains[key])}",
-                        "unit": unit,
-                        "text": text,
-                    }
-                )
-                break
-    found.append(
-        {
-            "label": "designs kept",
-            "value": str(summary["designs"]),
-            "unit": "",
-            "text": f"of {summary['drawn']} drawn, {summary['distinct']} distinct",
-        }
-    )
-    return found
+            if gain is None:
+                continue
+            versus = paired.against(name).get(label) if paired is not None and name else None
+            if versus is not None and versus.low is not None:
+                text += f", 95 % interval {shown(versus.low)} to {shown(versus.high)}"
+            title = f"{label} · hold-out" if label in held else label
+            value = f"{'+' if gain >= 0 else ''}{shown(gain)}"
+            found.append(Card(title, value, summary.units.get(label) or "", text))
+            break
+    text = f"of {summary.drawn} drawn, {summary.distinct} distinct"
+    return [*found, Card("designs kept", str(summary.designs), "", text)]
 
 
-def _asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say in words what the campaign asked for."""
     rules = []
     resolved, constraints = config["resolved"], config["constraints"]

@@ -1,0 +1,115 @@
+"""What a page is made of: a run as its folder has it, and what a medium draws of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from seqalign.campaign.store import RunFolder
+from seqalign.campaign.summary import Summary
+
+__all__ = ["Figures", "Groups", "Run", "as_float", "column"]
+
+Groups = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Rows with numbers: "plain" (unguided), "aligned", "top" (the best of them) and "wild"."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        summary: what it says of itself.
+        config: resolved configuration, with the options designs were chosen by last.
+        kept: rows of designs.csv.
+        rejected: rows of rejected.csv.
+        plain: designs of best-of-N, unguided.
+        trace: the steps of the aligned sampler.
+    """
+
+    folder: RunFolder
+    summary: Summary
+    config: Mapping[str, Any]
+    kept: Sequence[Mapping[str, str]]
+    rejected: Sequence[Mapping[str, str]]
+    plain: Sequence[Mapping[str, str]]
+    trace: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, folder: RunFolder, summary: Summary) -> Run:
+        """Read a run from its folder."""
+        return cls(
+            folder,
+            summary,
+            {**folder.read_config(), "select": summary.select},
+            folder.read_csv("designs.csv"),
+            folder.read_csv("rejected.csv"),
+            [row for row in folder.read_csv("baselines.csv") if row["method"] == "best_of_n"],
+            [row for row in folder.read_lines("trace.jsonl") if row["arm"] == "aligned"],
+        )
+
+    @property
+    def aligned(self) -> list[Mapping[str, str]]:
+        """Every distinct design of the aligned sampler."""
+        return [*self.kept, *self.rejected]
+
+    def named(self, label: str) -> str:
+        """Return a reward with its unit."""
+        unit = self.summary.units.get(label)
+        return f"{label} ({unit})" if unit else label
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Pair each hold-out with its twin among the guides, by oracle or label, or with the total.
+
+        There are none where nothing was drawn.
+        """
+        rewards = self.config.get("rewards", {})
+
+        def twin(held: str) -> str:
+            oracle = str(rewards.get(held, {}).get("oracle") or "")
+            for guide in self.summary.guides:
+                own = f"{rewards.get(guide, {}).get('oracle')}-"
+                if oracle.startswith(own) or held.startswith((f"{guide}-", f"{guide}_")):
+                    return guide
+            return "total"
+
+        return [(twin(held), held) for held in self.summary.holdouts] if self.aligned else []
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a medium draws of a run.
+
+    Attributes:
+        template: the page they stand on.
+        groups: rows by whose designs they are.
+        compared: the same rows, as the gains of guides and hold-outs are compared.
+        best: which designs are "top", in words.
+        drawn: by the names that the template knows; none where nothing was drawn.
+        values: what else the template asks for.
+    """
+
+    template: str
+    groups: Groups
+    compared: Groups
+    best: str
+    drawn: Mapping[str, Any]
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def as_float(text: Any) -> float:
+    """Return a number of a table; NaN for what is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
+    """Return one column as numbers, (n,)."""
+    return np.array([as_float(row.get(key)) for row in rows])
