@@ -69,10 +69,11 @@ def test_times_run_from_one_to_zero():
 # forward ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
-def test_parallel_corruption_masks_each_position_with_probability_t(t):
+@pytest.mark.parametrize("step", [10, 7, 0])
+def test_parallel_corruption_masks_each_position_with_probability_t(step):
+    t = 1 - step / 10
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 20000, L)
-    x_t = masked("parallel").corrupt(x_0, t, Streams(0, (0,)))
+    x_t = masked("parallel", steps=10).corrupt(x_0, step, Streams(0, (0,)))
     hit = x_t == ABC.mask
     assert torch.equal(torch.where(hit, x_0, x_t), x_0)
     mean_is(hit[0].double(), t)
@@ -80,12 +81,12 @@ def test_parallel_corruption_masks_each_position_with_probability_t(t):
     mean_is(pairs[:, 0] * pairs[:, 1], t * t)
 
 
-@pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 1.0])
-def test_random_order_corruption_masks_a_uniform_subset(t):
+@pytest.mark.parametrize("step", [4, 3, 2, 0])
+def test_random_order_corruption_masks_a_uniform_subset(step):
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 12000, L)
-    x_t = masked().corrupt(x_0, t, Streams(0, (0,)))
+    x_t = masked(steps=4).corrupt(x_0, step, Streams(0, (0,)))
     hit = (x_t == ABC.mask)[0]
-    count = round(t * L)
+    count = L - step
     assert bool((hit.sum(-1) == count).all())
     assert torch.equal(torch.where(hit, x_0[0], x_t[0]), x_0[0])
     subsets = list(itertools.combinations(range(L), count))
@@ -94,10 +95,11 @@ def test_random_order_corruption_masks_a_uniform_subset(t):
     counts_are(counts, torch.full((len(subsets),), 1 / len(subsets), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
-def test_uniform_corruption_keeps_with_probability_one_minus_t(t):
+@pytest.mark.parametrize("step", [10, 6, 0])
+def test_uniform_corruption_keeps_with_probability_one_minus_t(step):
+    t = 1 - step / 10
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 20000, L)
-    x_t = uniform().corrupt(x_0, t, Streams(0, (0,)))
+    x_t = uniform(steps=10).corrupt(x_0, step, Streams(0, (0,)))
     for i in range(L):
         law = torch.full((V,), t / V, dtype=torch.float64)
         law[int(x_0[0, 0, i])] += 1 - t
@@ -108,14 +110,14 @@ def test_padding_is_never_touched():
     x_0 = torch.tensor([[2, 1, 0, 0]]).expand(2, 500, L)
     rng = Streams(0, (0, 1))
     for process in (
-        masked(event_mask=PADDING),
-        masked("parallel", event_mask=PADDING),
-        uniform(event_mask=PADDING),
+        masked(steps=4, event_mask=PADDING),
+        masked("parallel", steps=4, event_mask=PADDING),
+        uniform(steps=4, event_mask=PADDING),
     ):
-        for x in (process.prior((2, 500), rng), process.corrupt(x_0, 0.5, rng)):
+        for x in (process.prior((2, 500), rng), process.corrupt(x_0, 2, rng)):
             assert bool((x[1, :, 2:] == 0).all())
-        assert bool((process.corrupt(x_0, 1.0, rng)[0] != x_0[0]).any())
-    hit = masked(event_mask=PADDING).corrupt(x_0, 0.5, rng) == ABC.mask
+        assert bool((process.corrupt(x_0, 0, rng)[0] != x_0[0]).any())
+    hit = masked(steps=4, event_mask=PADDING).corrupt(x_0, 2, rng) == ABC.mask
     assert bool((hit[0].sum(-1) == 2).all())
     assert bool((hit[1].sum(-1) == 1).all())
 
@@ -420,9 +422,9 @@ def test_block_draws_follow_their_log_prob(order):
 
 @pytest.mark.parametrize("order", ["random", "parallel"])
 def test_corruption_masks_whole_blocks(order):
-    process = masked(order, blocks=((1, 3),))
+    process = masked(order, steps=3, blocks=((1, 3),))
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 3000, L)
-    hit = process.corrupt(x_0, 1 / 3, Streams(0, (0,)))[0] == ABC.mask
+    hit = process.corrupt(x_0, 2, Streams(0, (0,)))[0] == ABC.mask
     assert torch.equal(hit[:, 0], hit[:, 2])
     mean_is(hit[:, 0].double(), 1 / 3)
     mean_is(hit[:, 3].double(), 1 / 3)

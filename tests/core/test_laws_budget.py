@@ -117,7 +117,7 @@ def test_calls_reported_are_calls_made(problem, method, chunk):
     process, network, reward = counted(p)
     steps, made = [], []
 
-    def observe(step: Any) -> None:
+    def observe(step: Any, _: Any) -> None:
         steps.append(step)
         made.append((network.calls, reward.calls))
 
