@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -52,6 +52,17 @@ def masked(order: str = "random", steps: int = L, **more) -> MaskedProcess:
 
 def uniform(steps: int = 3, **more) -> UniformProcess:
     return UniformProcess(Mixer(V), ABC, L, steps, differentiable=True, **more)
+
+
+@dataclass(frozen=True)
+class Fixing:
+    """As much of a design space as a process looks at."""
+
+    fixed: str
+    blocks: tuple[tuple[int, ...], ...] = ()
+
+    def start(self, x: Tensor) -> Tensor:
+        return torch.where(x == ABC.mask, ABC.encode([self.fixed])[0], x)
 
 
 PADDING = torch.tensor([[True, True, True, True], [True, True, False, False]])
@@ -120,6 +131,53 @@ def test_padding_is_never_touched():
     hit = masked(steps=4, event_mask=PADDING).corrupt(x_0, 2, rng) == ABC.mask
     assert bool((hit[0].sum(-1) == 2).all())
     assert bool((hit[1].sum(-1) == 1).all())
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_a_space_fixes_stays(step, tied):
+    ties = ((2, 4),) if tied else ()
+    space = Fixing("__C_", ties)
+    x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 6000, L)
+    steps = 2 if tied else 3
+    process = masked(steps=steps, blocks=ties)
+    process.check(steps, space)
+    hit = process.corrupt(x_0, min(step, steps), Streams(0, (0,)), space)[0] == ABC.mask
+    assert not bool(hit[:, 2].any())
+    # as many reveals are left as steps: what a run from the prior has open there
+    left = steps - min(step, steps)
+    assert bool((process.reveals(torch.where(hit, ABC.mask, x_0[0])) == left).all())
+    mean_is(hit[:, 0].double(), left / steps)
+    if tied:
+        assert torch.equal(hit[:, 1], hit[:, 3])
+    parallel = masked("parallel", steps=3, blocks=ties)
+    hit = parallel.corrupt(x_0, step, Streams(0, (0,)), space)[0] == ABC.mask
+    assert not bool(hit[:, 2].any())
+    mean_is(hit[:, [0, 1, 3]].double(), 1 - step / 3)
+    moved = uniform().corrupt(x_0, step, Streams(0, (0,)), space)
+    assert bool((moved[..., 2] == 2).all())
+
+
+def test_what_a_process_cannot_do_is_refused_without_a_call():
+    def silent(x: Tensor, t: float) -> Tensor:
+        raise AssertionError("the network was called")
+
+    space = Fixing("A___", ((2, 4),))
+    process = MaskedProcess(silent, ABC, L, 3)
+    with pytest.raises(ValueError, match="4 positions are masked but only 3 steps"):
+        process.check(3)
+    process.check(4)
+    process.check(3, None, torch.tensor([[[3, 3, 3, 0]]]))
+    with pytest.raises(ValueError, match=r"ties .*no positions.*blocks=space\.blocks"):
+        process.check(4, space)
+    blocks = replace(process, blocks=space.blocks)
+    with pytest.raises(ValueError, match="2 positions are masked but only 1 steps"):
+        blocks.check(1, space)
+    blocks.check(2, space)
+    replace(process, order="parallel").check(1)
+    # padding is never revealed
+    replace(process, event_mask=PADDING[1:]).check(2)
+    UniformProcess(silent, ABC, L, 1).check(1, space)
 
 
 # posterior ----------------------------------------------------------------------------------------

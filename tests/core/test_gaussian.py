@@ -156,6 +156,18 @@ def test_the_prior_is_standard_and_the_forward_process_has_its_moments():
     assert torch.equal(chain.corrupt(x_0, 10, Streams(1, (0,))), x_0)
 
 
+def test_nothing_is_open_and_letters_are_refused():
+    chain = process(RectifiedFlow())
+    x = chain.prior((1, 3), Streams(0, (0,)))
+    assert not bool(chain.unknown(x).any())
+    assert chain.lift(x, GaussianPosterior(x)) is x
+    chain.check(1)
+    with pytest.raises(TypeError, match="DesignSpace holds letters"):
+        chain.check(4, object())
+    with pytest.raises(TypeError, match="DesignSpace holds letters"):
+        chain.corrupt(x, 1, Streams(0, (0,)), object())
+
+
 def test_the_last_step_is_deterministic():
     chain = process(RectifiedFlow())
     x = chain.prior((1, 3), Streams(0, (0,)))
