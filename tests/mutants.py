@@ -139,9 +139,9 @@ MUTANTS = (
         "flattened-log-z",
         "log Z by logsumexp over the flattened batch: islands share one estimate",
         edit(
-            "core/smc",
-            "log_z = particles.log_z + log_mean_exp(log_w) if weighted else None",
-            "log_z = particles.log_z + log_mean_exp(log_w.flatten()) if weighted else None",
+            "core/method",
+            "log_z = particles.log_z + log_mean_exp(log_w)",
+            "log_z = particles.log_z + log_mean_exp(log_w.flatten())",
         ),
         ("core/test_laws_mutants.py::test_each_island_has_the_log_z_it_has_alone",),
     ),
@@ -160,10 +160,9 @@ MUTANTS = (
         "x_s is imputed with the mask of x_t: the letters just revealed are ignored",
         edit(
             "core/smc",
-            "look = self._look_changed(x_s, state, i, rng)",
-            "mask = getattr(self.process, 'alphabet').mask\n"
-            "            look = self._look_changed("
-            "torch.where(state.x == mask, state.x, x_s), state, i, rng)",
+            "self._look.again(x_s, state, self._times[i], rng)",
+            "self._look.again(torch.where(state.x == getattr(self.process, 'alphabet').mask, "
+            "state.x, x_s), state, self._times[i], rng)",
         ),
         (FRESH, f"{EXACT}[masked-random-smc]"),
     ),
@@ -171,9 +170,9 @@ MUTANTS = (
         "argmax-returned",
         "the argmax before the last selection is returned instead of the particle",
         edit(
-            "core/smc",
-            "designs = self.process.decode(particles.x)\n",
-            "designs = self.process.decode(particles.posterior.mode)\n",
+            "core/method",
+            "return Samples(loop.process.decode(x), ",
+            "return Samples(loop.process.decode(particles.posterior.mode), ",
         ),
         (
             "core/test_laws_mutants.py::test_designs_and_rewards_belong_together",
@@ -233,7 +232,7 @@ MUTANTS = (
         "averaged-gradient",
         "the gradient is averaged over the batch: guidance weakens as particles are added",
         edit(
-            "core/smc",
+            "core/look",
             "(score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))",
             "(score,) = torch.autograd.grad(value.mean(), leaf)",
         ),
@@ -255,7 +254,7 @@ MUTANTS = (
     Mutant(
         "tempering-starts-at-one",
         "the schedule is applied at t = T, before anything is known",
-        edit("core/smc", "            lam=flat,\n", "            lam=torch.ones_like(flat),\n"),
+        edit("core/look", "            lam=flat,\n", "            lam=torch.ones_like(flat),\n"),
         ("core/test_laws_mutants.py::test_tempering_starts_at_zero_and_keeps_its_pace",),
     ),
     Mutant(
@@ -263,8 +262,8 @@ MUTANTS = (
         "the last step is detected by t == 0",
         edit(
             "core/smc",
-            "t, s, last = self._times[i - 1], self._times[i], i == n",
-            "t, s, last = self._times[i - 1], self._times[i], self._times[i] == 0.0",
+            "rng, last = rng.at(i), i == n",
+            "rng, last = rng.at(i), self._times[i] == 0.0",
         ),
         ("core/test_laws_mutants.py::test_the_last_step_is_counted_not_compared",),
     ),
@@ -347,7 +346,7 @@ MUTANTS = (
         "an approximate look-ahead without the indicator of the constraints at the end",
         edit(
             "core/smc",
-            "inside = torch.where(self.space.contains(x_s), 0.0, -torch.inf)",
+            "inside = torch.where(self.space.contains(x_0), 0.0, -torch.inf)",
             "pass",
         ),
         (
@@ -420,8 +419,8 @@ MUTANTS = (
         "max and sum potentials are still in the weight at the end: the reward counts on top",
         edit(
             "core/smc",
-            "log_twist, memo = look.value, state.memo",
-            "log_twist, memo = look.value + state.log_twist, state.memo",
+            "torch.ones_like(state.lam), look.value, state.memo",
+            "torch.ones_like(state.lam), look.value + state.log_twist, state.memo",
         ),
         ("core/test_laws_mutants.py::test_potentials_telescope",),
     ),

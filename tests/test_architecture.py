@@ -174,6 +174,24 @@ def test_dataclasses_are_frozen(name):
                 assert options.get("frozen") is True, f"{name}.{node.name} is not frozen"
 
 
+def test_the_loop_knows_protocols_only():
+    """What it asks of a process, a posterior or a space is declared, and typed as such."""
+    size = {}
+    for name in ("smc", "look"):
+        path = SOURCES[f"seqalign.core.{name}"]
+        text = path.read_text()
+        size[name] = len(text.splitlines())
+        assert "getattr(" not in text
+        assert "type: ignore" not in text
+        called = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
+        tested = [c.args[1] for c in called if getattr(c.func, "id", "") == "isinstance"]
+        kinds = {n.id for test in tested for n in ast.walk(test) if isinstance(n, ast.Name)}
+        assert kinds <= {"Particles", "PosteriorMean", "Tilted"}, kinds
+    assert size["smc"] <= 260
+    methods = [p for n, p in ENGINE.items() if n.startswith("seqalign.methods")]
+    assert sum(len(p.read_text().splitlines()) for p in methods) <= 700
+
+
 @pytest.mark.parametrize("name", sorted(n for n in ENGINE if n.startswith("seqalign.methods.")))
 def test_every_method_is_short_and_names_its_source(name):
     text = SOURCES[name].read_text()

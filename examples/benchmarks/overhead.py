@@ -114,7 +114,7 @@ def side_by_side(pair: Pair, block: int) -> tuple[Tensor, Tensor]:
     spent, bare, done = torch.zeros(2).double(), torch.zeros(2).double(), 0
     start = now()
 
-    def observe(step: Step) -> None:
+    def observe(step: Step, _: sa.Particles) -> None:
         nonlocal start, spent, bare, done
         if step.step % block and step.step < len(marks) - 1:
             return
@@ -158,7 +158,7 @@ def demo(particles: int) -> tuple[Pair, Work | None, str]:
     recorded = run(
         replace(process, network=recording),
         Recorder(reward, calls),
-        lambda _: marks.append(len(calls)),
+        lambda *_: marks.append(len(calls)),
     )
 
     def replay(first: int, last: int) -> None:
@@ -213,7 +213,7 @@ def images(particles: int, steps: int) -> tuple[Pair, Work | None, str]:
         return cast(sa.Samples, method(process, reward, shape, rng=rng, observe=observe))
 
     heard = replace(process, denoiser=Overheard(process.denoiser, calls))
-    recorded = run(heard, lambda _: marks.append(len(calls)))
+    recorded = run(heard, lambda *_: marks.append(len(calls)))
     # chunks lie within islands, one island after the other
     each = len(calls) // (steps * len(prompts))
     spoken = [p for p in prompts for _ in range(each)] * steps

@@ -76,7 +76,7 @@ class Meter:
             if most is not None and made + more > most:
                 raise OverBudget(
                     f"The budget of {most} {what} calls is spent: {made} were made, and the next "
-                    f"visit needs {more}. Allow more, or take fewer particles or steps."
+                    f"call needs {more}. Allow more, or take fewer particles or steps."
                 )
         self.network, self.reward = self.network + network, self.reward + reward
 

@@ -398,7 +398,8 @@ def test_a_continued_run_gives_the_same_bits(campaign, finished, tmp_path):
 
 def test_islands_are_kept_without_loss(finished):
     folder, _ = finished
-    samples, _ = folder.load_island("aligned", 2, sa.load_model("painter", prompts=["red", "green"]), 2)
+    model = sa.load_model("painter", prompts=["red", "green"])
+    samples, _ = folder.load_island("aligned", 2, model, 2)
     assert samples.designs.x.dtype == torch.float64
     assert samples.designs.prompts == ("green",)
     levels = samples.designs.x * 255

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -54,6 +54,17 @@ def uniform(steps: int = 3, **more) -> UniformProcess:
     return UniformProcess(Mixer(V), ABC, L, steps, differentiable=True, **more)
 
 
+@dataclass(frozen=True)
+class Fixing:
+    """As much of a design space as a process looks at."""
+
+    fixed: str
+    blocks: tuple[tuple[int, ...], ...] = ()
+
+    def start(self, x: Tensor) -> Tensor:
+        return torch.where(x == ABC.mask, ABC.encode([self.fixed])[0], x)
+
+
 PADDING = torch.tensor([[True, True, True, True], [True, True, False, False]])
 
 
@@ -69,10 +80,11 @@ def test_times_run_from_one_to_zero():
 # forward ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
-def test_parallel_corruption_masks_each_position_with_probability_t(t):
+@pytest.mark.parametrize("step", [10, 7, 0])
+def test_parallel_corruption_masks_each_position_with_probability_t(step):
+    t = 1 - step / 10
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 20000, L)
-    x_t = masked("parallel").corrupt(x_0, t, Streams(0, (0,)))
+    x_t = masked("parallel", steps=10).corrupt(x_0, step, Streams(0, (0,)))
     hit = x_t == ABC.mask
     assert torch.equal(torch.where(hit, x_0, x_t), x_0)
     mean_is(hit[0].double(), t)
@@ -80,12 +92,12 @@ def test_parallel_corruption_masks_each_position_with_probability_t(t):
     mean_is(pairs[:, 0] * pairs[:, 1], t * t)
 
 
-@pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 1.0])
-def test_random_order_corruption_masks_a_uniform_subset(t):
+@pytest.mark.parametrize("step", [4, 3, 2, 0])
+def test_random_order_corruption_masks_a_uniform_subset(step):
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 12000, L)
-    x_t = masked().corrupt(x_0, t, Streams(0, (0,)))
+    x_t = masked(steps=4).corrupt(x_0, step, Streams(0, (0,)))
     hit = (x_t == ABC.mask)[0]
-    count = round(t * L)
+    count = L - step
     assert bool((hit.sum(-1) == count).all())
     assert torch.equal(torch.where(hit, x_0[0], x_t[0]), x_0[0])
     subsets = list(itertools.combinations(range(L), count))
@@ -94,10 +106,11 @@ def test_random_order_corruption_masks_a_uniform_subset(t):
     counts_are(counts, torch.full((len(subsets),), 1 / len(subsets), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("t", [0.0, 0.4, 1.0])
-def test_uniform_corruption_keeps_with_probability_one_minus_t(t):
+@pytest.mark.parametrize("step", [10, 6, 0])
+def test_uniform_corruption_keeps_with_probability_one_minus_t(step):
+    t = 1 - step / 10
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 20000, L)
-    x_t = uniform().corrupt(x_0, t, Streams(0, (0,)))
+    x_t = uniform(steps=10).corrupt(x_0, step, Streams(0, (0,)))
     for i in range(L):
         law = torch.full((V,), t / V, dtype=torch.float64)
         law[int(x_0[0, 0, i])] += 1 - t
@@ -108,16 +121,63 @@ def test_padding_is_never_touched():
     x_0 = torch.tensor([[2, 1, 0, 0]]).expand(2, 500, L)
     rng = Streams(0, (0, 1))
     for process in (
-        masked(event_mask=PADDING),
-        masked("parallel", event_mask=PADDING),
-        uniform(event_mask=PADDING),
+        masked(steps=4, event_mask=PADDING),
+        masked("parallel", steps=4, event_mask=PADDING),
+        uniform(steps=4, event_mask=PADDING),
     ):
-        for x in (process.prior((2, 500), rng), process.corrupt(x_0, 0.5, rng)):
+        for x in (process.prior((2, 500), rng), process.corrupt(x_0, 2, rng)):
             assert bool((x[1, :, 2:] == 0).all())
-        assert bool((process.corrupt(x_0, 1.0, rng)[0] != x_0[0]).any())
-    hit = masked(event_mask=PADDING).corrupt(x_0, 0.5, rng) == ABC.mask
+        assert bool((process.corrupt(x_0, 0, rng)[0] != x_0[0]).any())
+    hit = masked(steps=4, event_mask=PADDING).corrupt(x_0, 2, rng) == ABC.mask
     assert bool((hit[0].sum(-1) == 2).all())
     assert bool((hit[1].sum(-1) == 1).all())
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_a_space_fixes_stays(step, tied):
+    ties = ((2, 4),) if tied else ()
+    space = Fixing("__C_", ties)
+    x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 6000, L)
+    steps = 2 if tied else 3
+    process = masked(steps=steps, blocks=ties)
+    process.check(steps, space)
+    hit = process.corrupt(x_0, min(step, steps), Streams(0, (0,)), space)[0] == ABC.mask
+    assert not bool(hit[:, 2].any())
+    # as many reveals are left as steps: what a run from the prior has open there
+    left = steps - min(step, steps)
+    assert bool((process.reveals(torch.where(hit, ABC.mask, x_0[0])) == left).all())
+    mean_is(hit[:, 0].double(), left / steps)
+    if tied:
+        assert torch.equal(hit[:, 1], hit[:, 3])
+    parallel = masked("parallel", steps=3, blocks=ties)
+    hit = parallel.corrupt(x_0, step, Streams(0, (0,)), space)[0] == ABC.mask
+    assert not bool(hit[:, 2].any())
+    mean_is(hit[:, [0, 1, 3]].double(), 1 - step / 3)
+    moved = uniform().corrupt(x_0, step, Streams(0, (0,)), space)
+    assert bool((moved[..., 2] == 2).all())
+
+
+def test_what_a_process_cannot_do_is_refused_without_a_call():
+    def silent(x: Tensor, t: float) -> Tensor:
+        raise AssertionError("the network was called")
+
+    space = Fixing("A___", ((2, 4),))
+    process = MaskedProcess(silent, ABC, L, 3)
+    with pytest.raises(ValueError, match="4 positions are masked but only 3 steps"):
+        process.check(3)
+    process.check(4)
+    process.check(3, None, torch.tensor([[[3, 3, 3, 0]]]))
+    with pytest.raises(ValueError, match=r"ties .*no positions.*blocks=space\.blocks"):
+        process.check(4, space)
+    blocks = replace(process, blocks=space.blocks)
+    with pytest.raises(ValueError, match="2 positions are masked but only 1 steps"):
+        blocks.check(1, space)
+    blocks.check(2, space)
+    replace(process, order="parallel").check(1)
+    # padding is never revealed
+    replace(process, event_mask=PADDING[1:]).check(2)
+    UniformProcess(silent, ABC, L, 1).check(1, space)
 
 
 # posterior ----------------------------------------------------------------------------------------
@@ -420,9 +480,9 @@ def test_block_draws_follow_their_log_prob(order):
 
 @pytest.mark.parametrize("order", ["random", "parallel"])
 def test_corruption_masks_whole_blocks(order):
-    process = masked(order, blocks=((1, 3),))
+    process = masked(order, steps=3, blocks=((1, 3),))
     x_0 = torch.tensor([0, 1, 2, 1]).expand(1, 3000, L)
-    hit = process.corrupt(x_0, 1 / 3, Streams(0, (0,)))[0] == ABC.mask
+    hit = process.corrupt(x_0, 2, Streams(0, (0,)))[0] == ABC.mask
     assert torch.equal(hit[:, 0], hit[:, 2])
     mean_is(hit[:, 0].double(), 1 / 3)
     mean_is(hit[:, 3].double(), 1 / 3)

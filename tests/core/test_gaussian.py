@@ -144,16 +144,28 @@ def test_samples_of_the_chain_have_those_moments(schedule):
 
 
 def test_the_prior_is_standard_and_the_forward_process_has_its_moments():
-    chain = process(VariancePreserving())
+    chain = process(VariancePreserving(), 10)
     z = chain.prior((1, 20000), Streams(0, (0,)))
     assert z.shape == (1, 20000, 2)
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-5
     x_0 = torch.tensor([1.0, -2.0]).double().expand(1, 20000, 2)
-    a, b = VariancePreserving()(0.3)
-    x_t = chain.corrupt(x_0, 0.3, Streams(1, (0,)))
+    a, b = VariancePreserving()(float(chain.times[7]))
+    x_t = chain.corrupt(x_0, 7, Streams(1, (0,)))
     mean_is(x_t[0], a * x_0[0, 0])
     mean_is((x_t[0] - a * x_0[0, 0]) ** 2, b * b)
-    assert torch.equal(chain.corrupt(x_0, 0.0, Streams(1, (0,))), x_0)
+    assert torch.equal(chain.corrupt(x_0, 10, Streams(1, (0,))), x_0)
+
+
+def test_nothing_is_open_and_letters_are_refused():
+    chain = process(RectifiedFlow())
+    x = chain.prior((1, 3), Streams(0, (0,)))
+    assert not bool(chain.unknown(x).any())
+    assert chain.lift(x, GaussianPosterior(x)) is x
+    chain.check(1)
+    with pytest.raises(TypeError, match="DesignSpace holds letters"):
+        chain.check(4, object())
+    with pytest.raises(TypeError, match="DesignSpace holds letters"):
+        chain.corrupt(x, 1, Streams(0, (0,)), object())
 
 
 def test_the_last_step_is_deterministic():
@@ -190,4 +202,7 @@ def test_bad_hyper_parameters_are_refused():
     from seqalign.core.callables import function
 
     with pytest.raises(ValueError, match="eta = 0"):
-        SMC(process(RectifiedFlow(), eta=0.0), function(lambda x: x.sum(-1)), 1.0, value=None)
+        process(RectifiedFlow(), eta=0.0).check(4)
+    loop = SMC(process(RectifiedFlow(), eta=0.0), function(lambda x: x.sum(-1)), 1.0, value=None)
+    with pytest.raises(ValueError, match="eta = 0"):
+        loop.init((1, 2), Streams(0, (0,)))

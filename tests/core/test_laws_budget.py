@@ -15,9 +15,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from seqalign.core.budget import Budget, OverBudget
 from seqalign.core.objective import Reward
 from seqalign.core.process import Designs
 from seqalign.core.proposal import Tilted
+from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.core.value import PosteriorMode, PosteriorSample, Rollout
 from seqalign.core.wrappers import Cached, Chunked, Counted
@@ -118,7 +120,7 @@ def test_calls_reported_are_calls_made(problem, method, chunk):
     process, network, reward = counted(p)
     steps, made = [], []
 
-    def observe(step: Any) -> None:
+    def observe(step: Any, _: Any) -> None:
         steps.append(step)
         made.append((network.calls, reward.calls))
 
@@ -134,6 +136,38 @@ def test_calls_reported_are_calls_made(problem, method, chunk):
             made[n][0] - before[0],
             made[n][1] - before[1],
         ), n
+
+
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("problem", ["masked-space", "uniform", "gaussian-vp"])
+def test_a_budget_is_kept_before_it_is_exceeded(problem, method, chunk):
+    p = exact.replaced(PROBLEMS[problem](), chunk=chunk)
+    more = {"rng": Streams(0, range(2)), "space": p.space}
+    free = METHODS[method](p.process, p.reward, (2, 6), **more)
+    spent = Budget(free.network_calls, free.reward_calls)
+    enough = METHODS[method](p.process, p.reward, (2, 6), budget=spent, **more)
+    assert torch.equal(free.log_w, enough.log_w)
+    for what in ("network", "reward"):
+        most = getattr(spent, what) - 1
+        process, network, reward = counted(p)
+        with pytest.raises(OverBudget, match=rf"budget of {most} {what} calls.*Allow more"):
+            METHODS[method](process, reward, (2, 6), budget=replace(spent, **{what: most}), **more)
+        assert network.calls <= spent.network - (what == "network")
+        assert reward.calls <= spent.reward - (what == "reward")
+
+
+def test_a_budget_ends_with_its_run():
+    p = exact.masked("random")
+    loop = SMC(p.process, p.reward, 1.0)
+    for seed in range(3):
+        # the meter goes on, every run has the whole budget
+        _, trace = loop.run((1, 4), Streams(seed, [0]), budget=Budget(12, 16))
+        assert sum(s.network_calls for s in trace) == 12
+    with pytest.raises(OverBudget, match="0 were made, and the next call needs 4"):
+        loop.run((1, 4), Streams(0, [0]), budget=Budget(network=3))
+    loop.run((1, 4), Streams(0, [0]))
+    assert loop.meter.calls == (4 * 12, 4 * 16)
 
 
 @pytest.mark.parametrize(

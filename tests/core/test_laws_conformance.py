@@ -19,6 +19,7 @@ import torch
 
 import seqalign.methods
 from seqalign.core import potential, proposal, selection, tempering, value
+from seqalign.core.method import Looped
 from seqalign.core.particles import Samples
 from seqalign.core.streams import Streams
 from seqalign.space import space as design_space
@@ -70,7 +71,7 @@ def test_frozen_documented_and_readable(name):
     cls = ENTRIES[name].load()
     assert dataclasses.is_dataclass(cls)
     assert cls.__dataclass_params__.frozen
-    assert cls.__bases__ == (object,), "no inheritance among methods"
+    assert cls.__bases__ in ((object,), (Looped,)), "no inheritance among methods"
     method = cls()
     field = dataclasses.fields(cls)[0].name
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -93,7 +94,7 @@ def test_signature(name):
     parameters = list(inspect.signature(ENTRIES[name].load().__call__).parameters.values())
     assert [
         p.name for p in parameters
-    ] == "self process reward shape rng space start observe".split()
+    ] == "self process reward shape rng space start begin stop budget observe".split()
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[4:])
 
 
@@ -114,11 +115,54 @@ def test_same_streams_same_bits(problems, problem, name):
 
 
 @pytest.mark.parametrize(("name", "problem"), PAIRS)
+def test_a_run_that_was_stopped_goes_on_with_the_same_bits(problems, problem, name):
+    p, seen = problems[problem], []
+    method = ENTRIES[name].load()(**({"iterations": 3} if name == "pnp_ula" else {}))
+    more = {"rng": Streams(4, range(3)), "space": p.space}
+    whole = method(p.process, p.reward, (3, 4), **more)
+    for cut in range(len(whole.trace) - 1):
+        half = method(
+            p.process, p.reward, (3, 4), stop=cut, observe=lambda _, x: seen.append(x), **more
+        )
+        # there are states and no designs yet, and nobody can take them for finished ones
+        assert half.particles is seen[-1]
+        assert half.x is half.particles.x
+        assert half.designs is None
+        assert bool(half.rewards.isnan().all())
+        assert half.rewards.shape == half.log_w.shape == (3, 4)
+        with pytest.raises(ValueError, match=f"stopped at step {cut}.*particles"):
+            half.best()
+        rest = method(p.process, p.reward, (3, 4), start=half.particles, **more)
+        assert rest.particles is None
+        for a, b in ((rest.designs.x, whole.designs.x), (rest.x, whole.x)):
+            assert torch.equal(a, b)
+        for field in ("rewards", "log_w", "log_z"):
+            a, b = getattr(rest, field), getattr(whole, field)
+            assert (a is None) == (b is None) == (not method.consistent and field == "log_z")
+            assert a is None or torch.equal(a, b)
+        trace = half.trace + rest.trace
+        for field in ("step", "network_calls", "reward_calls"):
+            assert [getattr(s, field) for s in trace] == [getattr(s, field) for s in whole.trace]
+        for a, b in zip(trace, whole.trace, strict=True):
+            assert torch.equal(a.log_z, b.log_z)
+            assert torch.equal(a.lam, b.lam)
+
+
+@pytest.mark.parametrize(("begin", "stop"), [(-1, None), (2, 1), (0, 99), (1, None)])
+def test_steps_outside_the_chain_are_refused(problems, begin, stop):
+    p = problems["masked-random"]
+    with pytest.raises(ValueError, match="is no part of a chain of 3 steps"):
+        ENTRIES["smc"].load()()(
+            p.process, p.reward, (1, 2), rng=Streams(0, [0]), begin=begin, stop=stop
+        )
+
+
+@pytest.mark.parametrize(("name", "problem"), PAIRS)
 @pytest.mark.parametrize(("b", "k"), [(1, 1), (1, 8), (4, 1), (4, 8)])
 def test_shapes(problems, problem, name, b, k):
     p, method, steps = problems[problem], ENTRIES[name].load()(), []
     rng = Streams(0, range(b))
-    samples = method(p.process, p.reward, (b, k), rng=rng, observe=steps.append)
+    samples = method(p.process, p.reward, (b, k), rng=rng, observe=lambda s, _: steps.append(s))
     assert samples.designs.shape == (b, k)
     assert samples.rewards.shape == samples.log_w.shape == (b, k)
     # a matrix product's last bit depends on the size of the batch

@@ -15,6 +15,7 @@ import exact
 import pytest
 import torch
 
+from seqalign.core.method import samples
 from seqalign.core.particles import Particles
 from seqalign.core.potential import Max, Sum
 from seqalign.core.process import Designs
@@ -288,9 +289,9 @@ def test_starting_later_from_given_states():
     p = exact.masked("random", bias=0.4)
     loop = SMC(p.process, p.reward, 1.0, selection=ALWAYS, tempering=Linear())
     x = torch.tensor([3, 1, 3]).expand(ISLANDS, 2, 3)
-    samples = loop.sample((ISLANDS, 2), Streams(14, range(ISLANDS)), start=x, begin=1)
+    ran = samples(loop, *loop.run((ISLANDS, 2), Streams(14, range(ISLANDS)), start=x, begin=1))
     p_pre = exact.masked_law(p.process.network, 3, "random", [3, 1, 3], begin=1)
-    exact.assert_exact(samples, exact.enumerated(p.process, p.reward, 1.0, p_pre))
+    exact.assert_exact(ran, exact.enumerated(p.process, p.reward, 1.0, p_pre))
 
 
 @pytest.mark.parametrize("problem", exact.PROBLEMS)
@@ -324,8 +325,7 @@ def test_the_move_slot(problems, problem):
     loop = SMC(
         p.process, p.reward, 1.0, selection=Resample("ssp", 0.9), tempering=Linear(), move=shuffle
     )
-    samples = loop.sample((ISLANDS, 3), Streams(16, range(ISLANDS)))
-    exact.assert_exact(samples, p)
+    exact.assert_exact(samples(loop, *loop.run((ISLANDS, 3), Streams(16, range(ISLANDS)))), p)
     assert [step for step, _ in seen] == list(range(1, len(p.process.times) - 1))
     assert len({path for _, path in seen}) == len(seen)
 
