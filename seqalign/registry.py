@@ -66,6 +66,7 @@ __all__ = [
     "package",
     "parameters",
     "problems",
+    "process_class",
     "references",
     "strategies",
     "takers",
@@ -590,18 +591,28 @@ def takers(kind: Kind, parameter: str) -> list[str]:
     return found
 
 
+def process_class(name: str) -> Any:
+    """Return the class of process that a model's signature promises; None if it does not tell.
+
+    Raises:
+        SpecError: the name is unknown, or what it needs is not installed.
+    """
+    factory = _load("model", name)
+    _signature(f"The model {name!r}", factory)
+    made = inspect.signature(factory).return_annotation
+    return getattr(_home(factory), made, None) if isinstance(made, str) else made
+
+
 def draws_images(name: str) -> bool:
     """Return whether a model is a continuous one, as far as its signature tells.
 
     Raises:
         SpecError: the name is unknown, or what it needs is not installed.
     """
-    takes, factory = parameters("model", name), _load("model", name)
-    made = inspect.signature(factory).return_annotation
-    if isinstance(made, str):
-        made = getattr(_home(factory), made, None)
-    discrete = getattr(made, "discrete", None)
-    return not discrete if isinstance(discrete, bool) else bool({"prompt", "prompts"} & {*takes})
+    discrete = getattr(process_class(name), "discrete", None)
+    if isinstance(discrete, bool):
+        return not discrete
+    return bool({"prompt", "prompts"} & set(parameters("model", name)))
 
 
 def load_reward(name: str, /, **params: Any) -> Reward:
