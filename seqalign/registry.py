@@ -64,6 +64,7 @@ __all__ = [
     "package",
     "parameters",
     "problems",
+    "process_class",
     "references",
     "strategies",
     "takers",
@@ -277,9 +278,9 @@ def _load(kind: Kind, name: str) -> Callable[..., Any]:
             raise SpecError(f"{who} is not there: {point.module} has no {point.attr!r}.")
         found = getattr(found, attribute)
     if kind in _DATACLASSES and not (isinstance(found, type) and is_dataclass(found)):
-        raise SpecError(f"{who} is a {type(found).__name__}; a {kind} is a frozen dataclass.")
+        raise SpecError(f"{who} is {reprlib.repr(found)}; a {kind} is a frozen dataclass.")
     if not callable(found):
-        raise SpecError(f"{who} is a {type(found).__name__}; a {kind} is a class or a function.")
+        raise SpecError(f"{who} is {reprlib.repr(found)}; a {kind} is a class or a function.")
     return cast(Callable[..., Any], found)
 
 
@@ -310,29 +311,22 @@ def card(kind: Kind, name: str) -> dict[str, Any]:
     point = entry(kind, name)
     if kind not in ("reward", "model"):
         return _class_card(kind, name)
-    module = point.module
-    parent = module.rpartition(".")[0]
     try:
         # this imports the packages above the module, and not the module
-        spec = find_spec(module)
-    except ModuleNotFoundError:
-        spec = None
+        spec = find_spec(point.module)
+        inside = spec is not None and spec.submodule_search_locations is not None
+        holder = point.module if inside else point.module.rpartition(".")[0]
+        path = files(holder).joinpath("cards", f"{name}.yaml") if holder else None
     except (Exception, SystemExit):
         _load(kind, name)  # says what is wrong
         raise
-    if spec is None or spec.submodule_search_locations is None:
-        module = parent
-    if module and (spec is not None or find_spec(module) is not None):
-        path = files(module).joinpath("cards", f"{name}.yaml")
-        if path.is_file():
-            try:
-                data = yaml.safe_load(path.read_text("utf-8"))
-            except yaml.YAMLError as error:
-                raise SpecError(
-                    f"The card of {kind} {name!r} ({path}) is no YAML: {error}"
-                ) from error
-            if isinstance(data, dict):
-                return {"name": name, **data}
+    if path is not None and path.is_file():
+        try:
+            data = yaml.safe_load(path.read_text("utf-8"))
+        except yaml.YAMLError as error:
+            raise SpecError(f"The card of {kind} {name!r} ({path}) is no YAML: {error}") from error
+        if isinstance(data, dict):
+            return {"name": name, **data}
     return {"name": name, "entry_point": point.value}
 
 
@@ -351,7 +345,7 @@ def card_id(kind: Kind, name: str) -> dict[str, str]:
 
 def _doc(found: Any) -> tuple[str, str]:
     """Return what an object's docstring says before its sections, and below References."""
-    text = inspect.getdoc(found) or ""
+    text = "" if found is None else inspect.getdoc(found) or ""
     if is_dataclass(found) and text.startswith(f"{getattr(found, '__name__', '')}("):
         text = ""  # the signature, which a dataclass without words gets
     said, *sections = re.split(r"^([A-Z]\w*):\s*$", text, flags=re.M)
@@ -359,10 +353,15 @@ def _doc(found: Any) -> tuple[str, str]:
     return said.strip(), inspect.cleandoc(below.get("References", ""))
 
 
+def _home(found: Any) -> Any:
+    """Return the module an object was made in, if it says so."""
+    return sys.modules.get(getattr(found, "__module__", ""))
+
+
 def _class_card(kind: Kind, name: str) -> dict[str, Any]:
     cls = cast(Any, _load(kind, name))
-    module = sys.modules[cls.__module__]
-    said, references = _doc(cls)
+    module = _home(cls)
+    said, source = _doc(cls)
     # a file that holds nothing else speaks for its class
     if not said or getattr(module, "__all__", None) == [cls.__name__]:
         said = _doc(module)[0] or said
@@ -373,7 +372,7 @@ def _class_card(kind: Kind, name: str) -> dict[str, Any]:
         "detail": detail.strip(),
         **({"consistent": bool(getattr(cls, "consistent", False))} if kind == "method" else {}),
         "parameters": _defaults(cls) if is_dataclass(cls) else {},
-        "references": " ".join((references or _doc(module)[1]).split()),
+        "references": " ".join((source or _doc(module)[1]).split()),
         "entry_point": entry(kind, name).value,
     }
 
@@ -408,7 +407,7 @@ def references(kind: Kind, name: str) -> list[str]:
         found += map(str, [given] if isinstance(given, str) else given)
     if not found:
         made = _load(kind, name)
-        text = _doc(made)[1] or _doc(sys.modules.get(made.__module__))[1]
+        text = _doc(made)[1] or _doc(_home(made))[1]
         found = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     return found
 
@@ -570,17 +569,25 @@ def takers(kind: Kind, parameter: str) -> list[str]:
     return found
 
 
+def process_class(name: str) -> Any:
+    """Return the class of process that a model's signature promises; None if it does not tell.
+
+    Raises:
+        SpecError: the name is unknown, or what it needs is not installed.
+    """
+    factory = _load("model", name)
+    _signature(f"The model {name!r}", factory)
+    made = inspect.signature(factory).return_annotation
+    return getattr(_home(factory), made, None) if isinstance(made, str) else made
+
+
 def draws_images(name: str) -> bool:
     """Return whether a model is a continuous one, as far as its signature tells.
 
     Raises:
         SpecError: the name is unknown, or what it needs is not installed.
     """
-    factory = _load("model", name)
-    made = inspect.signature(factory).return_annotation
-    if isinstance(made, str):
-        made = vars(sys.modules[factory.__module__]).get(made)
-    discrete = getattr(made, "discrete", None)
+    discrete = getattr(process_class(name), "discrete", None)
     if isinstance(discrete, bool):
         return not discrete
     return bool({"prompt", "prompts"} & set(parameters("model", name)))

@@ -300,6 +300,7 @@ BAD = {
     "heavy.py": "import a_package_that_is_not_there",
     "broken/__init__.py": "1 / 0",
     "broken/part.py": "",
+    "needy/__init__.py": "import another_package_that_is_not_there",
     "mine.py": """
 from seqalign.core.callables import function
 
@@ -317,6 +318,7 @@ three = three:F
 absent = mine:nothing
 heavy = heavy:make
 parent = broken.part:make
+needy = needy:make
 charge = mine:charge
 good = mine:charge
 
@@ -354,9 +356,10 @@ def seqalign(bad: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 ENDS = {
     "raises": "cannot be imported: RuntimeError: no license for today.",
     "leaves": "cannot be imported: its module calls sys.exit(0).",
-    "three": "(three:F) is a int; a reward is a class or a function.",
+    "three": "(three:F) is 3; a reward is a class or a function.",
     "absent": "(mine:nothing) is not there: mine has no 'nothing'.",
     "heavy": "Install what provides 'a_package_that_is_not_there'",
+    "needy": "Install what provides 'another_package_that_is_not_there'",
     "parent": "cannot be imported: ZeroDivisionError: division by zero.",
 }
 
@@ -398,7 +401,8 @@ def test_the_others_work_and_no_name_is_taken(bad, monkeypatch):
     for name in ENDS:
         with pytest.raises(registry.SpecError, match="of package 'bad-lab'"):
             sa.load_reward(name)
-    assert "bad-lab" in registry.describe("reward", "parent"), "a card does not import it either"
+    for name in ("parent", "needy"):
+        assert "bad-lab" in registry.describe("reward", name), "no traceback from its card either"
     assert sa.load_reward("good")(sa.Designs.of(["MK"], sa.PROTEIN)).item() == 99.0
     with pytest.warns(UserWarning, match="is not used as 'charge'"):
         assert sa.load_reward("charge")(sa.Designs.of(["MK"], sa.PROTEIN)).item() < 2

@@ -85,6 +85,8 @@ def test_run_and_report_show_every_part(campaign, tmp_path):
 def test_cite_reads_cards_and_docstrings(campaign):
     text = call("cite", campaign)
     assert "@misc{lab2020soup," in text
+    assert "@inproceedings{austin2021d3pm," in text
+    assert "sahoo2024mdlm" not in text
     assert "@article{poe2024sled," in text
     assert '% reward patches: Doe & Roe, "Sticky neighbors"' in text
     assert '% method ladder: Poe, "Ladders"' in text

@@ -32,6 +32,7 @@ from seqalign import fetch as downloads
 from seqalign import registry, weights
 from seqalign.campaign.yaml import read
 from seqalign.cli.screen import Json, Set, fail, terminable, terminal
+from seqalign.core.discrete import UniformProcess
 
 __all__ = ["cite", "doctor", "fetch", "methods", "models", "rewards"]
 
@@ -259,11 +260,15 @@ def cite(
     )
     sampler, model = campaign.sampler, campaign.model
     parts: list[tuple[registry.Kind, str, tuple[str, ...]]] = []
-    images = False
+    sorts: tuple[str, ...] = ()
     if model.python is None:
         parts.append(("model", model.name, ("model", "name")))
         try:
-            images = registry.draws_images(model.name)
+            sorts = ("masked", "prior")
+            if registry.process_class(model.name) is UniformProcess:
+                sorts = ("uniform",)
+            elif registry.draws_images(model.name):
+                sorts = ("gaussian", "vendi")
         except registry.SpecError as error:
             raise source.error(("model", "name"), str(error)) from error
     for label, spec in campaign.rewards.items():
@@ -277,9 +282,8 @@ def cite(
     parts += [("method", name, ("baselines",)) for name in used]
     parts += [(kind, name, ("sampler",)) for kind, name in registry.strategies(method)]
     found: list[str] = list(library["always"])
-    if model.python is None:
-        for part in ("gaussian", "vendi") if images else ("masked", "prior"):
-            found += library["parts"][part]
+    for sort in sorts:
+        found += library["parts"][sort]
     if registry.to_mapping(method).get("resample", {}).get("scheme") == "ssp":
         found += library["parts"]["ssp"]
     loose = []
