@@ -10,7 +10,7 @@ from typing import Any
 
 from seqalign.campaign.schema import Campaign, ConstraintSpec, DesignSpec, ResidueSpec
 from seqalign.campaign.yaml import KeyPath, Source
-from seqalign.files.mpnn import import_options
+from seqalign.files.mpnn_options import import_options
 from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
 from seqalign.registry import (
