@@ -39,7 +39,6 @@ import dataclasses
 import json
 import math
 import sys
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,13 +47,20 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from seqalign.core.streams import Streams
 from seqalign.models.emoji import AUGMENTS, EmojiNetwork, load_weights, process_of
 from seqalign.models.emoji_data import ARCHIVE, SIZE, bags, family, load
-from seqalign.models.train_pdz import progress, step_seed, write_atomically
+from seqalign.models.training import (
+    Run,
+    adamw,
+    groups,
+    progress,
+    step_seed,
+    write_atomically,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -276,57 +282,15 @@ def train(
     Raises:
         ValueError: the checkpoint was written under other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
     drawings = parts["train"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(settings.seed, 2**31))
         network = new_network(settings)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in network.parameters() if p.ndim > 1]},
-            {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=settings.weight_decay,
-        )
-        average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        first = 0
-        if resume and checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            written = Settings(**state["settings"])
-            same = dataclasses.replace(written, steps=settings.steps) == settings
-            # Before the cool-down of either, runs of different lengths are one and the same.
-            cooling = min(written.steps, settings.steps) - settings.cooldown
-            if not same or (written.steps != settings.steps and state["step"] > cooling):
-                raise ValueError(
-                    f"{checkpoint}: it was written at step {state['step']} with {written}, not "
-                    f"with {settings}; use the same options or another --out. Only the number of "
-                    "steps may change, and only before the cool-down."
-                )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            average, first = state["average"], state["step"]
+        run = Run(network, adamw(groups(network.named_parameters()), settings), out, settings)
+        if resume:
+            run.resume(settings.cooldown)
 
-        def save(step: int) -> None:
-            state = {
-                "settings": dataclasses.asdict(settings),
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-            }
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
-
-        began, loss_sum = time.monotonic(), 0.0
-        last = settings.steps if stop is None else min(stop, settings.steps)
-        network.train()
-        for step in range(first, last):
-            torch.manual_seed(step_seed(settings.seed, step))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
+        def loss() -> Tensor:
             chosen = torch.randint(len(drawings), (settings.batch,))
             images, said = augmented(drawings.images[chosen], settings.augment)
             text = dropped(drawings.text[chosen], settings.no_text)
@@ -334,43 +298,38 @@ def train(
             x, v = noisy(images, t, torch.randn(images.shape))
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
                 found = network(x, t, network.encode(text), said)
-            loss = F.mse_loss(found.float(), v)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            # The average follows closely at first, so that it never remembers the start.
-            keep = min(settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, p in network.named_parameters():
-                    average[name].lerp_(p, 1 - keep)
-            loss_sum += loss.item()
-            done = step + 1
-            if advance is not None:
-                advance(done)
-            if done % save_every == 0 or done == last:
-                save(done)
-            if done % check_every == 0 or done == settings.steps:
-                shown = new_network(settings)
-                shown.load_state_dict(average)
-                shown.eval()
-                text = controls(parts["validation"])["shuffled"]
-                own = float(velocity_losses(shown, parts["validation"]).mean())
-                other = float(velocity_losses(shown, parts["validation"], text=text).mean())
-                known = float(velocity_losses(shown, few(drawings, 128)).mean())
-                write_weights(average, out / f"emoji-mini-{done}.safetensors")
-                seconds = time.monotonic() - began
-                left = seconds / (done - first) * (settings.steps - done)
-                log(
-                    f"step {done}/{settings.steps}  loss {loss_sum / check_every:.5f}  "
-                    f"validation {own:.5f}, with another's text {other:.5f}  "
-                    f"some training drawings {known:.5f}  {seconds:.0f} s, {left:.0f} s left"
-                )
-                loss_sum = 0.0
-    if last < settings.steps:
-        network.load_state_dict(average)
+            return F.mse_loss(found.float(), v)
+
+        def look(done: int) -> str:
+            shown = new_network(settings)
+            shown.load_state_dict(run.average)
+            shown.eval()
+            text = controls(parts["validation"])["shuffled"]
+            own = float(velocity_losses(shown, parts["validation"]).mean())
+            other = float(velocity_losses(shown, parts["validation"], text=text).mean())
+            known = float(velocity_losses(shown, few(drawings, 128)).mean())
+            write_weights(run.average, out / f"emoji-mini-{done}.safetensors")
+            return (
+                f"validation {own:.5f}, with another's text {other:.5f}  "
+                f"some training drawings {known:.5f}"
+            )
+
+        whole = run.loop(
+            loss,
+            lambda step: learning_rate(step, settings),
+            look,
+            seed=settings.seed,
+            steps=settings.steps,
+            stop=stop,
+            save_every=save_every,
+            look_every=check_every,
+            log=log,
+            advance=advance,
+        )
+    if not whole:
+        network.load_state_dict(run.average)
         return network.eval()
-    write_weights(average, out / "emoji-mini.safetensors")
+    write_weights(run.average, out / "emoji-mini.safetensors")
     return load_weights((out / "emoji-mini.safetensors").read_bytes())
 
 
@@ -378,12 +337,6 @@ def few(drawings: Drawings, n: int) -> Drawings:
     """Return `n` of the drawings, evenly spaced."""
     at = torch.linspace(0, len(drawings) - 1, min(n, len(drawings))).long()
     return Drawings(tuple(drawings.names[i] for i in at), drawings.text[at], drawings.images[at])
-
-
-def write_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write weights in half precision; figures are those of the weights as they are read back."""
-    halves = {name: w.half().contiguous() for name, w in weights.items()}
-    write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(halves)))
 
 
 def sampled(process: GaussianProcess, islands: int, particles: int, seed: int) -> Tensor:

@@ -36,10 +36,7 @@ import dataclasses
 import gzip
 import json
 import math
-import os
 import sys
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -47,9 +44,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
-from safetensors.torch import save as to_bytes
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -71,9 +65,19 @@ from seqalign.models.splits import (
     redundancy_weights,
     sequence_clusters,
 )
+from seqalign.models.training import (
+    Run,
+    adamw,
+    groups,
+    progress,
+    step_seed,
+    warm_cosine,
+    write_atomically,
+    write_weights,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 ALIGNMENT: Final = "msas/pf00595_pdz.fasta.gz"
 MAX_GAPS: Final = 0.25
@@ -266,11 +270,6 @@ def new_network(settings: Settings) -> PDZNetwork:
     )
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Return the seed of one training step, so that no state of a generator is to be stored."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
 def training_batch(rows: Rows, settings: Settings) -> tuple[Tensor, Tensor]:
     """Return one batch's inputs and targets, (batch, 82) each; -100 is a target not asked for."""
     n = settings.batch
@@ -289,19 +288,6 @@ def training_batch(rows: Rows, settings: Settings) -> tuple[Tensor, Tensor]:
         wrong = (torch.rand(tokens.shape) < settings.corruption) & (inputs < MASK)
         inputs = torch.where(wrong, letter, inputs)
     return inputs, target
-
-
-def learning_rate(step: int, settings: Settings) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to zero."""
-    rise = min(1.0, (step + 1) / settings.warmup)
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary name: a file under its own name is always complete."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def train(
@@ -332,105 +318,55 @@ def train(
     Raises:
         ValueError: the checkpoint was written under other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(settings.seed, 2**31))
         network = new_network(settings)
         profile, _ = best_profile(parts)
         with torch.no_grad():
             network.profile.copy_(profile)
-        decayed = [p for n, p in network.named_parameters() if p.ndim > 1 and n != "profile"]
-        plain = [p for n, p in network.named_parameters() if p.ndim <= 1 or n == "profile"]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=settings.weight_decay,
-        )
-        average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        first = 0
-        if resume and checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            if state["settings"] != dataclasses.asdict(settings):
-                raise ValueError(
-                    f"{checkpoint}: it was written with {state['settings']}, not with "
-                    f"{dataclasses.asdict(settings)}; use the same options or another --out."
-                )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            average, first = state["average"], state["step"]
+        parameters = groups(network.named_parameters(), undecayed=["profile"])
+        run = Run(network, adamw(parameters, settings), out, settings)
+        if resume:
+            run.resume()
 
-        def save(step: int) -> None:
-            state = {
-                "settings": dataclasses.asdict(settings),
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-            }
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
-
-        began, loss_sum = time.monotonic(), 0.0
-        last = settings.steps if stop is None else min(stop, settings.steps)
-        for step in range(first, last):
-            torch.manual_seed(step_seed(settings.seed, step))
-            network.train()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
+        def loss() -> Tensor:
             inputs, target = training_batch(parts["train"], settings)
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
                 logits = network(inputs)
-            loss = F.cross_entropy(
+            each = F.cross_entropy(
                 logits.float().transpose(1, 2),
                 target,
                 reduction="none",
                 label_smoothing=settings.smoothing,
             )
-            loss = (loss.sum(1) / (target >= 0).sum(1)).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            # The average follows closely at first, so that it never remembers the start.
-            keep = min(settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, p in network.named_parameters():
-                    average[name].lerp_(p, 1 - keep)
-            loss_sum += loss.item()
-            done = step + 1
-            if advance is not None:
-                advance(done)
-            if done % save_every == 0 or done == last:
-                save(done)
-            if done % check_every == 0 or done == settings.steps:
-                shown = new_network(settings)
-                shown.load_state_dict(average)
-                nll = any_order_nll(
-                    shown.eval(), parts["validation"], orders=8, seed=EVALUATION_SEED
-                )
-                seconds = time.monotonic() - began
-                left = seconds / (done - first) * (settings.steps - done)
-                log(
-                    f"step {done}/{settings.steps}  loss {loss_sum / check_every:.4f}  validation "
-                    f"perplexity {perplexity(nll, parts['validation']):.4f}  "
-                    f"{seconds:.0f} s, {left:.0f} s left"
-                )
-                loss_sum = 0.0
-        trained = new_network(settings)
-        trained.load_state_dict(average)
-    if last == settings.steps:
-        # Half precision on disk; the figures are those of the weights as they will be read back.
-        halves = {name: w.half().contiguous() for name, w in average.items()}
-        write_atomically(
-            out / "pdz-mini.safetensors", lambda path: path.write_bytes(to_bytes(halves))
+            return (each.sum(1) / (target >= 0).sum(1)).mean()
+
+        def averaged() -> PDZNetwork:
+            shown = new_network(settings)
+            shown.load_state_dict(run.average)
+            return shown.eval()
+
+        def look(done: int) -> str:
+            nll = any_order_nll(averaged(), parts["validation"], orders=8, seed=EVALUATION_SEED)
+            return f"validation perplexity {perplexity(nll, parts['validation']):.4f}"
+
+        whole = run.loop(
+            loss,
+            lambda step: warm_cosine(step, math.pi * step / settings.steps, settings),
+            look,
+            seed=settings.seed,
+            steps=settings.steps,
+            stop=stop,
+            save_every=save_every,
+            look_every=check_every,
+            log=log,
+            advance=advance,
         )
-        trained.load_state_dict({name: w.float() for name, w in halves.items()})
-    return trained.eval()
+        trained = averaged()
+    if whole:
+        write_weights(run.average, out / "pdz-mini.safetensors")
+        trained = load_weights((out / "pdz-mini.safetensors").read_bytes())
+    return trained
 
 
 def held_out(
@@ -570,19 +506,6 @@ def landscapes(network: PDZNetwork, profile: Tensor, folder: Path) -> dict[str, 
             "spearman_profile": round(float(spearmanr(alone[position, letter], measured)[0]), 3),
         }
     return found
-
-
-@contextmanager
-def progress(total: int) -> Iterator[tuple[Callable[[int], None] | None, Callable[[str], None]]]:
-    """Yield `advance` and `log`: a progress bar on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield None, lambda line: print(line, flush=True)
-        return
-    with Progress(
-        *Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)
-    ) as bar:
-        task = bar.add_task("training", total=total)
-        yield lambda done: bar.update(task, completed=done), bar.console.print
 
 
 def parser() -> argparse.ArgumentParser:

@@ -44,7 +44,6 @@ import itertools
 import json
 import math
 import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,7 +62,15 @@ from seqalign.core.streams import Streams
 from seqalign.models.emoji import emoji_mini
 from seqalign.models.emoji_data import ARCHIVE, SIZE, Emoji, family, load, words_of
 from seqalign.models.splits import bucket
-from seqalign.models.train_pdz import progress, step_seed, write_atomically
+from seqalign.models.training import (
+    Run,
+    adamw,
+    groups,
+    progress,
+    step_seed,
+    warm_cosine,
+    write_atomically,
+)
 from seqalign.rewards.emoji import (
     EmojiMatch,
     Layout,
@@ -205,12 +212,6 @@ def augmented(x: Tensor, settings: Settings) -> Tensor:
     return degraded(x, others, settings.degraded).clamp(0, 1)
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to zero."""
-    rise = min(1.0, (step + 1) / settings.warmup)
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-
-
 def losses(network: MatchNetwork, x: Tensor, own: Tensor, t: Tensor, settings: Settings) -> Tensor:
     """Return the InfoNCE loss in nats: pictures against all names, and names against the batch.
 
@@ -260,91 +261,46 @@ def train(
     Raises:
         ValueError: the checkpoint was written under other settings or names.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
-    signature = {"settings": dataclasses.asdict(settings), "names": list(names)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(settings.seed, 2**31))
         network = MatchNetwork(settings.layout, folded=False)
         features = network.features.weight
-        others = [p for p in network.parameters() if p is not features]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in others if p.ndim > 1], "pace": 1.0},
-                {"params": [p for p in others if p.ndim <= 1], "pace": 1.0, "weight_decay": 0.0},
-                # They begin at zero and must reach the size of one.
-                {"params": [features], "pace": settings.text_pace, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=settings.weight_decay,
-        )
-        average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        first = 0
-        if resume and checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            if state["signature"] != signature:
-                raise ValueError(
-                    f"{checkpoint}: it was written under other settings or for other names; use "
-                    "the same options or another --out."
-                )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            average, first = state["average"], state["step"]
-
-        def save(step: int) -> None:
-            state = {
-                "signature": signature,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-            }
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
-
+        parameters = groups((n, p) for n, p in network.named_parameters() if p is not features)
+        # They begin at zero and must reach the size of one.
+        parameters += [{"params": [features], "pace": settings.text_pace, "weight_decay": 0.0}]
+        run = Run(network, adamw(parameters, settings), out, settings, names=list(names))
+        if resume:
+            run.resume()
         numbers, offsets, weights = pack(names)
-        began, loss_sum = time.monotonic(), 0.0
-        last = settings.steps if stop is None else min(stop, settings.steps)
-        for step in range(first, last):
-            torch.manual_seed(step_seed(settings.seed, step))
-            network.train()
-            for group in optimizer.param_groups:
-                group["lr"] = group["pace"] * learning_rate(step, settings)
+
+        def loss() -> Tensor:
             own = torch.randperm(len(names))[: settings.batch]
             x = augmented(pixels[own].float() / 255, settings)
             kept = (torch.rand(len(numbers)) >= settings.token_dropout).float()
             t = network.read(numbers, offsets, weights * kept / (1 - settings.token_dropout))
             if settings.attack > 0:
                 x = attacked(network, x, own, t.detach(), settings)
-            loss = losses(network, x, own, t, settings)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                network.log_scale.clamp_(max=math.log(30.0))
-            keep = min(settings.ema, (1 + step) / (10 + step))
-            for name, value in network.state_dict().items():
-                if value.is_floating_point():
-                    average[name].lerp_(value, 1 - keep)
-                else:
-                    average[name].copy_(value)
-            loss_sum += loss.item()
-            done = step + 1
-            if advance is not None:
-                advance(done)
-            if done % save_every == 0 or done == last:
-                save(done)
-            if done % log_every == 0 or done == last:
-                seconds = time.monotonic() - began
-                left = seconds / (done - first) * (settings.steps - done)
-                log(
-                    f"step {done}/{settings.steps}  loss {loss_sum / log_every:.4f}  scale "
-                    f"{network.log_scale.exp().item():.2f}  {seconds:.0f} s, {left:.0f} s left"
-                )
-                loss_sum = 0.0
+            return losses(network, x, own, t, settings)
+
+        @torch.no_grad()
+        def bounded() -> None:
+            network.log_scale.clamp_(max=math.log(30.0))
+
+        run.loop(
+            loss,
+            lambda step: warm_cosine(step, math.pi * step / settings.steps, settings),
+            lambda done: f"scale {network.log_scale.exp().item():.2f}",
+            seed=settings.seed,
+            steps=settings.steps,
+            stop=stop,
+            save_every=save_every,
+            look_every=log_every,
+            log=log,
+            advance=advance,
+            after=bounded,
+        )
         trained = MatchNetwork(settings.layout, folded=False)
-        trained.load_state_dict(average)
+        trained.load_state_dict(run.average)
     folded = MatchNetwork(settings.layout)
     # Half precision on disk; the figures are those of the weights as they will be read back.
     folded.load_state_dict({k: v.half().float() for k, v in trained.fold().items()})

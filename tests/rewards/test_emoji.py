@@ -311,7 +311,7 @@ def test_training_learns_and_continues_where_it_was_stopped(kind, tmp_path):
     again = train_emoji_match.train(pixels, names, settings, out, resume=True, log=lines.append)
     for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(ValueError, match="other settings or for other names"):
+    with pytest.raises(ValueError, match="with names"):
         train_emoji_match.train(pixels, names[::-1], settings, out, resume=True)
 
 
