@@ -42,7 +42,7 @@ import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ from seqalign.models.emoji import AUGMENTS, EmojiNetwork, load_weights, process_
 from seqalign.models.emoji_data import ARCHIVE, SIZE, bags, family, load
 from seqalign.models.training import (
     Run,
+    Watch,
     adamw,
     groups,
     progress,
@@ -63,7 +64,7 @@ from seqalign.models.training import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from seqalign.core.gaussian import GaussianProcess
     from seqalign.models.emoji_data import Emoji
@@ -257,13 +258,7 @@ def train(
     parts: dict[str, Drawings],
     settings: Settings,
     out: Path,
-    *,
-    resume: bool = False,
-    save_every: int = 500,
-    check_every: int = 1000,
-    stop: int | None = None,
-    log: Callable[[str], None] = print,
-    advance: Callable[[int], None] | None = None,
+    **watch: Unpack[Watch],
 ) -> EmojiNetwork:
     """Train one network and return it with its averaged weights, which are also written to `out`.
 
@@ -272,12 +267,7 @@ def train(
         settings: hyper-parameters.
         out: folder for `checkpoint.pt`, `emoji-mini.safetensors` and, at every look at the
             validation drawings, `emoji-mini-STEP.safetensors`.
-        resume: continue from the checkpoint in `out`, if there is one.
-        save_every: steps between checkpoints.
-        check_every: steps between two looks at the validation drawings.
-        stop: end after this many steps, as an interruption would, with a checkpoint.
-        log: takes one line of progress at a time.
-        advance: told how many steps are done after each of them, for a progress bar.
+        watch: how the run is cut, saved and watched.
 
     Raises:
         ValueError: the checkpoint was written under other settings.
@@ -286,9 +276,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(settings.seed, 2**31))
         network = new_network(settings)
-        run = Run(network, adamw(groups(network.named_parameters()), settings), out, settings)
-        if resume:
-            run.resume(settings.cooldown)
+        optimizer = adamw(groups(network.named_parameters()), settings.weight_decay)
+        run = Run(network, optimizer, out, settings, settings.ema)
 
         def loss() -> Tensor:
             chosen = torch.randint(len(drawings), (settings.batch,))
@@ -320,11 +309,8 @@ def train(
             look,
             seed=settings.seed,
             steps=settings.steps,
-            stop=stop,
-            save_every=save_every,
-            look_every=check_every,
-            log=log,
-            advance=advance,
+            cooldown=settings.cooldown,
+            **watch,
         )
     if not whole:
         network.load_state_dict(run.average)

@@ -323,7 +323,8 @@ def train(
     """
     torch.manual_seed(settings.seed)
     network = new_network(settings, background(parts))
-    run = Run(network, adamw(groups(network.named_parameters()), settings), out, settings)
+    optimizer = adamw(groups(network.named_parameters()), settings.weight_decay)
+    run = Run(network, optimizer, out, settings, settings.ema)
     state = run.resume()
     first, spent = state.get("pass", 0), state.get("spent", 0.0)
     began = time.monotonic() - spent
@@ -346,7 +347,7 @@ def train(
             angle = math.pi * ((number + i / len(work)) / settings.passes)
             total += run.update(
                 training_loss(network, batch[rank :: settings.threads], settings),
-                warm_cosine(run.step, angle, settings),
+                warm_cosine(settings.learning_rate, settings.warmup, run.step, angle),
                 share=share if settings.threads > 1 else None,
             )
         if rank == 0 and ((number + 1) % check_every == 0 or number + 1 == last):

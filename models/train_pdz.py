@@ -39,7 +39,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
 import torch
@@ -67,6 +67,7 @@ from seqalign.models.splits import (
 )
 from seqalign.models.training import (
     Run,
+    Watch,
     adamw,
     groups,
     progress,
@@ -294,13 +295,7 @@ def train(
     parts: dict[str, Rows],
     settings: Settings,
     out: Path,
-    *,
-    resume: bool = False,
-    save_every: int = 500,
-    check_every: int = 1000,
-    stop: int | None = None,
-    log: Callable[[str], None] = print,
-    advance: Callable[[int], None] | None = None,
+    **watch: Unpack[Watch],
 ) -> PDZNetwork:
     """Train one network and return it with its averaged weights, which are also written to `out`.
 
@@ -308,12 +303,7 @@ def train(
         parts: from `split_rows`.
         settings: hyper-parameters.
         out: folder for `checkpoint.pt` and `pdz-mini.safetensors`.
-        resume: continue from the checkpoint in `out`, if there is one.
-        save_every: steps between checkpoints.
-        check_every: steps between two looks at the validation rows.
-        stop: end after this many steps, as an interruption would, with a checkpoint.
-        log: takes one line of progress at a time.
-        advance: told how many steps are done after each of them, for a progress bar.
+        watch: how the run is cut, saved and watched.
 
     Raises:
         ValueError: the checkpoint was written under other settings.
@@ -325,9 +315,12 @@ def train(
         with torch.no_grad():
             network.profile.copy_(profile)
         parameters = groups(network.named_parameters(), undecayed=["profile"])
-        run = Run(network, adamw(parameters, settings), out, settings)
-        if resume:
-            run.resume()
+        optimizer = adamw(parameters, settings.weight_decay)
+        run = Run(network, optimizer, out, settings, settings.ema)
+
+        def rate(step: int) -> float:
+            angle = math.pi * step / settings.steps
+            return warm_cosine(settings.learning_rate, settings.warmup, step, angle)
 
         def loss() -> Tensor:
             inputs, target = training_batch(parts["train"], settings)
@@ -352,21 +345,16 @@ def train(
 
         whole = run.loop(
             loss,
-            lambda step: warm_cosine(step, math.pi * step / settings.steps, settings),
+            rate,
             look,
             seed=settings.seed,
             steps=settings.steps,
-            stop=stop,
-            save_every=save_every,
-            look_every=check_every,
-            log=log,
-            advance=advance,
+            **watch,
         )
-        trained = averaged()
-    if whole:
+        if not whole:
+            return averaged()
         write_weights(run.average, out / "pdz-mini.safetensors")
-        trained = load_weights((out / "pdz-mini.safetensors").read_bytes())
-    return trained
+        return load_weights((out / "pdz-mini.safetensors").read_bytes())
 
 
 def held_out(

@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -27,34 +27,32 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from _typeshed import DataclassInstance
+
 __all__ = [
-    "Run", "Settings", "adamw", "groups", "progress", "step_seed", "warm_cosine",
-    "write_atomically", "write_weights",
+    "Run", "Watch", "adamw", "groups", "progress", "step_seed", "warm_cosine", "write_atomically",
+    "write_weights",
 ]  # fmt: skip
 
 
-class Settings(Protocol):
-    """What the hyper-parameters of every training run have: a frozen dataclass's fields."""
+class Watch(TypedDict, total=False):
+    """How a run is cut, saved and watched; what `train` of every script passes on to `Run.loop`.
 
-    @property
-    def learning_rate(self) -> float:
-        """The highest."""
-        ...
+    Attributes:
+        resume: continue from the checkpoint, if there is one.
+        save_every: steps between checkpoints.
+        check_every: steps between two lines of progress.
+        stop: end after this many steps, as an interruption would, with a checkpoint.
+        log: takes one line of progress at a time.
+        advance: told how many steps are done after each of them, for a progress bar.
+    """
 
-    @property
-    def warmup(self) -> int:
-        """Steps until then."""
-        ...
-
-    @property
-    def weight_decay(self) -> float:
-        """Of matrices and filters."""
-        ...
-
-    @property
-    def ema(self) -> float:
-        """Share of the averaged weights that a step keeps."""
-        ...
+    resume: bool
+    save_every: int
+    check_every: int
+    stop: int | None
+    log: Callable[[str], None]
+    advance: Callable[[int], None] | None
 
 
 def step_seed(seed: int, step: int) -> int:
@@ -62,10 +60,9 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def warm_cosine(step: int, angle: float, settings: Settings) -> float:
+def warm_cosine(highest: float, warmup: int, step: int, angle: float) -> float:
     """Return the rate of a step: linear warm-up, then a cosine to zero as the angle goes to π."""
-    rise = min(1.0, (step + 1) / settings.warmup)
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(angle))
+    return highest * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(angle))
 
 
 def groups(
@@ -78,14 +75,9 @@ def groups(
     return [{"params": split[0]}, {"params": split[1], "weight_decay": 0.0}]
 
 
-def adamw(parameters: list[dict[str, Any]], settings: Settings) -> torch.optim.AdamW:
+def adamw(parameters: list[dict[str, Any]], weight_decay: float) -> torch.optim.AdamW:
     """Return the optimizer of groups of parameters; one with a "pace" learns that much faster."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=settings.learning_rate,
-        betas=(0.9, 0.98),
-        weight_decay=settings.weight_decay,
-    )
+    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=weight_decay)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -115,15 +107,25 @@ class Run:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         out: Path,
-        settings: Settings,
+        settings: DataclassInstance,
+        ema: float,
         **more: Any,
     ) -> None:
-        """Begin in the folder `out`; the checkpoint is for these settings and what `more` names."""
+        """Begin in the folder `out`.
+
+        Args:
+            network: to be trained.
+            optimizer: of its parameters.
+            out: folder of `checkpoint.pt`.
+            settings: of the run; a checkpoint fits no other ones.
+            ema: share of the averaged weights that a step keeps.
+            more: what else a checkpoint must agree with.
+        """
         out.mkdir(parents=True, exist_ok=True)
         self.network, self.optimizer = network, optimizer
         self.checkpoint = out / "checkpoint.pt"
-        self.ema = settings.ema
-        self.settings = {**dataclasses.asdict(settings), **more}  # type: ignore[call-overload]
+        self.ema = ema
+        self.settings = {**dataclasses.asdict(settings), **more}
         self.average = {name: w.detach().clone() for name, w in network.state_dict().items()}
         self.step = 0
 
@@ -164,7 +166,11 @@ class Run:
             raise ValueError(
                 f"{self.checkpoint}: it was written at step {state['step']} with {differ}; use the "
                 "same options or another --out."
-                + (" The number of steps may change before the cool-down." if cooldown else "")
+                + (
+                    " Only the number of steps may change, and only before the cool-down."
+                    if cooldown
+                    else ""
+                )
             )
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -215,12 +221,14 @@ class Run:
         *,
         seed: int,
         steps: int,
-        stop: int | None,
-        save_every: int,
-        look_every: int,
-        log: Callable[[str], None],
-        advance: Callable[[int], None] | None,
+        cooldown: int | None = None,
         after: Callable[[], None] | None = None,
+        resume: bool = False,
+        save_every: int = 500,
+        check_every: int = 1000,
+        stop: int | None = None,
+        log: Callable[[str], None] = print,
+        advance: Callable[[int], None] | None = None,
     ) -> bool:
         """Take the steps that are left, and return whether these were all.
 
@@ -230,13 +238,20 @@ class Run:
             look: what there is to tell after so many steps.
             seed: of the run.
             steps: of the run.
-            stop: end after this many, as an interruption would, with a checkpoint.
-            save_every: steps between checkpoints.
-            look_every: steps between two lines of progress.
-            log: takes one line of progress at a time.
-            advance: told how many steps are done after each of them, for a progress bar.
+            cooldown: see `resume`.
             after: called after every step, before it is averaged.
+            resume: this and the others: see `Watch`.
+            save_every: steps.
+            check_every: steps.
+            stop: step.
+            log: of lines.
+            advance: of a bar.
+
+        Raises:
+            ValueError: the checkpoint was written under other settings.
         """
+        if resume:
+            self.resume(cooldown)
         began, first, total = time.monotonic(), self.step, 0.0
         last = steps if stop is None else min(stop, steps)
         for step in range(first, last):
@@ -248,12 +263,12 @@ class Run:
                 advance(done)
             if done % save_every == 0 or done == last:
                 self.save()
-            if done % look_every == 0 or done == steps:
+            if done % check_every == 0 or done == steps:
                 news = look(done)
                 seconds = time.monotonic() - began
                 left = seconds / (done - first) * (steps - done)
                 log(
-                    f"step {done}/{steps}  loss {total / look_every:.5f}  {news}  "
+                    f"step {done}/{steps}  loss {total / check_every:.5f}  {news}  "
                     f"{seconds:.0f} s, {left:.0f} s left"
                 )
                 total = 0.0

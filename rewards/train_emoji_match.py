@@ -48,7 +48,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Unpack
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ from seqalign.models.emoji_data import ARCHIVE, SIZE, Emoji, family, load, words
 from seqalign.models.splits import bucket
 from seqalign.models.training import (
     Run,
+    Watch,
     adamw,
     groups,
     progress,
@@ -236,13 +237,7 @@ def train(
     names: Sequence[str],
     settings: Settings,
     out: Path,
-    *,
-    resume: bool = False,
-    save_every: int = 200,
-    log_every: int = 100,
-    stop: int | None = None,
-    log: Callable[[str], None] = print,
-    advance: Callable[[int], None] | None = None,
+    **watch: Unpack[Watch],
 ) -> MatchNetwork:
     """Train one network and return it folded, with averaged weights in half precision.
 
@@ -251,12 +246,7 @@ def train(
         names: N names.
         settings: hyper-parameters.
         out: folder for `checkpoint.pt`.
-        resume: continue from the checkpoint in `out`, if there is one.
-        save_every: steps between checkpoints.
-        log_every: steps between two lines of progress.
-        stop: end after this many steps, as an interruption would, with a checkpoint.
-        log: takes one line of progress at a time.
-        advance: told how many steps are done after each of them, for a progress bar.
+        watch: how the run is cut, saved and watched.
 
     Raises:
         ValueError: the checkpoint was written under other settings or names.
@@ -268,10 +258,13 @@ def train(
         parameters = groups((n, p) for n, p in network.named_parameters() if p is not features)
         # They begin at zero and must reach the size of one.
         parameters += [{"params": [features], "pace": settings.text_pace, "weight_decay": 0.0}]
-        run = Run(network, adamw(parameters, settings), out, settings, names=list(names))
-        if resume:
-            run.resume()
+        optimizer = adamw(parameters, settings.weight_decay)
+        run = Run(network, optimizer, out, settings, settings.ema, names=list(names))
         numbers, offsets, weights = pack(names)
+
+        def rate(step: int) -> float:
+            angle = math.pi * step / settings.steps
+            return warm_cosine(settings.learning_rate, settings.warmup, step, angle)
 
         def loss() -> Tensor:
             own = torch.randperm(len(names))[: settings.batch]
@@ -288,16 +281,12 @@ def train(
 
         run.loop(
             loss,
-            lambda step: warm_cosine(step, math.pi * step / settings.steps, settings),
+            rate,
             lambda done: f"scale {network.log_scale.exp().item():.2f}",
             seed=settings.seed,
             steps=settings.steps,
-            stop=stop,
-            save_every=save_every,
-            look_every=log_every,
-            log=log,
-            advance=advance,
             after=bounded,
+            **{"save_every": 200, "check_every": 100, **watch},
         )
         trained = MatchNetwork(settings.layout, folded=False)
         trained.load_state_dict(run.average)

@@ -298,7 +298,13 @@ def test_training_learns_and_continues_where_it_was_stopped(kind, tmp_path):
     )
     lines, done = [], []
     whole = train_emoji_match.train(
-        pixels, names, settings, tmp_path / "a", log_every=30, log=lines.append, advance=done.append
+        pixels,
+        names,
+        settings,
+        tmp_path / "a",
+        check_every=30,
+        log=lines.append,
+        advance=done.append,
     )
     assert done == list(range(1, 61))
     assert [line.split()[1] for line in lines] == ["30/60", "60/60"]
