@@ -38,7 +38,6 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -50,18 +49,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqalign.core.streams import Streams
+from seqalign.models import training
 from seqalign.models.emoji import AUGMENTS, EmojiNetwork, load_weights, process_of
 from seqalign.models.emoji_data import ARCHIVE, SIZE, bags, family, load
-from seqalign.models.training import (
-    Run,
-    Watch,
-    adamw,
-    groups,
-    progress,
-    step_seed,
-    write_atomically,
-    write_weights,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,6 +84,10 @@ class Settings:
     augment: float = 0.3
     ema: float = 0.999
     bfloat16: bool = True
+
+
+OPTIONS: Final = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "bfloat16")
+"""Those that the command line sets."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +252,7 @@ def train(
     parts: dict[str, Drawings],
     settings: Settings,
     out: Path,
-    **watch: Unpack[Watch],
+    **watch: Unpack[training.Watch],
 ) -> EmojiNetwork:
     """Train one network and return it with its averaged weights, which are also written to `out`.
 
@@ -274,10 +268,12 @@ def train(
     """
     drawings = parts["train"]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(settings.seed, 2**31))
+        torch.manual_seed(training.step_seed(settings.seed, 2**31))
         network = new_network(settings)
-        optimizer = adamw(groups(network.named_parameters()), settings.weight_decay)
-        run = Run(network, optimizer, out, settings, settings.ema)
+        optimizer = training.adamw(
+            training.groups(network.named_parameters()), settings.weight_decay
+        )
+        run = training.Run(network, optimizer, out, settings, settings.ema)
 
         def loss() -> Tensor:
             chosen = torch.randint(len(drawings), (settings.batch,))
@@ -297,7 +293,7 @@ def train(
             own = float(velocity_losses(shown, parts["validation"]).mean())
             other = float(velocity_losses(shown, parts["validation"], text=text).mean())
             known = float(velocity_losses(shown, few(drawings, 128)).mean())
-            write_weights(run.average, out / f"emoji-mini-{done}.safetensors")
+            training.write_weights(run.average, out / f"emoji-mini-{done}.safetensors")
             return (
                 f"validation {own:.5f}, with another's text {other:.5f}  "
                 f"some training drawings {known:.5f}"
@@ -315,7 +311,7 @@ def train(
     if not whole:
         network.load_state_dict(run.average)
         return network.eval()
-    write_weights(run.average, out / "emoji-mini.safetensors")
+    training.write_weights(run.average, out / "emoji-mini.safetensors")
     return load_weights((out / "emoji-mini.safetensors").read_bytes())
 
 
@@ -459,62 +455,20 @@ def sheet(
     out.quantize(128).save(path, optimize=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m seqalign.models.train_emoji",
-        description="Train emoji-mini, or print the held-out figures of a weights file.",
-    )
-    p.add_argument("--data", type=Path, required=True, help=f"folder with {ARCHIVE}")
-    p.add_argument("--out", type=Path, help="folder for checkpoint, weights and metrics")
-    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    p.add_argument("--evaluate", type=Path, metavar="FILE", help="only judge these weights")
-    p.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of samples")
-    p.add_argument("--draws", type=int, default=16, help="noisy versions per drawing, evaluation")
-    p.add_argument("--draw-seed", type=int, default=EVALUATION_SEED, help="seed of the evaluation")
-    p.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
-    for field in dataclasses.fields(Settings):
-        if field.name != "bfloat16":
-            kind = type(field.default)
-            option = f"--{field.name.replace('_', '-')}"
-            p.add_argument(option, type=kind, default=field.default)
-    return p
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    args = parser().parse_args(arguments)
-    if (args.out is None) == (args.evaluate is None):
-        print("Give either --out DIR, to train, or --evaluate FILE.", file=sys.stderr)
-        return 2
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    try:
-        parts = split_drawings(load(args.data))
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def script(args: argparse.Namespace) -> None:
+    """Train, or judge weights; print the figures."""
+    parts = split_drawings(load(args.data))
     metrics: dict[str, Any] = {
         "families": {name: len({family(n) for n in part.names}) for name, part in parts.items()},
         "drawings": {name: len(part) for name, part in parts.items()},
     }
     if args.out is not None:
-        given = {f.name for f in dataclasses.fields(Settings)} & set(vars(args))
-        settings = Settings(**{name: getattr(args, name) for name in given})
-        with progress(settings.steps) as (advance, log):
-            try:
-                network = train(
-                    parts, settings, args.out, resume=args.resume, log=log, advance=advance
-                )
-            except ValueError as error:
-                print(error, file=sys.stderr)
-                return 2
+        settings = Settings(**{name: getattr(args, name) for name in OPTIONS})
+        with training.progress(settings.steps) as (advance, log):
+            network = train(parts, settings, args.out, resume=args.resume, log=log, advance=advance)
         metrics["settings"] = dataclasses.asdict(settings)
     else:
-        if not args.evaluate.exists():
-            print(f"{args.evaluate}: no such file; train it with --out DIR.", file=sys.stderr)
-            return 2
-        network = load_weights(args.evaluate.read_bytes())
+        network = load_weights(training.weights_file(args.evaluate))
     metrics["parameters"] = sum(p.numel() for p in network.parameters())
     shown = {"test": parts["test"], "train": few(parts["train"], len(parts["test"]))}
     metrics["denoising"] = {
@@ -526,9 +480,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sheet(network, parts, args.sheet)
     text = json.dumps(metrics, indent=1) + "\n"
     if args.out is not None:
-        write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
+        training.write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
     print(text, end="")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    p = training.parser(
+        "seqalign.models.train_emoji",
+        "Train emoji-mini, or print the held-out figures of a weights file.",
+        data=f"folder with {ARCHIVE}",
+        settings=Settings,
+        fields=OPTIONS,
+    )
+    p.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of samples")
+    p.add_argument("--draws", type=int, default=16, help="noisy versions per drawing, evaluation")
+    p.add_argument("--draw-seed", type=int, default=EVALUATION_SEED, help="seed of the evaluation")
+    return training.command_line(p, arguments, script)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from seqalign.files.structure import read_structure
+from seqalign.models import training
 from seqalign.models.inverse_folding import (
     LETTERS,
     MASKED,
@@ -70,7 +71,6 @@ from seqalign.models.inverse_folding import (
     of,
     residue_numbers,
 )
-from seqalign.models.training import Run, adamw, groups, warm_cosine, write_weights
 
 TRAIN: Final = "structures/chains_train.jsonl.gz"
 EXTRA: Final = "structures/chains_extra.jsonl.gz"
@@ -323,8 +323,8 @@ def train(
     """
     torch.manual_seed(settings.seed)
     network = new_network(settings, background(parts))
-    optimizer = adamw(groups(network.named_parameters()), settings.weight_decay)
-    run = Run(network, optimizer, out, settings, settings.ema)
+    optimizer = training.adamw(training.groups(network.named_parameters()), settings.weight_decay)
+    run = training.Run(network, optimizer, out, settings, settings.ema)
     state = run.resume()
     first, spent = state.get("pass", 0), state.get("spent", 0.0)
     began = time.monotonic() - spent
@@ -347,7 +347,7 @@ def train(
             angle = math.pi * ((number + i / len(work)) / settings.passes)
             total += run.update(
                 training_loss(network, batch[rank :: settings.threads], settings),
-                warm_cosine(settings.learning_rate, settings.warmup, run.step, angle),
+                training.warm_cosine(settings.learning_rate, settings.warmup, run.step, angle),
                 share=share if settings.threads > 1 else None,
             )
         if rank == 0 and ((number + 1) % check_every == 0 or number + 1 == last):
@@ -501,8 +501,8 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def nearest_identity(chains: Sequence[Chain], training: Sequence[Chain]) -> list[float]:
-    """Return each chain's largest identity to a training chain, over half of its length or more.
+def nearest_identity(chains: Sequence[Chain], others: Sequence[Chain]) -> list[float]:
+    """Return each chain's largest identity to one of the others, over half of its length or more.
 
     Of the five best local alignments (BLOSUM62, gaps 11 and 1); 0 where none covers half.
     """
@@ -514,7 +514,7 @@ def nearest_identity(chains: Sequence[Chain], training: Sequence[Chain]) -> list
         open_gap_score=-11,
         extend_gap_score=-1,
     )
-    known = ["".join(LETTERS[a] for a in c.tokens.tolist()) for c in training]
+    known = ["".join(LETTERS[a] for a in c.tokens.tolist()) for c in others]
     nearest = []
     for chain in chains:
         query = "".join(LETTERS[a] for a in chain.tokens.tolist())
@@ -548,7 +548,7 @@ def worker(rank: int, data: Path, settings: Settings, out: Path) -> None:
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=settings.threads)
     network = train(read_parts(data), settings, out, rank)
     if rank == 0:
-        write_weights(network.state_dict(), out / "mpnn-mini.safetensors")
+        training.write_weights(network.state_dict(), out / "mpnn-mini.safetensors")
 
 
 @without_denormals()

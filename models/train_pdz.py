@@ -36,7 +36,6 @@ import dataclasses
 import gzip
 import json
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -48,6 +47,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from seqalign.core.sequence import PROTEIN
+from seqalign.models import training
 from seqalign.models.pdz import (
     BACKGROUND,
     COLUMN_OF,
@@ -65,17 +65,6 @@ from seqalign.models.splits import (
     redundancy_weights,
     sequence_clusters,
 )
-from seqalign.models.training import (
-    Run,
-    Watch,
-    adamw,
-    groups,
-    progress,
-    step_seed,
-    warm_cosine,
-    write_atomically,
-    write_weights,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,6 +75,8 @@ REDUNDANCY: Final = 0.8
 MASK: Final = PROTEIN.mask
 PSEUDOCOUNTS: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 EVALUATION_SEED: Final = 2024
+# hyper-parameters that the command line sets, with --split
+OPTIONS: Final = ("seed", "steps", "batch", "dropout", "learning_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -295,7 +286,7 @@ def train(
     parts: dict[str, Rows],
     settings: Settings,
     out: Path,
-    **watch: Unpack[Watch],
+    **watch: Unpack[training.Watch],
 ) -> PDZNetwork:
     """Train one network and return it with its averaged weights, which are also written to `out`.
 
@@ -309,18 +300,18 @@ def train(
         ValueError: the checkpoint was written under other settings.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(settings.seed, 2**31))
+        torch.manual_seed(training.step_seed(settings.seed, 2**31))
         network = new_network(settings)
         profile, _ = best_profile(parts)
         with torch.no_grad():
             network.profile.copy_(profile)
-        parameters = groups(network.named_parameters(), undecayed=["profile"])
-        optimizer = adamw(parameters, settings.weight_decay)
-        run = Run(network, optimizer, out, settings, settings.ema)
+        parameters = training.groups(network.named_parameters(), undecayed=["profile"])
+        optimizer = training.adamw(parameters, settings.weight_decay)
+        run = training.Run(network, optimizer, out, settings, settings.ema)
 
         def rate(step: int) -> float:
             angle = math.pi * step / settings.steps
-            return warm_cosine(settings.learning_rate, settings.warmup, step, angle)
+            return training.warm_cosine(settings.learning_rate, settings.warmup, step, angle)
 
         def loss() -> Tensor:
             inputs, target = training_batch(parts["train"], settings)
@@ -353,7 +344,7 @@ def train(
         )
         if not whole:
             return averaged()
-        write_weights(run.average, out / "pdz-mini.safetensors")
+        training.write_weights(run.average, out / "pdz-mini.safetensors")
         return load_weights((out / "pdz-mini.safetensors").read_bytes())
 
 
@@ -496,43 +487,10 @@ def landscapes(network: PDZNetwork, profile: Tensor, folder: Path) -> dict[str, 
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m seqalign.models.train_pdz",
-        description="Train pdz-mini, or print the held-out figures of a weights file.",
-    )
-    p.add_argument("--data", type=Path, required=True, help=f"folder with {ALIGNMENT}, or a FASTA")
-    p.add_argument("--split", type=int, choices=(60, 80), default=60, help="cluster identity, %%")
-    p.add_argument("--out", type=Path, help="folder for checkpoint, weights and metrics")
-    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    p.add_argument("--evaluate", type=Path, metavar="FILE", help="only judge these weights")
-    p.add_argument(
-        "--part", choices=("validation", "test"), default="test", help="rows to judge on"
-    )
-    p.add_argument("--orders", type=int, default=16, help="random orders per row, in evaluation")
-    p.add_argument("--order-seed", type=int, default=EVALUATION_SEED, help="seed of these orders")
-    p.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
-    for name in ("seed", "steps", "batch", "dropout", "learning_rate", "weight_decay"):
-        default = getattr(Settings, name)
-        p.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    return p
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    args = parser().parse_args(arguments)
-    if (args.out is None) == (args.evaluate is None):
-        print("Give either --out DIR, to train, or --evaluate FILE.", file=sys.stderr)
-        return 2
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    try:
-        tokens = read_alignment(args.data)
-        parts = split_rows(tokens, args.split)
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def script(args: argparse.Namespace) -> None:
+    """Train, or judge weights; print the figures."""
+    tokens = read_alignment(args.data)
+    parts = split_rows(tokens, args.split)
     print(
         f"{len(tokens)} rows: "
         + ", ".join(f"{len(rows)} {name}" for name, rows in parts.items())
@@ -543,29 +501,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     metrics: dict[str, Any] = {}
     if args.out is not None:
-        settings = Settings(
-            split=args.split,
-            seed=args.seed,
-            steps=args.steps,
-            batch=args.batch,
-            dropout=args.dropout,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-        )
-        with progress(settings.steps) as (advance, log):
-            try:
-                network = train(
-                    parts, settings, args.out, resume=args.resume, log=log, advance=advance
-                )
-            except ValueError as error:
-                print(error, file=sys.stderr)
-                return 2
+        given = {name: getattr(args, name) for name in ("split", *OPTIONS)}
+        settings = Settings(**given)
+        with training.progress(settings.steps) as (advance, log):
+            network = train(parts, settings, args.out, resume=args.resume, log=log, advance=advance)
         metrics["settings"] = dataclasses.asdict(settings)
     else:
-        if not args.evaluate.exists():
-            print(f"{args.evaluate}: no such file; train it with --out DIR.", file=sys.stderr)
-            return 2
-        network = load_weights(args.evaluate.read_bytes())
+        network = load_weights(training.weights_file(args.evaluate))
     metrics["parameters"] = sum(p.numel() for p in network.parameters())
     metrics["held_out"] = held_out(
         network, parts, args.split, orders=args.orders, seed=args.order_seed, part=args.part
@@ -580,10 +522,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     text = json.dumps(metrics, indent=1) + "\n"
     if args.out is not None:
-        write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
+        training.write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
     else:
         print(text, end="")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    p = training.parser(
+        "seqalign.models.train_pdz",
+        "Train pdz-mini, or print the held-out figures of a weights file.",
+        data=f"folder with {ALIGNMENT}, or a FASTA",
+        settings=Settings,
+        fields=OPTIONS,
+    )
+    p.add_argument("--split", type=int, choices=(60, 80), default=60, help="cluster identity, %%")
+    p.add_argument(
+        "--part", choices=("validation", "test"), default="test", help="rows to judge on"
+    )
+    p.add_argument("--orders", type=int, default=16, help="random orders per row, in evaluation")
+    p.add_argument("--order-seed", type=int, default=EVALUATION_SEED, help="seed of these orders")
+    return training.command_line(p, arguments, script)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ resumed ends with the same weights as an undisturbed one, and no state of a gene
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import os
@@ -25,13 +26,13 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from _typeshed import DataclassInstance
 
 __all__ = [
-    "Run", "Watch", "adamw", "groups", "progress", "step_seed", "warm_cosine", "write_atomically",
-    "write_weights",
+    "Run", "Watch", "adamw", "command_line", "groups", "parser", "progress", "step_seed",
+    "warm_cosine", "weights_file", "write_atomically", "write_weights",
 ]  # fmt: skip
 
 
@@ -286,3 +287,68 @@ def progress(total: int) -> Iterator[tuple[Callable[[int], None] | None, Callabl
     ) as bar:
         task = bar.add_task("training", total=total)
         yield lambda done: bar.update(task, completed=done), bar.console.print
+
+
+# command lines ------------------------------------------------------------------------------------
+
+
+def parser(
+    module: str,
+    description: str,
+    *,
+    data: str,
+    settings: type[DataclassInstance] | None = None,
+    fields: Sequence[str] = (),
+    threads: int | None = None,
+) -> argparse.ArgumentParser:
+    """Return the options that the scripts share.
+
+    Args:
+        module: of the script.
+        description: what it does.
+        data: what --data is.
+        settings: hyper-parameters with defaults.
+        fields: those of them that are options.
+        threads: of torch; its own choice by default.
+    """
+    p = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    p.add_argument("--data", type=Path, required=True, help=data)
+    p.add_argument("--out", type=Path, help="train; folder for checkpoint and weights")
+    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
+    p.add_argument("--evaluate", type=Path, metavar="PATH", help="only judge the weights there")
+    p.add_argument("--threads", type=int, default=threads, help="threads of torch")
+    for name in fields:
+        default = getattr(settings, name)
+        p.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    return p
+
+
+def command_line(
+    options: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    script: Callable[[argparse.Namespace], None],
+) -> int:
+    """Run a script, which either trains or judges; return the exit code."""
+    args = options.parse_args(arguments)
+    if (args.out is None) == (args.evaluate is None):
+        print("Give either --out DIR, to train, or --evaluate PATH.", file=sys.stderr)
+        return 2
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    try:
+        script(args)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def weights_file(path: Path) -> bytes:
+    """Return what is in a weights file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; train it with --out DIR.")
+    return path.read_bytes()

@@ -43,7 +43,6 @@ import dataclasses
 import itertools
 import json
 import math
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,19 +58,10 @@ from torch import Tensor
 from seqalign.core.gaussian import GaussianPosterior
 from seqalign.core.process import Designs
 from seqalign.core.streams import Streams
+from seqalign.models import training
 from seqalign.models.emoji import emoji_mini
 from seqalign.models.emoji_data import ARCHIVE, SIZE, Emoji, family, load, words_of
 from seqalign.models.splits import bucket
-from seqalign.models.training import (
-    Run,
-    Watch,
-    adamw,
-    groups,
-    progress,
-    step_seed,
-    warm_cosine,
-    write_atomically,
-)
 from seqalign.rewards.emoji import (
     EmojiMatch,
     Layout,
@@ -237,7 +227,7 @@ def train(
     names: Sequence[str],
     settings: Settings,
     out: Path,
-    **watch: Unpack[Watch],
+    **watch: Unpack[training.Watch],
 ) -> MatchNetwork:
     """Train one network and return it folded, with averaged weights in half precision.
 
@@ -252,19 +242,21 @@ def train(
         ValueError: the checkpoint was written under other settings or names.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(settings.seed, 2**31))
+        torch.manual_seed(training.step_seed(settings.seed, 2**31))
         network = MatchNetwork(settings.layout, folded=False)
         features = network.features.weight
-        parameters = groups((n, p) for n, p in network.named_parameters() if p is not features)
+        parameters = training.groups(
+            (n, p) for n, p in network.named_parameters() if p is not features
+        )
         # They begin at zero and must reach the size of one.
         parameters += [{"params": [features], "pace": settings.text_pace, "weight_decay": 0.0}]
-        optimizer = adamw(parameters, settings.weight_decay)
-        run = Run(network, optimizer, out, settings, settings.ema, names=list(names))
+        optimizer = training.adamw(parameters, settings.weight_decay)
+        run = training.Run(network, optimizer, out, settings, settings.ema, names=list(names))
         numbers, offsets, weights = pack(names)
 
         def rate(step: int) -> float:
             angle = math.pi * step / settings.steps
-            return warm_cosine(settings.learning_rate, settings.warmup, step, angle)
+            return training.warm_cosine(settings.learning_rate, settings.warmup, step, angle)
 
         def loss() -> Tensor:
             own = torch.randperm(len(names))[: settings.batch]
@@ -402,7 +394,7 @@ def write(path: Path, network: MatchNetwork, bank: Sequence[str], scale: float) 
         "scale": f"{scale:.4f}",
     }
     halves = {k: v.half().contiguous() for k, v in network.state_dict().items()}
-    write_atomically(path, lambda p: p.write_bytes(to_bytes(halves, metadata=metadata)))
+    training.write_atomically(path, lambda p: p.write_bytes(to_bytes(halves, metadata=metadata)))
 
 
 def retrieval(cosines: Tensor, some: Tensor) -> dict[str, float]:
@@ -572,66 +564,48 @@ def evaluate(emoji: Sequence[Emoji], folder: Path, log: Callable[[str], None] = 
             )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m seqalign.rewards.train_emoji_match",
-        description="Train emoji-match or its hold-out twin, or print the figures of their cards.",
-    )
-    p.add_argument("--data", type=Path, required=True, help=f"folder with {ARCHIVE}")
-    p.add_argument("--twin", choices=tuple(NAMES), default="guide", help="which of the two")
-    p.add_argument("--out", type=Path, help="train; folder for the checkpoint and the weights")
-    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    p.add_argument("--steps", type=int, help="steps of training; what was shipped by default")
-    p.add_argument("--evaluate", type=Path, metavar="FOLDER", help="judge both weights files there")
-    p.add_argument(
-        "--samples", action="store_true", help="with --evaluate: judge pictures of emoji-mini too"
-    )
-    p.add_argument("--emoji-mini", metavar="FILE", help="its weights; the shipped ones by default")
-    p.add_argument("--threads", type=int, default=1, help="threads of torch")
-    return p
+def script(args: argparse.Namespace) -> None:
+    """Train one twin, or judge both."""
+    emoji = load(args.data)
+    if args.evaluate is not None:
+        evaluate(emoji, args.evaluate)
+        if args.samples:
+            evaluate_samples(emoji, args.evaluate, args.emoji_mini)
+        return
+    settings = SETTINGS[args.twin]
+    if args.steps is not None:
+        settings = dataclasses.replace(settings, steps=args.steps)
+    learned = [e for e in emoji if e.part == "train"]
+    bank = banked([e.name for e in learned])
+    twins = dealt([e.name for e in learned])
+    own = [e for e, twin in zip(learned, twins, strict=True) if twin in (args.twin, "both")]
+    names = [e.name for e in own]
+    with training.progress(settings.steps) as (advance, log):
+        log(f"{NAMES[args.twin]}: {len(own)} emoji")
+        network = train(
+            stacked(own), names, settings, args.out, resume=args.resume, log=log, advance=advance
+        )
+    scale, nats = calibrate(network, bank, [e for e in emoji if e.part == "validation"])
+    print(f"scale {scale:.2f}: {nats:.2f} nats for the name of a validation emoji")
+    write(args.out / f"{NAMES[args.twin]}.safetensors", network, bank, scale)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    args = parser().parse_args(arguments)
-    if (args.out is None) == (args.evaluate is None):
-        print("Give either --out FOLDER, to train, or --evaluate FOLDER.", file=sys.stderr)
-        return 2
-    torch.set_num_threads(args.threads)
-    try:
-        emoji = load(args.data)
-        if args.evaluate is not None:
-            evaluate(emoji, args.evaluate)
-            if args.samples:
-                evaluate_samples(emoji, args.evaluate, args.emoji_mini)
-            return 0
-        settings = SETTINGS[args.twin]
-        if args.steps is not None:
-            settings = dataclasses.replace(settings, steps=args.steps)
-        learned = [e for e in emoji if e.part == "train"]
-        bank = banked([e.name for e in learned])
-        twins = dealt([e.name for e in learned])
-        own = [e for e, twin in zip(learned, twins, strict=True) if twin in (args.twin, "both")]
-        names = [e.name for e in own]
-        with progress(settings.steps) as (advance, log):
-            log(f"{NAMES[args.twin]}: {len(own)} emoji")
-            network = train(
-                stacked(own),
-                names,
-                settings,
-                args.out,
-                resume=args.resume,
-                log=log,
-                advance=advance,
-            )
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    scale, nats = calibrate(network, bank, [e for e in emoji if e.part == "validation"])
-    print(f"scale {scale:.2f}: {nats:.2f} nats for the name of a validation emoji")
-    write(args.out / f"{NAMES[args.twin]}.safetensors", network, bank, scale)
-    return 0
+    p = training.parser(
+        "seqalign.rewards.train_emoji_match",
+        "Train emoji-match or its hold-out twin, or print the figures of their cards from the "
+        "folder of both weights files.",
+        data=f"folder with {ARCHIVE}",
+        threads=1,
+    )
+    p.add_argument("--twin", choices=tuple(NAMES), default="guide", help="which of the two")
+    p.add_argument("--steps", type=int, help="steps of training; what was shipped by default")
+    p.add_argument(
+        "--samples", action="store_true", help="with --evaluate: judge pictures of emoji-mini too"
+    )
+    p.add_argument("--emoji-mini", metavar="FILE", help="its weights; the shipped ones by default")
+    return training.command_line(p, arguments, script)
 
 
 if __name__ == "__main__":

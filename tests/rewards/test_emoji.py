@@ -388,7 +388,7 @@ def test_twins_know_the_same_words_from_different_emoji():
 
 def test_command_line(tmp_path, capsys):
     assert train_emoji_match.main(["--data", str(tmp_path)]) == 2
-    assert "--out FOLDER" in capsys.readouterr().err
+    assert "--out DIR" in capsys.readouterr().err
     assert train_emoji_match.main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "noto_emoji" in capsys.readouterr().err
 
