@@ -455,8 +455,11 @@ def to_mapping(method: Method) -> dict[str, Any]:
 
 
 def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[str, Any]) -> Any:
-    """Call a factory after its signature has been compared with the parameters."""
-    known = inspect.signature(factory).parameters
+    """Call a factory after its signature has been compared with the parameters.
+
+    One that serves several names has the parameter `registered`, and is told its own.
+    """
+    known = _visible(factory)
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for key in params:
             if key not in known:
@@ -475,6 +478,8 @@ def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[st
         ):
             raise SpecError(f"The {kind} {name!r} needs the parameter {key!r}.", (key,))
     try:
+        if "registered" in inspect.signature(factory).parameters:
+            return factory(registered=name, **params)
         return factory(**params)
     except ImportError as error:
         raise SpecError(f"The {kind} {name!r} lacks a package. {error}") from error
@@ -489,13 +494,19 @@ def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[st
         ) from error
 
 
+def _visible(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters that a user may give."""
+    given = inspect.signature(factory).parameters
+    return {key: p for key, p in given.items() if key != "registered"}
+
+
 def parameters(kind: Kind, name: str) -> list[str]:
     """Return the parameters a reward or model takes.
 
     Raises:
         SpecError: the name is unknown, or what it needs is not installed.
     """
-    return list(inspect.signature(_load(kind, name)).parameters)
+    return list(_visible(_load(kind, name)))
 
 
 def draws_images(name: str) -> bool:
