@@ -28,8 +28,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    from _typeshed import DataclassInstance
-
 __all__ = [
     "Run", "Watch", "adamw", "command_line", "groups", "parser", "progress", "step_seed",
     "warm_cosine", "weights_file", "write_atomically", "write_weights",
@@ -108,7 +106,7 @@ class Run:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         out: Path,
-        settings: DataclassInstance,
+        settings: Any,
         ema: float,
         **more: Any,
     ) -> None:
@@ -297,7 +295,7 @@ def parser(
     description: str,
     *,
     data: str,
-    settings: type[DataclassInstance] | None = None,
+    settings: Any = None,
     fields: Sequence[str] = (),
     threads: int | None = None,
 ) -> argparse.ArgumentParser:

@@ -54,7 +54,6 @@ __all__ = [
     "StabilityChange",
     "Tables",
     "ddg_mini",
-    "ddg_mini_b",
     "geometry",
     "letter_tokens",
     "of_structure",
@@ -648,49 +647,24 @@ def of_structure(name: str, weights: Mapping[str, Tensor], structure: Structure)
     return StabilityChange(name=name, wild_type=structure.wild_type, energy=energy)
 
 
-def _factory(
-    name: str,
-    structure: str | Path | Structure,
-    chains: str | Sequence[str] | None,
-    context: str | Sequence[str] | None,
-    numbering: str,
-) -> StabilityChange:
-    weights = read_weights(Path(__file__).with_name(f"{name}.safetensors"))
-    read = read_structure(structure, chains=chains, context=context, numbering=numbering)
-    return of_structure(name, weights, read)
-
-
 def ddg_mini(
     *,
+    registered: str = "ddg-mini",
     structure: str | Path | Structure,
     chains: str | Sequence[str] | None = None,
     context: str | Sequence[str] | None = None,
     numbering: str = "author",
 ) -> StabilityChange:
-    """Return the change of stability on a backbone, −ΔΔG in kcal/mol, trained on half A.
+    """Return the change of stability on a backbone, −ΔΔG in kcal/mol.
 
     Args:
+        registered: "ddg-mini", trained on half A of the proteins and chains, or its hold-out twin
+            "ddg-mini-b", trained on half B.
         structure: a structure file or a Structure; its own letters are the wild type.
         chains: chains to be designed; all by default.
         context: chains that are seen and not designed.
         numbering: how residues are numbered, "author", "label" or "index".
     """
-    return _factory("ddg-mini", structure, chains, context, numbering)
-
-
-def ddg_mini_b(
-    *,
-    structure: str | Path | Structure,
-    chains: str | Sequence[str] | None = None,
-    context: str | Sequence[str] | None = None,
-    numbering: str = "author",
-) -> StabilityChange:
-    """Return the hold-out twin of `ddg_mini`, trained on half B of the proteins and chains.
-
-    Args:
-        structure: a structure file or a Structure; its own letters are the wild type.
-        chains: chains to be designed; all by default.
-        context: chains that are seen and not designed.
-        numbering: how residues are numbered, "author", "label" or "index".
-    """
-    return _factory("ddg-mini-b", structure, chains, context, numbering)
+    weights = read_weights(Path(__file__).with_name(f"{registered}.safetensors"))
+    read = read_structure(structure, chains=chains, context=context, numbering=numbering)
+    return of_structure(registered, weights, read)

@@ -47,16 +47,7 @@ if TYPE_CHECKING:
 
     from seqalign.core.process import Designs
 
-__all__ = [
-    "BACKGROUNDS",
-    "RT",
-    "WILD_TYPE",
-    "Landscape",
-    "affinity",
-    "affinity_holdout",
-    "stability",
-    "stability_holdout",
-]
+__all__ = ["BACKGROUNDS", "RT", "WILD_TYPE", "Landscape", "landscape"]
 
 WILD_TYPE: Final = (
     "PRRIVIHRGSTGLGFNIVGGEDGEGIFISFILAGGPADLSGELRKGDQILSVNGVDLRNASHEQAAIALKNAGQTVTIIAQYKP"
@@ -231,12 +222,20 @@ def _weights(file: str) -> dict[str, Tensor]:
         return {key: stored.get_tensor(key) for key in stored.keys()}
 
 
-def _load(name: str, kind: Kind, kappa: float, bound: float) -> Landscape:
-    weights = _weights(f"{name}.safetensors")
+def landscape(*, registered: str, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
+    """Return −ΔΔG_fold or −apparent ΔΔG_bind (to CRIPT) of PDZ3, kcal/mol.
+
+    Args:
+        registered: "pdz3-stability" or "pdz3-affinity", trained on half A of the substitutions; or
+            its hold-out twin, "...-holdout", trained on half B without structure and family.
+        kappa: ensemble standard deviations to subtract.
+        bound: kcal/mol at which a gain saturates.
+    """
+    weights = _weights(f"{registered}.safetensors")
     folding = weights["folding"]
     return Landscape(
-        name=name,
-        kind=kind,
+        name=registered,
+        kind="affinity" if "affinity" in registered else "stability",
         kappa=kappa,
         bound=bound,
         folding=folding,
@@ -244,43 +243,3 @@ def _load(name: str, kind: Kind, kappa: float, bound: float) -> Landscape:
         binding=weights.get("binding", torch.zeros_like(folding)),
         wild_type_folding=weights["wild_type_folding"],
     )
-
-
-def stability(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the stability of PDZ3, −ΔΔG_fold in kcal/mol, trained on half A of the substitutions.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-stability", "stability", kappa, bound)
-
-
-def affinity(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the CRIPT affinity of PDZ3, −apparent ΔΔG_bind in kcal/mol, trained on half A.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-affinity", "affinity", kappa, bound)
-
-
-def stability_holdout(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the hold-out twin of `stability`, trained on half B without structure and family.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-stability-holdout", "stability", kappa, bound)
-
-
-def affinity_holdout(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the hold-out twin of `affinity`, trained on half B without structure and family.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-affinity-holdout", "affinity", kappa, bound)

@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from seqalign.core.sequence import PROTEIN
 from seqalign.models.emoji_data import family, part_of, words_of
 from seqalign.rewards import emoji, train_emoji_match
 
-FACTORIES = {"emoji-match": emoji.emoji_match, "emoji-match-holdout": emoji.emoji_match_holdout}
+NAMES = ("emoji-match", "emoji-match-holdout")
+FACTORIES = {name: partial(emoji.emoji_match, registered=name) for name in NAMES}
 FOLDER = Path(emoji.__file__).parent
 FIXTURE = Path(__file__).parents[1] / "data" / "emoji_known_words.npz"
 
