@@ -59,18 +59,9 @@ from torch.multiprocessing.spawn import spawn
 
 from seqalign.files.structure import read_structure
 from seqalign.models import training
-from seqalign.models.inverse_folding import (
-    LETTERS,
-    MASKED,
-    MPNN,
-    NEIGHBORS,
-    Backbone,
-    Graph,
-    join,
-    neighbor_graph,
-    of,
-    residue_numbers,
-)
+from seqalign.models.backbone import Backbone
+from seqalign.models.mpnn import MPNN, Graph, join, neighbor_graph, of, residue_numbers
+from seqalign.models.mpnn_weights import LETTERS, MASKED, NEIGHBORS
 
 TRAIN: Final = "structures/chains_train.jsonl.gz"
 EXTRA: Final = "structures/chains_extra.jsonl.gz"

@@ -40,14 +40,15 @@ from seqalign import weights as published
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
-from seqalign.models.inverse_folding import MASKED, Weights, load_checkpoint, of, shipped
+from seqalign.models.mpnn import of
+from seqalign.models.mpnn_weights import MASKED, Weights, load_checkpoint, shipped
 from seqalign.rewards.ddg import letter_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from seqalign.core.process import Designs
-    from seqalign.models.inverse_folding import Backbone
+    from seqalign.models.backbone import Backbone
 
 __all__ = [
     "Additive",
