@@ -19,11 +19,10 @@ from typing import Any, Final, Literal
 import torch
 
 from seqalign import weights
+from seqalign.models.devices import Precision, device_of
 from seqalign.models.pipelines import Checkpointing, PretrainedProcess, from_pipeline
 
 __all__ = ["PUBLISHED", "Published", "text_to_image", "unconditional"]
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -196,12 +195,7 @@ def _load(
     """
     library, published = _diffusers(), PUBLISHED[name]
     precision = precision or published.precision
-    if precision not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"precision is {precision!r}; give float32, bfloat16 or float16.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no GPU. Give device: cpu or auto.")
+    device = device_of(device, precision)
     folder = _where(name, path)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     kind = index.get("_class_name")
