@@ -256,7 +256,7 @@ def test_ca_only_structures_are_refused():
         (Designs.of([WILD[:-1]], PROTEIN), ValueError, f"{LENGTH} residues.*length {LENGTH - 1}"),
         (Designs.of(["ACGT" * 8], DNA), ValueError, "alphabet 'ACGT'"),
         (Designs(torch.zeros(1, 1, LENGTH)), TypeError, "continuous"),
-        (Designs.of(["_" + WILD[1:]], PROTEIN), ValueError, "position 0 holds token 20"),
+        (Designs.of(["_" + WILD[1:]], PROTEIN), ValueError, "position 1 holds token 20"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_a_sentence(designs, error, words):

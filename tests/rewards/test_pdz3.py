@@ -246,7 +246,7 @@ def test_errors_are_sentences():
         reward(Designs.of(["ACDEF"], PROTEIN))
     masked = WILD.clone()
     masked[7] = 20
-    with pytest.raises(ValueError, match="position 7 holds token 20"):
+    with pytest.raises(ValueError, match="position 8 holds token 20"):
         reward(Designs(masked[None, None], PROTEIN))
     with pytest.raises(ValueError, match="Use a protein model"):
         reward(Designs.of(["ACGT"], DNA))
