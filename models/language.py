@@ -40,7 +40,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from safetensors import SafetensorError
@@ -50,13 +50,12 @@ from torch import Tensor, nn
 from seqalign import weights
 from seqalign.core.discrete import CategoricalPosterior, MaskedProcess, OpenPosterior
 from seqalign.core.sequence import PROTEIN
+from seqalign.models.devices import Precision, device_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from seqalign.core.discrete import Order
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 VOCABULARY: Final = (
     *("<cls>", "<pad>", "<eos>", "<unk>"),
@@ -465,14 +464,7 @@ def load_language_model(
         ModuleNotFoundError: neither library that reads the format is installed.
         ValueError: the file is no such checkpoint, or device or precision is unknown.
     """
-    if precision not in get_args(Precision):
-        raise ValueError(
-            f"precision is {precision!r}; give one of {', '.join(get_args(Precision))}."
-        )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch sees no GPU. Give device: cpu or auto.")
+    device = device_of(device, precision)
     where = weights.path(checkpoint).resolve()
     network, tokens, dropout, library, note = _load(where, where.stat().st_mtime_ns, device)
     unknown = [token for token in (*SPECIAL, *PROTEIN.letters) if token not in tokens]

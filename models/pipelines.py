@@ -307,6 +307,7 @@ def _unconditional(pipeline: Any, size: tuple[int, int], wish: _Wish) -> Network
             f"{type(pipeline).__name__} has no text condition: leave guidance, true_guidance and "
             f"negative_prompt out."
         )
+    _no_long_text(pipeline, wish)
     config = pipeline.unet.config
     if any(config.get(key) is not None for key in ("class_embed_type", "num_class_embeds")):
         raise ValueError("This network takes a class label, which has no place here yet.")
@@ -315,6 +316,7 @@ def _unconditional(pipeline: Any, size: tuple[int, int], wish: _Wish) -> Network
 
 def _text_unet(pipeline: Any, size: tuple[int, int], wish: _Wish) -> Network:
     _no_true_guidance(pipeline, wish)
+    _no_long_text(pipeline, wish)
     if pipeline.unet.config.time_cond_proj_dim is not None:
         if wish.negative:
             raise ValueError(
@@ -361,6 +363,13 @@ def _no_true_guidance(pipeline: Any, wish: _Wish) -> None:
     if wish.true_guidance != 1:
         raise ValueError(
             f"true_guidance is for Flux; {type(pipeline).__name__} takes guidance instead."
+        )
+
+
+def _no_long_text(pipeline: Any, wish: _Wish) -> None:
+    if wish.tokens is not None:
+        raise ValueError(
+            f"{type(pipeline).__name__} has no T5 encoder: leave max_sequence_length out."
         )
 
 

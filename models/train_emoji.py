@@ -38,26 +38,23 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
-import time
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from seqalign.core.streams import Streams
+from seqalign.models import training
 from seqalign.models.emoji import AUGMENTS, EmojiNetwork, load_weights, process_of
 from seqalign.models.emoji_data import ARCHIVE, SIZE, bags, family, load
-from seqalign.models.train_pdz import progress, step_seed, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from seqalign.core.gaussian import GaussianProcess
     from seqalign.models.emoji_data import Emoji
@@ -87,6 +84,10 @@ class Settings:
     augment: float = 0.3
     ema: float = 0.999
     bfloat16: bool = True
+
+
+OPTIONS: Final = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "bfloat16")
+"""Those that the command line sets."""
 
 
 @dataclass(frozen=True)
@@ -251,13 +252,7 @@ def train(
     parts: dict[str, Drawings],
     settings: Settings,
     out: Path,
-    *,
-    resume: bool = False,
-    save_every: int = 500,
-    check_every: int = 1000,
-    stop: int | None = None,
-    log: Callable[[str], None] = print,
-    advance: Callable[[int], None] | None = None,
+    **watch: Unpack[training.Watch],
 ) -> EmojiNetwork:
     """Train one network and return it with its averaged weights, which are also written to `out`.
 
@@ -266,67 +261,21 @@ def train(
         settings: hyper-parameters.
         out: folder for `checkpoint.pt`, `emoji-mini.safetensors` and, at every look at the
             validation drawings, `emoji-mini-STEP.safetensors`.
-        resume: continue from the checkpoint in `out`, if there is one.
-        save_every: steps between checkpoints.
-        check_every: steps between two looks at the validation drawings.
-        stop: end after this many steps, as an interruption would, with a checkpoint.
-        log: takes one line of progress at a time.
-        advance: told how many steps are done after each of them, for a progress bar.
+        watch: how the run is cut, saved and watched.
 
     Raises:
         ValueError: the checkpoint was written under other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
     drawings = parts["train"]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(settings.seed, 2**31))
+        torch.manual_seed(training.step_seed(settings.seed, 2**31))
         network = new_network(settings)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in network.parameters() if p.ndim > 1]},
-            {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=settings.weight_decay,
+        optimizer = training.adamw(
+            training.groups(network.named_parameters()), settings.weight_decay
         )
-        average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        first = 0
-        if resume and checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            written = Settings(**state["settings"])
-            same = dataclasses.replace(written, steps=settings.steps) == settings
-            # Before the cool-down of either, runs of different lengths are one and the same.
-            cooling = min(written.steps, settings.steps) - settings.cooldown
-            if not same or (written.steps != settings.steps and state["step"] > cooling):
-                raise ValueError(
-                    f"{checkpoint}: it was written at step {state['step']} with {written}, not "
-                    f"with {settings}; use the same options or another --out. Only the number of "
-                    "steps may change, and only before the cool-down."
-                )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            average, first = state["average"], state["step"]
+        run = training.Run(network, optimizer, out, settings, settings.ema)
 
-        def save(step: int) -> None:
-            state = {
-                "settings": dataclasses.asdict(settings),
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-            }
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
-
-        began, loss_sum = time.monotonic(), 0.0
-        last = settings.steps if stop is None else min(stop, settings.steps)
-        network.train()
-        for step in range(first, last):
-            torch.manual_seed(step_seed(settings.seed, step))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
+        def loss() -> Tensor:
             chosen = torch.randint(len(drawings), (settings.batch,))
             images, said = augmented(drawings.images[chosen], settings.augment)
             text = dropped(drawings.text[chosen], settings.no_text)
@@ -334,43 +283,35 @@ def train(
             x, v = noisy(images, t, torch.randn(images.shape))
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
                 found = network(x, t, network.encode(text), said)
-            loss = F.mse_loss(found.float(), v)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            # The average follows closely at first, so that it never remembers the start.
-            keep = min(settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, p in network.named_parameters():
-                    average[name].lerp_(p, 1 - keep)
-            loss_sum += loss.item()
-            done = step + 1
-            if advance is not None:
-                advance(done)
-            if done % save_every == 0 or done == last:
-                save(done)
-            if done % check_every == 0 or done == settings.steps:
-                shown = new_network(settings)
-                shown.load_state_dict(average)
-                shown.eval()
-                text = controls(parts["validation"])["shuffled"]
-                own = float(velocity_losses(shown, parts["validation"]).mean())
-                other = float(velocity_losses(shown, parts["validation"], text=text).mean())
-                known = float(velocity_losses(shown, few(drawings, 128)).mean())
-                write_weights(average, out / f"emoji-mini-{done}.safetensors")
-                seconds = time.monotonic() - began
-                left = seconds / (done - first) * (settings.steps - done)
-                log(
-                    f"step {done}/{settings.steps}  loss {loss_sum / check_every:.5f}  "
-                    f"validation {own:.5f}, with another's text {other:.5f}  "
-                    f"some training drawings {known:.5f}  {seconds:.0f} s, {left:.0f} s left"
-                )
-                loss_sum = 0.0
-    if last < settings.steps:
-        network.load_state_dict(average)
+            return F.mse_loss(found.float(), v)
+
+        def look(done: int) -> str:
+            shown = new_network(settings)
+            shown.load_state_dict(run.average)
+            shown.eval()
+            text = controls(parts["validation"])["shuffled"]
+            own = float(velocity_losses(shown, parts["validation"]).mean())
+            other = float(velocity_losses(shown, parts["validation"], text=text).mean())
+            known = float(velocity_losses(shown, few(drawings, 128)).mean())
+            training.write_weights(run.average, out / f"emoji-mini-{done}.safetensors")
+            return (
+                f"validation {own:.5f}, with another's text {other:.5f}  "
+                f"some training drawings {known:.5f}"
+            )
+
+        whole = run.loop(
+            loss,
+            lambda step: learning_rate(step, settings),
+            look,
+            seed=settings.seed,
+            steps=settings.steps,
+            cooldown=settings.cooldown,
+            **watch,
+        )
+    if not whole:
+        network.load_state_dict(run.average)
         return network.eval()
-    write_weights(average, out / "emoji-mini.safetensors")
+    training.write_weights(run.average, out / "emoji-mini.safetensors")
     return load_weights((out / "emoji-mini.safetensors").read_bytes())
 
 
@@ -378,12 +319,6 @@ def few(drawings: Drawings, n: int) -> Drawings:
     """Return `n` of the drawings, evenly spaced."""
     at = torch.linspace(0, len(drawings) - 1, min(n, len(drawings))).long()
     return Drawings(tuple(drawings.names[i] for i in at), drawings.text[at], drawings.images[at])
-
-
-def write_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write weights in half precision; figures are those of the weights as they are read back."""
-    halves = {name: w.half().contiguous() for name, w in weights.items()}
-    write_atomically(path, lambda temporary: temporary.write_bytes(to_bytes(halves)))
 
 
 def sampled(process: GaussianProcess, islands: int, particles: int, seed: int) -> Tensor:
@@ -520,62 +455,20 @@ def sheet(
     out.quantize(128).save(path, optimize=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m seqalign.models.train_emoji",
-        description="Train emoji-mini, or print the held-out figures of a weights file.",
-    )
-    p.add_argument("--data", type=Path, required=True, help=f"folder with {ARCHIVE}")
-    p.add_argument("--out", type=Path, help="folder for checkpoint, weights and metrics")
-    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    p.add_argument("--evaluate", type=Path, metavar="FILE", help="only judge these weights")
-    p.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of samples")
-    p.add_argument("--draws", type=int, default=16, help="noisy versions per drawing, evaluation")
-    p.add_argument("--draw-seed", type=int, default=EVALUATION_SEED, help="seed of the evaluation")
-    p.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
-    for field in dataclasses.fields(Settings):
-        if field.name != "bfloat16":
-            kind = type(field.default)
-            option = f"--{field.name.replace('_', '-')}"
-            p.add_argument(option, type=kind, default=field.default)
-    return p
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    args = parser().parse_args(arguments)
-    if (args.out is None) == (args.evaluate is None):
-        print("Give either --out DIR, to train, or --evaluate FILE.", file=sys.stderr)
-        return 2
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    try:
-        parts = split_drawings(load(args.data))
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def script(args: argparse.Namespace) -> None:
+    """Train, or judge weights; print the figures."""
+    parts = split_drawings(load(args.data))
     metrics: dict[str, Any] = {
         "families": {name: len({family(n) for n in part.names}) for name, part in parts.items()},
         "drawings": {name: len(part) for name, part in parts.items()},
     }
     if args.out is not None:
-        given = {f.name for f in dataclasses.fields(Settings)} & set(vars(args))
-        settings = Settings(**{name: getattr(args, name) for name in given})
-        with progress(settings.steps) as (advance, log):
-            try:
-                network = train(
-                    parts, settings, args.out, resume=args.resume, log=log, advance=advance
-                )
-            except ValueError as error:
-                print(error, file=sys.stderr)
-                return 2
+        settings = Settings(**{name: getattr(args, name) for name in OPTIONS})
+        with training.progress(settings.steps) as (advance, log):
+            network = train(parts, settings, args.out, resume=args.resume, log=log, advance=advance)
         metrics["settings"] = dataclasses.asdict(settings)
     else:
-        if not args.evaluate.exists():
-            print(f"{args.evaluate}: no such file; train it with --out DIR.", file=sys.stderr)
-            return 2
-        network = load_weights(args.evaluate.read_bytes())
+        network = load_weights(training.weights_file(args.evaluate))
     metrics["parameters"] = sum(p.numel() for p in network.parameters())
     shown = {"test": parts["test"], "train": few(parts["train"], len(parts["test"]))}
     metrics["denoising"] = {
@@ -587,9 +480,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sheet(network, parts, args.sheet)
     text = json.dumps(metrics, indent=1) + "\n"
     if args.out is not None:
-        write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
+        training.write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
     print(text, end="")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    p = training.parser(
+        "seqalign.models.train_emoji",
+        "Train emoji-mini, or print the held-out figures of a weights file.",
+        data=f"folder with {ARCHIVE}",
+        settings=Settings,
+        fields=OPTIONS,
+    )
+    p.add_argument("--sheet", type=Path, metavar="PNG", help="write a sheet of samples")
+    p.add_argument("--draws", type=int, default=16, help="noisy versions per drawing, evaluation")
+    p.add_argument("--draw-seed", type=int, default=EVALUATION_SEED, help="seed of the evaluation")
+    return training.command_line(p, arguments, script)
 
 
 if __name__ == "__main__":

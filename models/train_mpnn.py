@@ -37,7 +37,6 @@ import dataclasses
 import gzip
 import json
 import math
-import os
 import random
 import tarfile
 import tempfile
@@ -46,6 +45,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,23 +53,15 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from Bio import Align
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from seqalign.files.structure import read_structure
-from seqalign.models.inverse_folding import (
-    LETTERS,
-    MASKED,
-    MPNN,
-    NEIGHBORS,
-    Backbone,
-    Graph,
-    join,
-    neighbor_graph,
-    of,
-    residue_numbers,
-)
+from seqalign.models import training
+from seqalign.models.backbone import Backbone
+from seqalign.models.mpnn import MPNN, Graph, join, neighbor_graph, of, residue_numbers
+from seqalign.models.mpnn_weights import LETTERS, MASKED, NEIGHBORS
 
 TRAIN: Final = "structures/chains_train.jsonl.gz"
 EXTRA: Final = "structures/chains_extra.jsonl.gz"
@@ -296,12 +288,6 @@ def new_network(settings: Settings, frequencies: Tensor | None = None) -> MPNN:
     return network
 
 
-def learning_rate(step: int, share: float, settings: Settings) -> float:
-    """Return the rate: linear warm-up over steps, a cosine to zero over the share that is done."""
-    rise = min(1.0, (step + 1) / settings.warmup)
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * share))
-
-
 def train(
     parts: Parts,
     settings: Settings,
@@ -326,38 +312,20 @@ def train(
     Raises:
         ValueError: the checkpoint was written under other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
     torch.manual_seed(settings.seed)
     network = new_network(settings, background(parts))
-    parameters: list[Tensor] = list(network.parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1]},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(
-        groups, lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay
-    )
-    average = [p.detach().clone() for p in parameters]
-    step, first, spent = 0, 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["settings"] != dataclasses.asdict(settings):
-            raise ValueError(
-                f"{checkpoint}: it was written with {state['settings']}, not with "
-                f"{dataclasses.asdict(settings)}; use the same options or another --out."
-            )
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step, first, spent = (state[k] for k in ("average", "step", "pass", "spent"))
-    shown = new_network(settings).eval()
+    optimizer = training.adamw(training.groups(network.named_parameters()), settings.weight_decay)
+    run = training.Run(network, optimizer, out, settings, settings.ema)
+    state = run.resume()
+    first, spent = state.get("pass", 0), state.get("spent", 0.0)
     began = time.monotonic() - spent
+    parameters = list(network.parameters())
+    share = partial(_share_gradients, parameters, settings.threads)
 
     def averaged() -> MPNN:
-        with torch.no_grad():
-            for p, a in zip(shown.parameters(), average, strict=True):
-                p.copy_(a)
-        return shown
+        shown = new_network(settings)
+        shown.load_state_dict(run.average)
+        return shown.eval()
 
     last = settings.passes if stop is None else min(stop, settings.passes)
     for number in range(first, last):
@@ -367,22 +335,12 @@ def train(
         torch.manual_seed(seed * settings.threads + rank)
         total = 0.0
         for i, batch in enumerate(work):
-            share = (number + i / len(work)) / settings.passes
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, share, settings)
-            loss = training_loss(network, batch[rank :: settings.threads], settings)
-            optimizer.zero_grad(set_to_none=False)
-            loss.backward()
-            if settings.threads > 1:
-                _share_gradients(parameters, settings.threads)
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            # The average follows closely at first, so that it never remembers the start.
-            keep = min(settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                torch._foreach_lerp_(average, parameters, 1 - keep)
-            step += 1
-            total += loss.item()
+            angle = math.pi * ((number + i / len(work)) / settings.passes)
+            total += run.update(
+                training_loss(network, batch[rank :: settings.threads], settings),
+                training.warm_cosine(settings.learning_rate, settings.warmup, run.step, angle),
+                share=share if settings.threads > 1 else None,
+            )
         if rank == 0 and ((number + 1) % check_every == 0 or number + 1 == last):
             spent = time.monotonic() - began
             value = perplexity(averaged(), parts.validation, settings.neighbors, states=4)
@@ -390,18 +348,7 @@ def train(
                 f"pass {number + 1}/{settings.passes}  {spent / 60:.1f} min  "
                 f"loss {total / max(len(work), 1):.4f}  validation perplexity {value:.4f}"
             )
-            state = {
-                "settings": dataclasses.asdict(settings),
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-                "pass": number + 1,
-                "spent": spent,
-            }
-            partial = checkpoint.with_suffix(".part")
-            torch.save(state, partial)
-            os.replace(partial, checkpoint)
+            run.save(**{"pass": number + 1, "spent": spent})
     return averaged()
 
 
@@ -413,11 +360,6 @@ def _share_gradients(parameters: Sequence[Tensor], workers: int) -> None:
     pieces = (flat / workers).split([g.numel() for g in gradients])
     for g, piece in zip(gradients, pieces, strict=True):
         g.copy_(piece.view_as(g))
-
-
-def save_weights(network: MPNN, path: Path) -> None:
-    """Write a network's weights as safetensors in half precision."""
-    save_file({n: w.half().contiguous() for n, w in network.state_dict().items()}, path)
 
 
 # evaluation ---------------------------------------------------------------------------------------
@@ -550,8 +492,8 @@ def summary(scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def nearest_identity(chains: Sequence[Chain], training: Sequence[Chain]) -> list[float]:
-    """Return each chain's largest identity to a training chain, over half of its length or more.
+def nearest_identity(chains: Sequence[Chain], others: Sequence[Chain]) -> list[float]:
+    """Return each chain's largest identity to one of the others, over half of its length or more.
 
     Of the five best local alignments (BLOSUM62, gaps 11 and 1); 0 where none covers half.
     """
@@ -563,7 +505,7 @@ def nearest_identity(chains: Sequence[Chain], training: Sequence[Chain]) -> list
         open_gap_score=-11,
         extend_gap_score=-1,
     )
-    known = ["".join(LETTERS[a] for a in c.tokens.tolist()) for c in training]
+    known = ["".join(LETTERS[a] for a in c.tokens.tolist()) for c in others]
     nearest = []
     for chain in chains:
         query = "".join(LETTERS[a] for a in chain.tokens.tolist())
@@ -597,7 +539,7 @@ def worker(rank: int, data: Path, settings: Settings, out: Path) -> None:
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=settings.threads)
     network = train(read_parts(data), settings, out, rank)
     if rank == 0:
-        save_weights(network, out / "mpnn-mini.safetensors")
+        training.write_weights(network.state_dict(), out / "mpnn-mini.safetensors")
 
 
 @without_denormals()

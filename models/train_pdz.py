@@ -36,24 +36,18 @@ import dataclasses
 import gzip
 import json
 import math
-import os
-import sys
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
-from safetensors.torch import save as to_bytes
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from seqalign.core.sequence import PROTEIN
+from seqalign.models import training
 from seqalign.models.pdz import (
     BACKGROUND,
     COLUMN_OF,
@@ -73,7 +67,7 @@ from seqalign.models.splits import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 ALIGNMENT: Final = "msas/pf00595_pdz.fasta.gz"
 MAX_GAPS: Final = 0.25
@@ -81,6 +75,8 @@ REDUNDANCY: Final = 0.8
 MASK: Final = PROTEIN.mask
 PSEUDOCOUNTS: Final = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 EVALUATION_SEED: Final = 2024
+# hyper-parameters that the command line sets, with --split
+OPTIONS: Final = ("seed", "steps", "batch", "dropout", "learning_rate", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -266,11 +262,6 @@ def new_network(settings: Settings) -> PDZNetwork:
     )
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Return the seed of one training step, so that no state of a generator is to be stored."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
-
-
 def training_batch(rows: Rows, settings: Settings) -> tuple[Tensor, Tensor]:
     """Return one batch's inputs and targets, (batch, 82) each; -100 is a target not asked for."""
     n = settings.batch
@@ -291,30 +282,11 @@ def training_batch(rows: Rows, settings: Settings) -> tuple[Tensor, Tensor]:
     return inputs, target
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to zero."""
-    rise = min(1.0, (step + 1) / settings.warmup)
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write through a temporary name: a file under its own name is always complete."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def train(
     parts: dict[str, Rows],
     settings: Settings,
     out: Path,
-    *,
-    resume: bool = False,
-    save_every: int = 500,
-    check_every: int = 1000,
-    stop: int | None = None,
-    log: Callable[[str], None] = print,
-    advance: Callable[[int], None] | None = None,
+    **watch: Unpack[training.Watch],
 ) -> PDZNetwork:
     """Train one network and return it with its averaged weights, which are also written to `out`.
 
@@ -322,115 +294,58 @@ def train(
         parts: from `split_rows`.
         settings: hyper-parameters.
         out: folder for `checkpoint.pt` and `pdz-mini.safetensors`.
-        resume: continue from the checkpoint in `out`, if there is one.
-        save_every: steps between checkpoints.
-        check_every: steps between two looks at the validation rows.
-        stop: end after this many steps, as an interruption would, with a checkpoint.
-        log: takes one line of progress at a time.
-        advance: told how many steps are done after each of them, for a progress bar.
+        watch: how the run is cut, saved and watched.
 
     Raises:
         ValueError: the checkpoint was written under other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(settings.seed, 2**31))
+        torch.manual_seed(training.step_seed(settings.seed, 2**31))
         network = new_network(settings)
         profile, _ = best_profile(parts)
         with torch.no_grad():
             network.profile.copy_(profile)
-        decayed = [p for n, p in network.named_parameters() if p.ndim > 1 and n != "profile"]
-        plain = [p for n, p in network.named_parameters() if p.ndim <= 1 or n == "profile"]
-        groups: list[dict[str, Any]] = [
-            {"params": decayed},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=settings.weight_decay,
-        )
-        average = {name: p.detach().clone() for name, p in network.named_parameters()}
-        first = 0
-        if resume and checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            if state["settings"] != dataclasses.asdict(settings):
-                raise ValueError(
-                    f"{checkpoint}: it was written with {state['settings']}, not with "
-                    f"{dataclasses.asdict(settings)}; use the same options or another --out."
-                )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            average, first = state["average"], state["step"]
+        parameters = training.groups(network.named_parameters(), undecayed=["profile"])
+        optimizer = training.adamw(parameters, settings.weight_decay)
+        run = training.Run(network, optimizer, out, settings, settings.ema)
 
-        def save(step: int) -> None:
-            state = {
-                "settings": dataclasses.asdict(settings),
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-            }
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
+        def rate(step: int) -> float:
+            angle = math.pi * step / settings.steps
+            return training.warm_cosine(settings.learning_rate, settings.warmup, step, angle)
 
-        began, loss_sum = time.monotonic(), 0.0
-        last = settings.steps if stop is None else min(stop, settings.steps)
-        for step in range(first, last):
-            torch.manual_seed(step_seed(settings.seed, step))
-            network.train()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
+        def loss() -> Tensor:
             inputs, target = training_batch(parts["train"], settings)
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
                 logits = network(inputs)
-            loss = F.cross_entropy(
+            each = F.cross_entropy(
                 logits.float().transpose(1, 2),
                 target,
                 reduction="none",
                 label_smoothing=settings.smoothing,
             )
-            loss = (loss.sum(1) / (target >= 0).sum(1)).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            # The average follows closely at first, so that it never remembers the start.
-            keep = min(settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, p in network.named_parameters():
-                    average[name].lerp_(p, 1 - keep)
-            loss_sum += loss.item()
-            done = step + 1
-            if advance is not None:
-                advance(done)
-            if done % save_every == 0 or done == last:
-                save(done)
-            if done % check_every == 0 or done == settings.steps:
-                shown = new_network(settings)
-                shown.load_state_dict(average)
-                nll = any_order_nll(
-                    shown.eval(), parts["validation"], orders=8, seed=EVALUATION_SEED
-                )
-                seconds = time.monotonic() - began
-                left = seconds / (done - first) * (settings.steps - done)
-                log(
-                    f"step {done}/{settings.steps}  loss {loss_sum / check_every:.4f}  validation "
-                    f"perplexity {perplexity(nll, parts['validation']):.4f}  "
-                    f"{seconds:.0f} s, {left:.0f} s left"
-                )
-                loss_sum = 0.0
-        trained = new_network(settings)
-        trained.load_state_dict(average)
-    if last == settings.steps:
-        # Half precision on disk; the figures are those of the weights as they will be read back.
-        halves = {name: w.half().contiguous() for name, w in average.items()}
-        write_atomically(
-            out / "pdz-mini.safetensors", lambda path: path.write_bytes(to_bytes(halves))
+            return (each.sum(1) / (target >= 0).sum(1)).mean()
+
+        def averaged() -> PDZNetwork:
+            shown = new_network(settings)
+            shown.load_state_dict(run.average)
+            return shown.eval()
+
+        def look(done: int) -> str:
+            nll = any_order_nll(averaged(), parts["validation"], orders=8, seed=EVALUATION_SEED)
+            return f"validation perplexity {perplexity(nll, parts['validation']):.4f}"
+
+        whole = run.loop(
+            loss,
+            rate,
+            look,
+            seed=settings.seed,
+            steps=settings.steps,
+            **watch,
         )
-        trained.load_state_dict({name: w.float() for name, w in halves.items()})
-    return trained.eval()
+        if not whole:
+            return averaged()
+        training.write_weights(run.average, out / "pdz-mini.safetensors")
+        return load_weights((out / "pdz-mini.safetensors").read_bytes())
 
 
 def held_out(
@@ -572,56 +487,10 @@ def landscapes(network: PDZNetwork, profile: Tensor, folder: Path) -> dict[str, 
     return found
 
 
-@contextmanager
-def progress(total: int) -> Iterator[tuple[Callable[[int], None] | None, Callable[[str], None]]]:
-    """Yield `advance` and `log`: a progress bar on a terminal, plain lines elsewhere."""
-    if not sys.stderr.isatty():
-        yield None, lambda line: print(line, flush=True)
-        return
-    with Progress(
-        *Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)
-    ) as bar:
-        task = bar.add_task("training", total=total)
-        yield lambda done: bar.update(task, completed=done), bar.console.print
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m seqalign.models.train_pdz",
-        description="Train pdz-mini, or print the held-out figures of a weights file.",
-    )
-    p.add_argument("--data", type=Path, required=True, help=f"folder with {ALIGNMENT}, or a FASTA")
-    p.add_argument("--split", type=int, choices=(60, 80), default=60, help="cluster identity, %%")
-    p.add_argument("--out", type=Path, help="folder for checkpoint, weights and metrics")
-    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    p.add_argument("--evaluate", type=Path, metavar="FILE", help="only judge these weights")
-    p.add_argument(
-        "--part", choices=("validation", "test"), default="test", help="rows to judge on"
-    )
-    p.add_argument("--orders", type=int, default=16, help="random orders per row, in evaluation")
-    p.add_argument("--order-seed", type=int, default=EVALUATION_SEED, help="seed of these orders")
-    p.add_argument("--threads", type=int, help="threads of torch; its own choice by default")
-    for name in ("seed", "steps", "batch", "dropout", "learning_rate", "weight_decay"):
-        default = getattr(Settings, name)
-        p.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    return p
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    args = parser().parse_args(arguments)
-    if (args.out is None) == (args.evaluate is None):
-        print("Give either --out DIR, to train, or --evaluate FILE.", file=sys.stderr)
-        return 2
-    if args.threads is not None:
-        torch.set_num_threads(args.threads)
-    try:
-        tokens = read_alignment(args.data)
-        parts = split_rows(tokens, args.split)
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def script(args: argparse.Namespace) -> None:
+    """Train, or judge weights; print the figures."""
+    tokens = read_alignment(args.data)
+    parts = split_rows(tokens, args.split)
     print(
         f"{len(tokens)} rows: "
         + ", ".join(f"{len(rows)} {name}" for name, rows in parts.items())
@@ -632,29 +501,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     metrics: dict[str, Any] = {}
     if args.out is not None:
-        settings = Settings(
-            split=args.split,
-            seed=args.seed,
-            steps=args.steps,
-            batch=args.batch,
-            dropout=args.dropout,
-            learning_rate=args.learning_rate,
-            weight_decay=args.weight_decay,
-        )
-        with progress(settings.steps) as (advance, log):
-            try:
-                network = train(
-                    parts, settings, args.out, resume=args.resume, log=log, advance=advance
-                )
-            except ValueError as error:
-                print(error, file=sys.stderr)
-                return 2
+        given = {name: getattr(args, name) for name in ("split", *OPTIONS)}
+        settings = Settings(**given)
+        with training.progress(settings.steps) as (advance, log):
+            network = train(parts, settings, args.out, resume=args.resume, log=log, advance=advance)
         metrics["settings"] = dataclasses.asdict(settings)
     else:
-        if not args.evaluate.exists():
-            print(f"{args.evaluate}: no such file; train it with --out DIR.", file=sys.stderr)
-            return 2
-        network = load_weights(args.evaluate.read_bytes())
+        network = load_weights(training.weights_file(args.evaluate))
     metrics["parameters"] = sum(p.numel() for p in network.parameters())
     metrics["held_out"] = held_out(
         network, parts, args.split, orders=args.orders, seed=args.order_seed, part=args.part
@@ -669,10 +522,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     text = json.dumps(metrics, indent=1) + "\n"
     if args.out is not None:
-        write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
+        training.write_atomically(args.out / "metrics.json", lambda path: path.write_text(text))
     else:
         print(text, end="")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    p = training.parser(
+        "seqalign.models.train_pdz",
+        "Train pdz-mini, or print the held-out figures of a weights file.",
+        data=f"folder with {ALIGNMENT}, or a FASTA",
+        settings=Settings,
+        fields=OPTIONS,
+    )
+    p.add_argument("--split", type=int, choices=(60, 80), default=60, help="cluster identity, %%")
+    p.add_argument(
+        "--part", choices=("validation", "test"), default="test", help="rows to judge on"
+    )
+    p.add_argument("--orders", type=int, default=16, help="random orders per row, in evaluation")
+    p.add_argument("--order-seed", type=int, default=EVALUATION_SEED, help="seed of these orders")
+    return training.command_line(p, arguments, script)
 
 
 if __name__ == "__main__":

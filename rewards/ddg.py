@@ -42,6 +42,7 @@ from torch.nn import functional
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
+from seqalign.rewards.letters import letter_probabilities, letter_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,9 +55,7 @@ __all__ = [
     "StabilityChange",
     "Tables",
     "ddg_mini",
-    "ddg_mini_b",
     "geometry",
-    "letter_tokens",
     "of_structure",
     "read_weights",
     "tables",
@@ -475,42 +474,6 @@ def tables(weights: Mapping[str, Tensor], described: Geometry) -> Tables:
 # the reward ---------------------------------------------------------------------------------------
 
 
-def letter_tokens(designs: Designs, name: str, wild_type: str) -> Tensor:
-    """Return the tokens (B, K, L) of finished protein designs as long as the wild type.
-
-    Raises:
-        TypeError: the designs have no letters.
-        ValueError: another alphabet, another length, or a position still masked.
-    """
-    if designs.alphabet is None:
-        raise TypeError(
-            f"Reward {name!r} scores protein sequences, and these designs are continuous. Use it "
-            f"with a process over protein letters."
-        )
-    if designs.alphabet.letters != PROTEIN.letters:
-        raise ValueError(
-            f"Reward {name!r} scores designs over {PROTEIN.letters!r}, got the alphabet "
-            f"{designs.alphabet.letters!r}. Use a protein model."
-        )
-    mask = designs.event_mask
-    lengths = [designs.x.shape[-1]] if mask is None else sorted(set(mask.sum(-1).tolist()))
-    if designs.x.shape[-1] != len(wild_type) or lengths != [len(wild_type)]:
-        raise ValueError(
-            f"Reward {name!r} has a backbone with {len(wild_type)} residues that have a letter, "
-            f"got designs of length {', '.join(map(str, lengths))}. Give the reward the structure "
-            f"and chains that the model designs."
-        )
-    outside = (designs.x < 0) | (designs.x >= LETTERS)
-    if bool(outside.any()):
-        b, k, i = (int(n) for n in outside.nonzero()[0])
-        raise ValueError(
-            f"Reward {name!r}: island {b}, particle {k}, position {i} holds token "
-            f"{int(designs.x[b, k, i])}, which is no letter of {PROTEIN.letters!r} "
-            f"({LETTERS} is the mask). Score finished designs only."
-        )
-    return designs.x
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StabilityChange(Reward):
     """f(x) − f(wild type) on one backbone, in kcal/mol; higher is more stable.
@@ -549,7 +512,7 @@ class StabilityChange(Reward):
             TypeError: the designs have no letters.
             ValueError: another alphabet, another length, or a position still masked.
         """
-        x = letter_tokens(designs, self.name, self.wild_type)
+        x = letter_tokens(designs, self.name, len(self.wild_type))
         return self._total(x.flatten(0, 1)).reshape(x.shape[:2]) - self._wild.to(x.device)
 
     @cached_property
@@ -584,12 +547,7 @@ class StabilityChange(Reward):
         Raises:
             ValueError: x has another shape.
         """
-        if x.ndim != 4 or x.shape[-2:] != (len(self.wild_type), LETTERS):
-            raise ValueError(
-                f"Reward {self.name!r} needs letter probabilities of shape (B, K, "
-                f"{len(self.wild_type)}, {LETTERS}), got {tuple(x.shape)}. Design the same "
-                f"backbone and leave out the column of the mask."
-            )
+        x = letter_probabilities(x, self.name, len(self.wild_type))
         e = self.energy
         x = x.to(torch.float64)
         i, j = (p.to(x.device) for p in e.pairs)
@@ -648,49 +606,24 @@ def of_structure(name: str, weights: Mapping[str, Tensor], structure: Structure)
     return StabilityChange(name=name, wild_type=structure.wild_type, energy=energy)
 
 
-def _factory(
-    name: str,
-    structure: str | Path | Structure,
-    chains: str | Sequence[str] | None,
-    context: str | Sequence[str] | None,
-    numbering: str,
-) -> StabilityChange:
-    weights = read_weights(Path(__file__).with_name(f"{name}.safetensors"))
-    read = read_structure(structure, chains=chains, context=context, numbering=numbering)
-    return of_structure(name, weights, read)
-
-
 def ddg_mini(
     *,
+    registered: str = "ddg-mini",
     structure: str | Path | Structure,
     chains: str | Sequence[str] | None = None,
     context: str | Sequence[str] | None = None,
     numbering: str = "author",
 ) -> StabilityChange:
-    """Return the change of stability on a backbone, −ΔΔG in kcal/mol, trained on half A.
+    """Return the change of stability on a backbone, −ΔΔG in kcal/mol.
 
     Args:
+        registered: "ddg-mini", trained on half A of the proteins and chains, or its hold-out twin
+            "ddg-mini-b", trained on half B.
         structure: a structure file or a Structure; its own letters are the wild type.
         chains: chains to be designed; all by default.
         context: chains that are seen and not designed.
         numbering: how residues are numbered, "author", "label" or "index".
     """
-    return _factory("ddg-mini", structure, chains, context, numbering)
-
-
-def ddg_mini_b(
-    *,
-    structure: str | Path | Structure,
-    chains: str | Sequence[str] | None = None,
-    context: str | Sequence[str] | None = None,
-    numbering: str = "author",
-) -> StabilityChange:
-    """Return the hold-out twin of `ddg_mini`, trained on half B of the proteins and chains.
-
-    Args:
-        structure: a structure file or a Structure; its own letters are the wild type.
-        chains: chains to be designed; all by default.
-        context: chains that are seen and not designed.
-        numbering: how residues are numbered, "author", "label" or "index".
-    """
-    return _factory("ddg-mini-b", structure, chains, context, numbering)
+    weights = read_weights(Path(__file__).with_name(f"{registered}.safetensors"))
+    read = read_structure(structure, chains=chains, context=context, numbering=numbering)
+    return of_structure(registered, weights, read)

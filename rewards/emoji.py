@@ -54,7 +54,6 @@ __all__ = [
     "Layout",
     "MatchNetwork",
     "emoji_match",
-    "emoji_match_holdout",
     "load_weights",
 ]
 
@@ -423,26 +422,14 @@ def _shipped(file: str) -> tuple[MatchNetwork, tuple[str, ...], float]:
     return load_weights(files("seqalign.rewards").joinpath(file).read_bytes())
 
 
-def _match(name: str, scale: float | None) -> EmojiMatch:
-    network, bank, calibrated = _shipped(f"{name}.safetensors")
-    return EmojiMatch(
-        name=name, network=network, bank=bank, scale=calibrated if scale is None else float(scale)
-    )
-
-
-def emoji_match(*, scale: float | None = None) -> EmojiMatch:
+def emoji_match(*, registered: str = "emoji-match", scale: float | None = None) -> EmojiMatch:
     """Return how well a 32x32 picture shows its prompt, in nats.
 
     Args:
+        registered: "emoji-match", or its hold-out twin "emoji-match-holdout": reported, never
+            optimized.
         scale: of the cosines, in nats; None is the scale calibrated on validation names.
     """
-    return _match("emoji-match", scale)
-
-
-def emoji_match_holdout(*, scale: float | None = None) -> EmojiMatch:
-    """Return the hold-out twin of `emoji_match`, in nats: reported, never optimized.
-
-    Args:
-        scale: of the cosines, in nats; None is the scale calibrated on validation names.
-    """
-    return _match("emoji-match-holdout", scale)
+    network, bank, calibrated = _shipped(f"{registered}.safetensors")
+    scale = calibrated if scale is None else float(scale)
+    return EmojiMatch(name=registered, network=network, bank=bank, scale=scale)

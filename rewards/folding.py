@@ -50,6 +50,7 @@ from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure, read_structure
+from seqalign.models.devices import device_of
 from seqalign.rewards import geometry
 
 if TYPE_CHECKING:
@@ -359,27 +360,12 @@ def folder(path: Path, device: str, precision: Precision, recycles: int) -> Fold
             f"{path} holds no config.json, so it is not the folder of ESMFold in transformers' "
             f"format. Run: seqalign fetch esmfold_v1 (8.4 GB). {CHEAPER}"
         )
-    place = _device(device)
+    place = torch.device(device_of(device))
     if precision == "auto":
         precision = "float32"
         if place.type == "cuda":
             precision = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return Folder(path, device=place, precision=precision, recycles=recycles)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"device is {name!r}; give auto, cpu, cuda or cuda:1.") from error
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device is {name!r}, and torch sees {torch.cuda.device_count()} GPUs here. "
-            f"Use device: auto."
-        )
-    return place
 
 
 # scoring predictions ------------------------------------------------------------------------------

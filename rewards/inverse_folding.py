@@ -40,14 +40,15 @@ from seqalign import weights as published
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
-from seqalign.models.inverse_folding import MASKED, Weights, load_checkpoint, of, shipped
-from seqalign.rewards.ddg import letter_tokens
+from seqalign.models.mpnn import of
+from seqalign.models.mpnn_weights import MASKED, Weights, load_checkpoint, shipped
+from seqalign.rewards.letters import letter_probabilities, letter_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from seqalign.core.process import Designs
-    from seqalign.models.inverse_folding import Backbone
+    from seqalign.models.backbone import Backbone
 
 __all__ = [
     "Additive",
@@ -66,16 +67,6 @@ CHUNK: Final = 16
 """Designs per network call."""
 
 Mode = Literal["any-order", "unconditional"]
-
-
-def _relaxed_letters(x: Tensor, name: str, length: int) -> Tensor:
-    """Return x (B, K, L, 20), or say what is wrong with its shape."""
-    if x.ndim != 4 or x.shape[-2:] != (length, LETTERS):
-        raise ValueError(
-            f"Reward {name!r} needs letter probabilities of shape (B, K, {length}, {LETTERS}), got "
-            f"{tuple(x.shape)}. Design the same backbone and leave out the column of the mask."
-        )
-    return x
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +136,7 @@ class Additive(Reward):
             TypeError: the designs have no letters.
             ValueError: another alphabet, another length, or a position still masked.
         """
-        x = letter_tokens(designs, self.name, self.wild_type)
+        x = letter_tokens(designs, self.name, len(self.wild_type))
         rows = x.flatten(0, 1) + LETTERS * torch.arange(x.shape[-1], device=x.device)
         flat = self.table.to(x.device).reshape(-1, 1)
         return functional.embedding_bag(rows, flat, mode="sum").reshape(x.shape[:2])
@@ -156,7 +147,7 @@ class Additive(Reward):
         Raises:
             ValueError: x has another shape.
         """
-        x = _relaxed_letters(x, self.name, len(self.wild_type))
+        x = letter_probabilities(x, self.name, len(self.wild_type))
         return (x.to(torch.float64) * self.table.to(x.device)).sum((-1, -2))
 
 
@@ -291,7 +282,7 @@ class StabilityOracle(Reward):
             TypeError: the designs have no letters.
             ValueError: another alphabet, another length, or a position still masked.
         """
-        x = letter_tokens(designs, self.name, self.wild_type)
+        x = letter_tokens(designs, self.name, len(self.wild_type))
         with torch.no_grad():
             parts = [
                 self._read(self.place.fill(some)) for some in x.flatten(0, 1).cpu().split(CHUNK)
@@ -314,7 +305,7 @@ class StabilityOracle(Reward):
         Raises:
             ValueError: x has another shape.
         """
-        x = _relaxed_letters(x, self.name, len(self.wild_type))
+        x = letter_probabilities(x, self.name, len(self.wild_type))
         rows = self.source.network.W_s.num_embeddings
         flat = x.flatten(0, 1).float().cpu()
         parts = [self._read(self.place.fill_relaxed(some, rows)) for some in flat.split(CHUNK)]
@@ -405,7 +396,7 @@ class SequenceScore(Reward):
             TypeError: the designs have no letters.
             ValueError: another alphabet, another length, or a position still masked.
         """
-        x = letter_tokens(designs, self.name, self.wild_type)
+        x = letter_tokens(designs, self.name, len(self.wild_type))
         score = self._masked if self.source.sees_masks else self._forced
         with torch.no_grad():
             rows = [score(row) for row in self.place.fill(x.flatten(0, 1).cpu())]

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import torch
 from torch import nn
 
-from seqalign.rewards.clip import Precision, check_setup, locate, need_transformers
+from seqalign.models.devices import Precision, device_of
+from seqalign.rewards.checkpoints import locate, need_transformers
 from seqalign.rewards.images import ImageScore, check_chunk, pillow
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def vlm_judge(
         ValueError: a setting is not allowed, or the checkpoint is not what it should be.
     """
     need_transformers()
-    device = check_setup(device, precision)
+    device = device_of(device, precision)
     where = locate(checkpoint, _NEEDS).resolve()
     network, processor = _load(where, where.stat().st_mtime_ns, device, precision)
     return Judge(

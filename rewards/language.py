@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.models.language import Precision, load_language_model
+from seqalign.rewards.letters import letter_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,28 +133,10 @@ class PseudoLikelihood(Reward):
 
     def _rows(self, designs: Designs) -> tuple[Tensor, Tensor]:
         """Return tokens (B·K, L) and which positions exist, (B·K, L) bool, on the CPU."""
-        if designs.alphabet is None:
-            raise TypeError(
-                f"Reward {self.name!r} scores protein sequences, and these designs are continuous. "
-                f"Use it with a process over protein letters."
-            )
-        if designs.alphabet.letters != PROTEIN.letters:
-            raise ValueError(
-                f"Reward {self.name!r} scores designs over {PROTEIN.letters!r}, got the alphabet "
-                f"{designs.alphabet.letters!r}. Use a protein model."
-            )
         _, k = designs.shape
-        x = designs.x.cpu()
+        x = letter_tokens(designs, self.name).cpu()
         mask = designs.event_mask
         exists = torch.ones_like(x[:, 0], dtype=torch.bool) if mask is None else mask.cpu()
-        outside = exists[:, None] & ((x < 0) | (x >= len(PROTEIN)))
-        if bool(outside.any()):
-            i, j, p = (int(n) for n in outside.nonzero()[0])
-            raise ValueError(
-                f"Reward {self.name!r}: island {i}, particle {j}, position {p + 1} holds token "
-                f"{int(x[i, j, p])}, which is no letter of {PROTEIN.letters!r} ({PROTEIN.mask} is "
-                f"the mask). Score finished designs only."
-            )
         empty = (exists.sum(-1) == 0).nonzero()
         if len(empty):
             raise ValueError(

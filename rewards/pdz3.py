@@ -41,22 +41,14 @@ from torch.nn import functional
 
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
+from seqalign.rewards.letters import letter_probabilities, letter_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from seqalign.core.process import Designs
 
-__all__ = [
-    "BACKGROUNDS",
-    "RT",
-    "WILD_TYPE",
-    "Landscape",
-    "affinity",
-    "affinity_holdout",
-    "stability",
-    "stability_holdout",
-]
+__all__ = ["BACKGROUNDS", "RT", "WILD_TYPE", "Landscape", "landscape"]
 
 WILD_TYPE: Final = (
     "PRRIVIHRGSTGLGFNIVGGEDGEGIFISFILAGGPADLSGELRKGDQILSVNGVDLRNASHEQAAIALKNAGQTVTIIAQYKP"
@@ -71,6 +63,8 @@ RT: Final = 0.0019872 * 303.15
 
 LENGTH: Final = len(WILD_TYPE)
 LETTERS: Final = len(PROTEIN)
+
+_WORDS: Final = ("scores whole PDZ3 constructs of {} residues", f"Start from {WILD_TYPE}")
 
 Kind = Literal["stability", "affinity"]
 
@@ -146,12 +140,7 @@ class Landscape(Reward):
         Raises:
             ValueError: x has another shape.
         """
-        if x.ndim != 4 or x.shape[-2:] != (LENGTH, LETTERS):
-            raise ValueError(
-                f"Reward {self.name!r} needs letter probabilities of shape (B, K, {LENGTH}, "
-                f"{LETTERS}), got {tuple(x.shape)}. Design the whole construct and leave out the "
-                f"column of the mask."
-            )
+        x = letter_probabilities(x, self.name, LENGTH)
         table = self._table(x.device)
         return self._reduce(self._read(x.flatten(-2).to(table.dtype) @ table))
 
@@ -162,40 +151,12 @@ class Landscape(Reward):
 
     def _members(self, designs: Designs) -> Tensor:
         """Score designs with each member, (B, K, M)."""
-        tokens = self._tokens(designs)
+        tokens = letter_tokens(designs, self.name, LENGTH, _WORDS)
         table = self._table(tokens.device)
         rows = tokens + LETTERS * torch.arange(LENGTH, device=tokens.device)
         # A sum of table rows per design: independent of the batch, bit by bit.
         sums = functional.embedding_bag(rows.flatten(0, 1), table, mode="sum")
         return self._read(sums.reshape(*tokens.shape[:2], -1))
-
-    def _tokens(self, designs: Designs) -> Tensor:
-        if designs.alphabet is None:
-            raise TypeError(
-                f"Reward {self.name!r} scores protein sequences, and these designs are continuous. "
-                f"Use it with a process over protein letters."
-            )
-        if designs.alphabet.letters != PROTEIN.letters:
-            raise ValueError(
-                f"Reward {self.name!r} scores designs over {PROTEIN.letters!r}, got the alphabet "
-                f"{designs.alphabet.letters!r}. Use a protein model."
-            )
-        mask = designs.event_mask
-        lengths = [designs.x.shape[-1]] if mask is None else sorted(set(mask.sum(-1).tolist()))
-        if designs.x.shape[-1] != LENGTH or lengths != [LENGTH]:
-            raise ValueError(
-                f"Reward {self.name!r} scores whole PDZ3 constructs of {LENGTH} residues, got "
-                f"designs of length {', '.join(map(str, lengths))}. Start from {WILD_TYPE}."
-            )
-        outside = (designs.x < 0) | (designs.x >= LETTERS)
-        if bool(outside.any()):
-            b, k, i = (int(n) for n in outside.nonzero()[0])
-            raise ValueError(
-                f"Reward {self.name!r}: island {b}, particle {k}, position {i} holds token "
-                f"{int(designs.x[b, k, i])}, which is no letter of {PROTEIN.letters!r} "
-                f"({LETTERS} is the mask). Score finished designs only."
-            )
-        return designs.x
 
     def _read(self, sums: Tensor) -> Tensor:
         """Turn summed tables (B, K, 2M) into a capped reward per member, (B, K, M)."""
@@ -231,12 +192,20 @@ def _weights(file: str) -> dict[str, Tensor]:
         return {key: stored.get_tensor(key) for key in stored.keys()}
 
 
-def _load(name: str, kind: Kind, kappa: float, bound: float) -> Landscape:
-    weights = _weights(f"{name}.safetensors")
+def landscape(*, registered: str, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
+    """Return −ΔΔG_fold or −apparent ΔΔG_bind (to CRIPT) of PDZ3, kcal/mol.
+
+    Args:
+        registered: "pdz3-stability" or "pdz3-affinity", trained on half A of the substitutions; or
+            its hold-out twin, "...-holdout", trained on half B without structure and family.
+        kappa: ensemble standard deviations to subtract.
+        bound: kcal/mol at which a gain saturates.
+    """
+    weights = _weights(f"{registered}.safetensors")
     folding = weights["folding"]
     return Landscape(
-        name=name,
-        kind=kind,
+        name=registered,
+        kind="affinity" if "affinity" in registered else "stability",
         kappa=kappa,
         bound=bound,
         folding=folding,
@@ -244,43 +213,3 @@ def _load(name: str, kind: Kind, kappa: float, bound: float) -> Landscape:
         binding=weights.get("binding", torch.zeros_like(folding)),
         wild_type_folding=weights["wild_type_folding"],
     )
-
-
-def stability(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the stability of PDZ3, −ΔΔG_fold in kcal/mol, trained on half A of the substitutions.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-stability", "stability", kappa, bound)
-
-
-def affinity(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the CRIPT affinity of PDZ3, −apparent ΔΔG_bind in kcal/mol, trained on half A.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-affinity", "affinity", kappa, bound)
-
-
-def stability_holdout(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the hold-out twin of `stability`, trained on half B without structure and family.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-stability-holdout", "stability", kappa, bound)
-
-
-def affinity_holdout(*, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return the hold-out twin of `affinity`, trained on half B without structure and family.
-
-    Args:
-        kappa: ensemble standard deviations to subtract.
-        bound: kcal/mol at which a gain saturates.
-    """
-    return _load("pdz3-affinity-holdout", "affinity", kappa, bound)

@@ -29,6 +29,7 @@ from Bio.SeqUtils.ProtParam import ProteinAnalysis
 
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
+from seqalign.rewards.letters import letter_probabilities, letter_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,27 +75,7 @@ class ProtParam(Reward):
             TypeError: the designs have no letters.
             ValueError: another alphabet, a masked position or a sequence that is too short.
         """
-        if designs.alphabet is None:
-            raise TypeError(
-                f"Reward {self.name!r} scores protein sequences, and these designs are continuous. "
-                f"Use it with a process over protein letters."
-            )
-        if designs.alphabet.letters != LETTERS:
-            raise ValueError(
-                f"Reward {self.name!r} scores designs over {LETTERS!r}, got the alphabet "
-                f"{designs.alphabet.letters!r}. Use a protein model."
-            )
-        x, mask = designs.x, designs.event_mask
-        outside = (x < 0) | (x >= len(LETTERS))
-        if mask is not None:
-            outside = outside & mask[:, None]
-        if bool(outside.any()):
-            b, k, i = (int(n) for n in outside.nonzero()[0])
-            raise ValueError(
-                f"Reward {self.name!r}: island {b}, particle {k}, position {i} holds token "
-                f"{int(x[b, k, i])}, which is no letter of {LETTERS!r} ({len(LETTERS)} is the "
-                f"mask). Score finished designs only."
-            )
+        x, mask = letter_tokens(designs, self.name), designs.event_mask
         if mask is None:
             return self.relaxed(self._hot(x))
         # Islands of different length are scored one by one, without their padding.
@@ -106,11 +87,7 @@ class ProtParam(Reward):
         Raises:
             ValueError: x has another shape or too few positions.
         """
-        if x.ndim != 4 or x.shape[-1] != len(LETTERS):
-            raise ValueError(
-                f"Reward {self.name!r} needs letter probabilities of shape (B, K, L, "
-                f"{len(LETTERS)}), got {tuple(x.shape)}. Leave out the column of the mask."
-            )
+        x = letter_probabilities(x, self.name)
         if x.shape[-2] == 0:
             raise ValueError(f"Reward {self.name!r} cannot score a sequence without residues.")
         return self._value(x.double())

@@ -43,13 +43,11 @@ import dataclasses
 import itertools
 import json
 import math
-import sys
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Unpack
 
 import numpy as np
 import torch
@@ -60,10 +58,10 @@ from torch import Tensor
 from seqalign.core.gaussian import GaussianPosterior
 from seqalign.core.process import Designs
 from seqalign.core.streams import Streams
+from seqalign.models import training
 from seqalign.models.emoji import emoji_mini
 from seqalign.models.emoji_data import ARCHIVE, SIZE, Emoji, family, load, words_of
 from seqalign.models.splits import bucket
-from seqalign.models.train_pdz import progress, step_seed, write_atomically
 from seqalign.rewards.emoji import (
     EmojiMatch,
     Layout,
@@ -205,12 +203,6 @@ def augmented(x: Tensor, settings: Settings) -> Tensor:
     return degraded(x, others, settings.degraded).clamp(0, 1)
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to zero."""
-    rise = min(1.0, (step + 1) / settings.warmup)
-    return settings.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-
-
 def losses(network: MatchNetwork, x: Tensor, own: Tensor, t: Tensor, settings: Settings) -> Tensor:
     """Return the InfoNCE loss in nats: pictures against all names, and names against the batch.
 
@@ -235,13 +227,7 @@ def train(
     names: Sequence[str],
     settings: Settings,
     out: Path,
-    *,
-    resume: bool = False,
-    save_every: int = 200,
-    log_every: int = 100,
-    stop: int | None = None,
-    log: Callable[[str], None] = print,
-    advance: Callable[[int], None] | None = None,
+    **watch: Unpack[training.Watch],
 ) -> MatchNetwork:
     """Train one network and return it folded, with averaged weights in half precision.
 
@@ -250,101 +236,52 @@ def train(
         names: N names.
         settings: hyper-parameters.
         out: folder for `checkpoint.pt`.
-        resume: continue from the checkpoint in `out`, if there is one.
-        save_every: steps between checkpoints.
-        log_every: steps between two lines of progress.
-        stop: end after this many steps, as an interruption would, with a checkpoint.
-        log: takes one line of progress at a time.
-        advance: told how many steps are done after each of them, for a progress bar.
+        watch: how the run is cut, saved and watched.
 
     Raises:
         ValueError: the checkpoint was written under other settings or names.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
-    signature = {"settings": dataclasses.asdict(settings), "names": list(names)}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(settings.seed, 2**31))
+        torch.manual_seed(training.step_seed(settings.seed, 2**31))
         network = MatchNetwork(settings.layout, folded=False)
         features = network.features.weight
-        others = [p for p in network.parameters() if p is not features]
-        optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in others if p.ndim > 1], "pace": 1.0},
-                {"params": [p for p in others if p.ndim <= 1], "pace": 1.0, "weight_decay": 0.0},
-                # They begin at zero and must reach the size of one.
-                {"params": [features], "pace": settings.text_pace, "weight_decay": 0.0},
-            ],
-            lr=settings.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=settings.weight_decay,
+        parameters = training.groups(
+            (n, p) for n, p in network.named_parameters() if p is not features
         )
-        average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        first = 0
-        if resume and checkpoint.exists():
-            state = torch.load(checkpoint, weights_only=True)
-            if state["signature"] != signature:
-                raise ValueError(
-                    f"{checkpoint}: it was written under other settings or for other names; use "
-                    "the same options or another --out."
-                )
-            network.load_state_dict(state["network"])
-            optimizer.load_state_dict(state["optimizer"])
-            average, first = state["average"], state["step"]
-
-        def save(step: int) -> None:
-            state = {
-                "signature": signature,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-            }
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
-
+        # They begin at zero and must reach the size of one.
+        parameters += [{"params": [features], "pace": settings.text_pace, "weight_decay": 0.0}]
+        optimizer = training.adamw(parameters, settings.weight_decay)
+        run = training.Run(network, optimizer, out, settings, settings.ema, names=list(names))
         numbers, offsets, weights = pack(names)
-        began, loss_sum = time.monotonic(), 0.0
-        last = settings.steps if stop is None else min(stop, settings.steps)
-        for step in range(first, last):
-            torch.manual_seed(step_seed(settings.seed, step))
-            network.train()
-            for group in optimizer.param_groups:
-                group["lr"] = group["pace"] * learning_rate(step, settings)
+
+        def rate(step: int) -> float:
+            angle = math.pi * step / settings.steps
+            return training.warm_cosine(settings.learning_rate, settings.warmup, step, angle)
+
+        def loss() -> Tensor:
             own = torch.randperm(len(names))[: settings.batch]
             x = augmented(pixels[own].float() / 255, settings)
             kept = (torch.rand(len(numbers)) >= settings.token_dropout).float()
             t = network.read(numbers, offsets, weights * kept / (1 - settings.token_dropout))
             if settings.attack > 0:
                 x = attacked(network, x, own, t.detach(), settings)
-            loss = losses(network, x, own, t, settings)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            with torch.no_grad():
-                network.log_scale.clamp_(max=math.log(30.0))
-            keep = min(settings.ema, (1 + step) / (10 + step))
-            for name, value in network.state_dict().items():
-                if value.is_floating_point():
-                    average[name].lerp_(value, 1 - keep)
-                else:
-                    average[name].copy_(value)
-            loss_sum += loss.item()
-            done = step + 1
-            if advance is not None:
-                advance(done)
-            if done % save_every == 0 or done == last:
-                save(done)
-            if done % log_every == 0 or done == last:
-                seconds = time.monotonic() - began
-                left = seconds / (done - first) * (settings.steps - done)
-                log(
-                    f"step {done}/{settings.steps}  loss {loss_sum / log_every:.4f}  scale "
-                    f"{network.log_scale.exp().item():.2f}  {seconds:.0f} s, {left:.0f} s left"
-                )
-                loss_sum = 0.0
+            return losses(network, x, own, t, settings)
+
+        @torch.no_grad()
+        def bounded() -> None:
+            network.log_scale.clamp_(max=math.log(30.0))
+
+        run.loop(
+            loss,
+            rate,
+            lambda done: f"scale {network.log_scale.exp().item():.2f}",
+            seed=settings.seed,
+            steps=settings.steps,
+            after=bounded,
+            **{"save_every": 200, "check_every": 100, **watch},
+        )
         trained = MatchNetwork(settings.layout, folded=False)
-        trained.load_state_dict(average)
+        trained.load_state_dict(run.average)
     folded = MatchNetwork(settings.layout)
     # Half precision on disk; the figures are those of the weights as they will be read back.
     folded.load_state_dict({k: v.half().float() for k, v in trained.fold().items()})
@@ -457,7 +394,7 @@ def write(path: Path, network: MatchNetwork, bank: Sequence[str], scale: float) 
         "scale": f"{scale:.4f}",
     }
     halves = {k: v.half().contiguous() for k, v in network.state_dict().items()}
-    write_atomically(path, lambda p: p.write_bytes(to_bytes(halves, metadata=metadata)))
+    training.write_atomically(path, lambda p: p.write_bytes(to_bytes(halves, metadata=metadata)))
 
 
 def retrieval(cosines: Tensor, some: Tensor) -> dict[str, float]:
@@ -627,66 +564,48 @@ def evaluate(emoji: Sequence[Emoji], folder: Path, log: Callable[[str], None] = 
             )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    p = argparse.ArgumentParser(
-        prog="python -m seqalign.rewards.train_emoji_match",
-        description="Train emoji-match or its hold-out twin, or print the figures of their cards.",
-    )
-    p.add_argument("--data", type=Path, required=True, help=f"folder with {ARCHIVE}")
-    p.add_argument("--twin", choices=tuple(NAMES), default="guide", help="which of the two")
-    p.add_argument("--out", type=Path, help="train; folder for the checkpoint and the weights")
-    p.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
-    p.add_argument("--steps", type=int, help="steps of training; what was shipped by default")
-    p.add_argument("--evaluate", type=Path, metavar="FOLDER", help="judge both weights files there")
-    p.add_argument(
-        "--samples", action="store_true", help="with --evaluate: judge pictures of emoji-mini too"
-    )
-    p.add_argument("--emoji-mini", metavar="FILE", help="its weights; the shipped ones by default")
-    p.add_argument("--threads", type=int, default=1, help="threads of torch")
-    return p
+def script(args: argparse.Namespace) -> None:
+    """Train one twin, or judge both."""
+    emoji = load(args.data)
+    if args.evaluate is not None:
+        evaluate(emoji, args.evaluate)
+        if args.samples:
+            evaluate_samples(emoji, args.evaluate, args.emoji_mini)
+        return
+    settings = SETTINGS[args.twin]
+    if args.steps is not None:
+        settings = dataclasses.replace(settings, steps=args.steps)
+    learned = [e for e in emoji if e.part == "train"]
+    bank = banked([e.name for e in learned])
+    twins = dealt([e.name for e in learned])
+    own = [e for e, twin in zip(learned, twins, strict=True) if twin in (args.twin, "both")]
+    names = [e.name for e in own]
+    with training.progress(settings.steps) as (advance, log):
+        log(f"{NAMES[args.twin]}: {len(own)} emoji")
+        network = train(
+            stacked(own), names, settings, args.out, resume=args.resume, log=log, advance=advance
+        )
+    scale, nats = calibrate(network, bank, [e for e in emoji if e.part == "validation"])
+    print(f"scale {scale:.2f}: {nats:.2f} nats for the name of a validation emoji")
+    write(args.out / f"{NAMES[args.twin]}.safetensors", network, bank, scale)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    args = parser().parse_args(arguments)
-    if (args.out is None) == (args.evaluate is None):
-        print("Give either --out FOLDER, to train, or --evaluate FOLDER.", file=sys.stderr)
-        return 2
-    torch.set_num_threads(args.threads)
-    try:
-        emoji = load(args.data)
-        if args.evaluate is not None:
-            evaluate(emoji, args.evaluate)
-            if args.samples:
-                evaluate_samples(emoji, args.evaluate, args.emoji_mini)
-            return 0
-        settings = SETTINGS[args.twin]
-        if args.steps is not None:
-            settings = dataclasses.replace(settings, steps=args.steps)
-        learned = [e for e in emoji if e.part == "train"]
-        bank = banked([e.name for e in learned])
-        twins = dealt([e.name for e in learned])
-        own = [e for e, twin in zip(learned, twins, strict=True) if twin in (args.twin, "both")]
-        names = [e.name for e in own]
-        with progress(settings.steps) as (advance, log):
-            log(f"{NAMES[args.twin]}: {len(own)} emoji")
-            network = train(
-                stacked(own),
-                names,
-                settings,
-                args.out,
-                resume=args.resume,
-                log=log,
-                advance=advance,
-            )
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    scale, nats = calibrate(network, bank, [e for e in emoji if e.part == "validation"])
-    print(f"scale {scale:.2f}: {nats:.2f} nats for the name of a validation emoji")
-    write(args.out / f"{NAMES[args.twin]}.safetensors", network, bank, scale)
-    return 0
+    p = training.parser(
+        "seqalign.rewards.train_emoji_match",
+        "Train emoji-match or its hold-out twin, or print the figures of their cards from the "
+        "folder of both weights files.",
+        data=f"folder with {ARCHIVE}",
+        threads=1,
+    )
+    p.add_argument("--twin", choices=tuple(NAMES), default="guide", help="which of the two")
+    p.add_argument("--steps", type=int, help="steps of training; what was shipped by default")
+    p.add_argument(
+        "--samples", action="store_true", help="with --evaluate: judge pictures of emoji-mini too"
+    )
+    p.add_argument("--emoji-mini", metavar="FILE", help="its weights; the shipped ones by default")
+    return training.command_line(p, arguments, script)
 
 
 if __name__ == "__main__":

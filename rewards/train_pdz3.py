@@ -737,8 +737,9 @@ def evaluate_designs(seed: int = 0, mutations: int = 8, chains: int = 200) -> No
     uniformly as the chains scored: a comparison at equal calls.
     """
     rng = np.random.default_rng(seed)
-    guides = (pdz3.stability(), pdz3.affinity())
-    twins = (pdz3.stability_holdout(), pdz3.affinity_holdout())
+    names = ("pdz3-stability", "pdz3-affinity")
+    guides = [pdz3.landscape(registered=name) for name in names]
+    twins = [pdz3.landscape(registered=f"{name}-holdout") for name in names]
     wild = PROTEIN.encode([WILD_TYPE])[0].numpy()
 
     def total(x: NDArray[np.int64], rewards: Sequence[Landscape]) -> Array:

@@ -13,7 +13,7 @@ from torch import Tensor
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
-from seqalign.models.inverse_folding import MPNN
+from seqalign.models.mpnn import MPNN
 
 HELIX, STRAND, TURN = (-60.0, -45.0), (-120.0, 130.0), (60.0, 40.0)
 

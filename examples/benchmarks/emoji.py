@@ -42,7 +42,7 @@ from torch import Tensor
 import seqalign as sa
 from seqalign.campaign.metrics import mean_distance, paired_interval, pooled_pixels, vendi
 from seqalign.models.emoji import emoji_mini
-from seqalign.rewards.emoji import Convolution, MatchNetwork, emoji_match, emoji_match_holdout
+from seqalign.rewards.emoji import Convolution, MatchNetwork, emoji_match
 
 COLUMNS = (
     "emoji-match",
@@ -94,7 +94,7 @@ class Bench:
 
     def __init__(self, steps: int, islands: int) -> None:
         """Load the rewards."""
-        self.guide, self.holdout = emoji_match(), emoji_match_holdout()
+        self.guide, self.holdout = emoji_match(), emoji_match(registered="emoji-match-holdout")
         self.steps, self.islands = steps, islands
 
     def run(

@@ -51,13 +51,11 @@ from seqalign.core.process import Designs
 from seqalign.core.value import PosteriorMode
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
-from seqalign.models.inverse_folding import (
-    MPNN,
-    Backbone,
-    Weights,
-    process,
-    sample_autoregressive,
-)
+from seqalign.models.autoregressive import sample_autoregressive
+from seqalign.models.backbone import Backbone
+from seqalign.models.inverse_folding import process
+from seqalign.models.mpnn import MPNN
+from seqalign.models.mpnn_weights import Weights
 
 PAIRS = (
     "CA-CA N-N C-C O-O CB-CB CA-N CA-C CA-O CA-CB N-C N-O N-CB CB-C CB-O O-C N-CA C-CA O-CA CB-CA "

@@ -13,7 +13,7 @@ from seqalign.campaign.python import build_object, load_object
 from seqalign.campaign.schema import Campaign, ConstraintSpec, DesignSpec, ResidueSpec
 from seqalign.campaign.yaml import KeyPath, Source
 from seqalign.core.process import Process
-from seqalign.files.mpnn import import_options
+from seqalign.files.mpnn_options import import_options
 from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
 from seqalign.registry import (

@@ -18,7 +18,8 @@ from jinja2 import Environment, StrictUndefined
 
 from seqalign import weights
 from seqalign.files.numbering import Numbering
-from seqalign.files.structure import LETTERS, Structure, read_structure
+from seqalign.files.residues import LETTERS
+from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
 from seqalign.registry import (
     Model,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from seqalign.files.mpnn import Native, Sample, by_chain, mpnn_fasta
+from seqalign.files.mpnn_fasta import Native, Sample, mpnn_fasta
+from seqalign.files.mpnn_numbering import by_chain
 from seqalign.files.structure import Structure
 from seqalign.files.text import fasta
 

@@ -10,14 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from seqalign.core.sequence import PROTEIN
-from seqalign.files.mpnn import (
-    Native,
-    Sample,
-    by_chain,
-    import_options,
-    mpnn_fasta,
-    read_mpnn_fasta,
-)
+from seqalign.files.mpnn_fasta import Native, Sample, mpnn_fasta, read_mpnn_fasta
+from seqalign.files.mpnn_numbering import by_chain
+from seqalign.files.mpnn_options import import_options
 from seqalign.files.numbering import Numbering
 
 # chain A: 5 6 (7 missing) 8 8A 8B 9, counted 1 2 3 4 5 6 7; chain B: -1 0 1 2, counted 1 2 3 4

@@ -19,21 +19,11 @@ from seqalign.core.streams import Streams
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
 from seqalign.models import inverse_folding as folding
-from seqalign.models.inverse_folding import (
-    LETTERS,
-    MASKED,
-    MPNN,
-    Backbone,
-    Weights,
-    embeddings,
-    fmif,
-    join,
-    load_checkpoint,
-    neighbor_graph,
-    process,
-    proteinmpnn,
-    sample_autoregressive,
-)
+from seqalign.models.autoregressive import sample_autoregressive
+from seqalign.models.backbone import Backbone
+from seqalign.models.inverse_folding import fmif, process, proteinmpnn
+from seqalign.models.mpnn import MPNN, join, neighbor_graph, of, residue_numbers
+from seqalign.models.mpnn_weights import LETTERS, MASKED, Weights, embeddings, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PARITY = Path(os.environ.get("SEQALIGN_DATA", "absent")).parent / "fixtures" / "parity"
@@ -122,7 +112,7 @@ def test_published_outputs_are_reproduced(name):
 def test_the_baseline_of_the_benchmark_is_the_published_network():
     structure, z = fixture("6MRR")
     state = torch.load(PARITY / "proteinmpnn_random.pt", weights_only=True)["model_state_dict"]
-    net = folding.of(state)
+    net = of(state)
     native = torch.tensor([[LETTERS.index(a) for a in structure.sequence]])
     order = torch.tensor(z["decoding_order"])[None]
     log_probs = plainly(net, 48, structure, native, order=order)[0].log_softmax(-1)
@@ -482,8 +472,8 @@ def test_a_break_in_the_chain_is_a_jump():
     coords[:] = BENCHMARK.bundle(6).coords
     apart = coords.clone()
     apart[3:] += 20.0
-    assert folding.residue_numbers(coords).tolist() == [0, 1, 2, 3, 4, 5]
-    assert folding.residue_numbers(apart).tolist() == [0, 1, 2, 103, 104, 105]
+    assert residue_numbers(coords).tolist() == [0, 1, 2, 3, 4, 5]
+    assert residue_numbers(apart).tolist() == [0, 1, 2, 103, 104, 105]
 
 
 def test_neighbors_are_the_nearest_and_itself_first():

@@ -32,6 +32,7 @@ from seqalign.models import image_models
 from seqalign.models.diffusion_kernels import DDIM, FlowSDE, kernel_of, moments, timesteps
 from seqalign.models.diffusion_networks import Condition, Encoding
 from seqalign.models.pipelines import PretrainedProcess, from_pipeline
+from seqalign.registry import entry
 
 pytest.importorskip("diffusers", reason="diffusers is not installed: pip install seqalign[images]")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -867,6 +868,8 @@ def test_conditions_join_and_come_apart() -> None:
     [
         ("ddpm", {"prompt": "a fox"}, "no text condition: leave prompt"),
         ("ddpm", {"guidance": 3.0}, "no text condition: leave guidance"),
+        ("ddpm", {"max_sequence_length": 8}, "has no T5 encoder"),
+        ("sd", {"max_sequence_length": 8}, "has no T5 encoder"),
         ("ddpm", {"negative_prompt": "x"}, "no text condition: leave guidance"),
         ("sd", {"prompts": None}, "needs prompt"),
         ("sd", {"prompt": "a fox"}, "and not both"),
@@ -942,20 +945,24 @@ def test_zero_terminal_signal_works_with_v_prediction() -> None:
 # published models by name -------------------------------------------------------------------------
 
 
+def published(name: str, **given: Any) -> Any:
+    return entry("model", name).load()(registered=name, **given)
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "factory"),
+    ("name", "kind"),
     [
-        ("stable-diffusion-v1-5", "sd", image_models.stable_diffusion_v1_5),
-        ("stable-diffusion-2-1", "sd", image_models.stable_diffusion_2_1),
-        ("sdxl", "sdxl", image_models.sdxl),
-        ("lcm", "lcm", image_models.lcm),
-        ("ddpm", "ddpm", image_models.ddpm),
-        ("sd3", "sd3", image_models.sd3),
-        ("flux", "flux", image_models.flux),
+        ("stable-diffusion-v1-5", "sd"),
+        ("stable-diffusion-2-1", "sd"),
+        ("sdxl", "sdxl"),
+        ("lcm", "lcm"),
+        ("ddpm", "ddpm"),
+        ("sd3", "sd3"),
+        ("flux", "flux"),
     ],
 )
 def test_a_published_model_is_read_from_its_folder(
-    name: str, kind: str, factory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
@@ -970,7 +977,8 @@ def test_a_published_model_is_read_from_its_folder(
         given.update(height=16, width=16)
     # by path, and by its name in the weights folder
     monkeypatch.setenv("SEQALIGN_WEIGHTS", str(tmp_path))
-    by_name, by_path = factory(**given), factory(path=str(tmp_path / name), **given)
+    by_name = published(name, **given)
+    by_path = published(name, path=str(tmp_path / name), **given)
     assert by_name.name == name
     own = from_pipeline(
         pipe,
@@ -991,12 +999,11 @@ def test_absent_weights_say_what_to_put_where(
 ) -> None:
     monkeypatch.setenv("SEQALIGN_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(image_models, "_cached", lambda repository: None)
-    factory = getattr(image_models, name.replace("-", "_"))
     given = {} if name == "ddpm" else {"prompt": "a fox"}
     with pytest.raises(weights.MissingWeights) as caught:
-        factory(**given)
-    published = image_models.PUBLISHED[name]
-    for part in (published.repository, published.licence, f"{tmp_path / name}", "GB"):
+        published(name, **given)
+    own = image_models.PUBLISHED[name]
+    for part in (own.repository, own.licence, f"{tmp_path / name}", "GB"):
         assert part in str(caught.value)
 
 
@@ -1012,22 +1019,22 @@ def test_a_repository_of_the_local_cache_is_found(
     (place / "refs" / "main").write_text("0123abc")
     ddpm().save_pretrained(place / "snapshots" / "0123abc")
     for path in (None, "google/ddpm-cat-256"):
-        assert image_models.ddpm(path=path, steps=2, device="cpu").adapter.event == (3, 8, 8)
+        assert published("ddpm", path=path, steps=2, device="cpu").adapter.event == (3, 8, 8)
     with pytest.raises(weights.MissingWeights, match="google/other"):
-        image_models.ddpm(path="google/other")
+        published("ddpm", path="google/other")
 
 
 def test_wrong_folders_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(weights.MissingWeights, match=r"has no model_index\.json"):
-        image_models.sdxl(prompt="a fox", path=tmp_path / "empty")
+        published("sdxl", prompt="a fox", path=tmp_path / "empty")
     with pytest.raises(weights.MissingWeights, match="There is no folder"):
-        image_models.sdxl(prompt="a fox", path=tmp_path / "absent")
+        published("sdxl", prompt="a fox", path=tmp_path / "absent")
     (tmp_path / "empty" / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(ValueError, match=r"holds a FluxPipeline.* Ask for flux with this path"):
-        image_models.sdxl(prompt="a fox", path=tmp_path / "empty")
+        published("sdxl", prompt="a fox", path=tmp_path / "empty")
     with pytest.raises(ValueError, match="precision is 'half'"):
-        image_models.sdxl(prompt="a fox", precision="half")  # type: ignore[arg-type]
+        published("sdxl", prompt="a fox", precision="half")
 
 
 def test_nothing_heavy_is_imported_before_a_model_is_asked_for() -> None:
@@ -1039,7 +1046,7 @@ assert not heavy, heavy
 for name in ("diffusers", "transformers"):
     sys.modules[name] = None
 try:
-    m.stable_diffusion_v1_5(prompt="a fox")
+    m.text_to_image(registered="sdxl", prompt="a fox")
 except ImportError as error:
     assert 'pip install "seqalign[images]"' in str(error), error
 else:

@@ -18,14 +18,9 @@ from checks import mean_is
 from torch import Tensor
 
 from seqalign.models import train_mpnn as training
-from seqalign.models.inverse_folding import (
-    LETTERS,
-    MASKED,
-    Backbone,
-    embeddings,
-    mpnn_mini,
-    shipped,
-)
+from seqalign.models.backbone import Backbone
+from seqalign.models.inverse_folding import mpnn_mini
+from seqalign.models.mpnn_weights import LETTERS, MASKED, embeddings, shipped
 from seqalign.models.train_mpnn import Chain, Settings
 
 DATA = Path(os.environ.get("SEQALIGN_DATA", "absent"))

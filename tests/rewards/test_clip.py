@@ -26,7 +26,12 @@ from seqalign.core.streams import Streams
 from seqalign.core.wrappers import Cached, Chunked
 from seqalign.methods.best_of_n import BestOfN
 from seqalign.methods.das import DAS
-from seqalign.rewards import clip
+from seqalign.rewards import checkpoints, clip
+from seqalign.rewards import image_reward as scorer
+from seqalign.rewards.checkpoints import read_tensors
+from seqalign.rewards.clip_network import Embedder, load_clip
+from seqalign.rewards.heads import fold
+from seqalign.rewards.preprocessing import MEAN, STD, Preprocessing, preprocessing_of
 
 transformers = pytest.importorskip(
     "transformers", reason="needs transformers: pip install 'seqalign[images]'"
@@ -151,7 +156,7 @@ def test_preprocessing_is_the_reference_processors(size, side):
     reference = Reference(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     x = random_images(1, 2, size)[0]
     expected = reference(list(levels(x)), return_tensors="pt").pixel_values
-    found = clip.Preprocessing(side)(x.float())
+    found = Preprocessing(side)(x.float())
     assert found.dtype == torch.float32
     assert float((found - expected).abs().max()) < 1e-5
 
@@ -159,43 +164,43 @@ def test_preprocessing_is_the_reference_processors(size, side):
 @pytest.mark.parametrize("size", [(99, 71), (71, 99), (64, 33), (16, 31), (30, 30)])
 def test_preprocessing_of_torchvision_is_resize_and_a_rounded_crop(size):
     side, x = 30, random_images(1, 1, size)[0]
-    found = clip.Preprocessing(side, "torchvision")(x)
+    found = Preprocessing(side, "torchvision")(x)
     image = PIL.fromarray(levels(x[0]).permute(1, 2, 0).numpy())
     w, h = (int(side * n / min(image.size)) for n in image.size)
     image = image.resize((w, h), PIL.BICUBIC)
     top, left = round((h - side) / 2.0), round((w - side) / 2.0)
     cut = np.asarray(image)[top : top + side, left : left + side]
-    expected = (cut / 255 - np.array(clip.MEAN)) / np.array(clip.STD)
+    expected = (cut / 255 - np.array(MEAN)) / np.array(STD)
     np.testing.assert_allclose(found[0].permute(1, 2, 0).numpy(), expected, atol=1e-9)
 
 
 def test_the_two_crops_differ_by_a_pixel_when_an_odd_number_is_cut_off():
     x = random_images(1, 1, (30, 33))[0]
-    here, there = clip.Preprocessing(30)(x), clip.Preprocessing(30, "torchvision")(x)
+    here, there = Preprocessing(30)(x), Preprocessing(30, "torchvision")(x)
     assert torch.equal(here[..., 1:], there[..., :-1])
 
 
 @pytest.mark.parametrize("size", [(99, 71), (71, 99), (17, 30), (30, 30), (16, 16)])
 def test_preprocessing_of_hps_resizes_floats_and_pads_with_black(size):
     side, x = 30, random_images(1, 2, size)[0]
-    found = clip.Preprocessing(side, "hps")(x)
+    found = Preprocessing(side, "hps")(x)
     h, w = (round(n * side / max(size)) for n in size)
     inner = F.interpolate(x, (h, w), mode="bicubic", antialias=True)
     top, left = (side - h) // 2, (side - w) // 2
     expected = F.pad(inner, (left, side - w - left, top, side - h - top))
-    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (clip.MEAN, clip.STD))
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (MEAN, STD))
     torch.testing.assert_close(found, (expected - mean) / std, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("size", "gap"), [(512, 0.1), (32, 0.5)])
 def test_smooth_preprocessing_is_torchs_resize_and_near_the_published_one(size, gap):
     x = random_images(1, 2, (size, size))[0]
-    smooth = clip.Preprocessing(224, eight_bit=False)(x)
+    smooth = Preprocessing(224, eight_bit=False)(x)
     torchs = F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
-    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (clip.MEAN, clip.STD))
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (MEAN, STD))
     torch.testing.assert_close(smooth, (torchs - mean) / std, rtol=0, atol=1e-9)
     # 8 bits: half a level after each pass, and levels cut after the first
-    difference = (clip.Preprocessing(224)(x) - smooth).abs()
+    difference = (Preprocessing(224)(x) - smooth).abs()
     assert 1e-3 < float(difference.max()) < gap
     assert float(difference.mean()) < 0.006
 
@@ -204,7 +209,7 @@ def test_smooth_preprocessing_is_torchs_resize_and_near_the_published_one(size, 
 @pytest.mark.parametrize("size", [(7, 9), (25, 20)])
 def test_smooth_preprocessing_has_the_gradient_of_finite_differences(recipe, size):
     rng = torch.Generator().manual_seed(1)
-    steps = clip.Preprocessing(12, recipe, eight_bit=False)
+    steps = Preprocessing(12, recipe, eight_bit=False)
     x = (0.3 + 0.4 * random_images(1, 1, size)[0]).requires_grad_()
     weight = torch.randn(1, 3, 12, 12, generator=rng, dtype=torch.float64)
     (gradient,) = torch.autograd.grad((weight * steps(x)).sum(), x)
@@ -222,9 +227,9 @@ def test_a_folder_that_states_another_preprocessing_is_refused(tmp_path):
     for stated in ({"resample": 2}, {"crop_size": 30}, {"do_center_crop": False}):
         file.write_text(json.dumps({"size": 32, "crop_size": 32, **stated}))
         with pytest.raises(ValueError, match="another preprocessing than CLIP's"):
-            clip._listed(tmp_path, 32, True)
+            preprocessing_of(tmp_path, 32, True)
     file.write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
-    assert clip._listed(tmp_path, 32, True).mean == (0.5, 0.5, 0.5)
+    assert preprocessing_of(tmp_path, 32, True).mean == (0.5, 0.5, 0.5)
 
 
 # the aesthetic head -------------------------------------------------------------------------------
@@ -244,7 +249,7 @@ def chain(state, prefix="layers."):
 def test_a_chain_of_linear_layers_folds_into_one():
     state = random_head(40)
     x = torch.randn(50, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    folded = clip.fold(state)
+    folded = fold(state)
     torch.testing.assert_close(folded(x), chain(state)(x)[:, 0].detach(), rtol=0, atol=1e-12)
     assert folded.weight.shape == (40,)
 
@@ -256,7 +261,7 @@ def test_the_published_head_equals_its_linear_map():
     path = Path(data) / "images" / "laion_aesthetic_vit_l14_mlp.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     x = F.normalize(torch.randn(200, 768, generator=torch.Generator().manual_seed(0)).double())
-    folded = clip.fold(clip._tensors(path))
+    folded = fold(read_tensors(path))
     assert folded.weight.shape == (768,)
     difference = (folded(x) - chain(state)(x)[:, 0].detach()).abs().max()
     assert float(difference) < 1e-9
@@ -276,7 +281,7 @@ def test_what_is_no_chain_is_refused(change, words, tmp_path, tiny):
     state = random_head(16)
     change(state)
     with pytest.raises(ValueError, match=re.escape(words)):
-        clip.fold(state)
+        fold(state)
     path = tmp_path / "other.pth"
     torch.save(state, path)
     with pytest.raises(ValueError, match="is not LAION's head"):
@@ -347,7 +352,7 @@ def test_chunks_islands_and_company_change_nothing(name, tiny, head):
 
 def double(reward):
     """The same reward in float64, without rounding."""
-    network = clip.Embedder(
+    network = Embedder(
         name="double",
         network=type(reward.embedder.network)(reward.embedder.config).double(),
         words=reward.embedder.words,
@@ -411,9 +416,9 @@ def test_two_objectives_add_up_with_their_gradients(tiny, head):
 
 def test_the_terms_of_a_sum_see_an_image_once(tiny, head, monkeypatch):
     beauty, match = load("aesthetic", tiny, head), load("clip-score", tiny, head)
-    calls, plain = [], clip.Embedder.images
+    calls, plain = [], Embedder.images
     monkeypatch.setattr(
-        clip.Embedder,
+        Embedder,
         "images",
         lambda self, pixels: (calls.append(len(pixels)), plain(self, pixels))[1],
     )
@@ -458,7 +463,7 @@ def test_the_algebra_of_rewards_applies(tiny, head):
 
 
 def test_a_prompt_is_encoded_once(tiny, head, monkeypatch):
-    clip._clip.cache_clear()
+    load_clip.cache_clear()
     reward = load("clip-score", tiny, head, chunk=2)
     seen = []
     inner = reward.embedder._text
@@ -467,7 +472,7 @@ def test_a_prompt_is_encoded_once(tiny, head, monkeypatch):
         seen.append(prompt)
         return inner(prompt)
 
-    monkeypatch.setattr(clip.Embedder, "_text", listen)
+    monkeypatch.setattr(Embedder, "_text", listen)
     x = random_images(2, 5)
     for _ in range(3):
         reward(designs(x))
@@ -516,9 +521,7 @@ def test_earlier_transformers_return_the_features_themselves():
         def get_image_features(self, pixel_values):
             return SimpleNamespace(pooler_output=features)
 
-    old, new = (
-        clip.Embedder(name="", network=kind()).images(torch.zeros(2, 3)) for kind in (Old, New)
-    )
+    old, new = (Embedder(name="", network=kind()).images(torch.zeros(2, 3)) for kind in (Old, New))
     assert torch.equal(old, new)
     torch.testing.assert_close(old.norm(dim=-1), torch.ones(2))
 
@@ -611,7 +614,7 @@ def test_hps_reads_the_published_format(version, vocabulary, tmp_path):
     ]
     assert found[0].embedder is found[1].embedder
     tokenizer = transformers.CLIPTokenizer.from_pretrained(vocabulary)
-    pixels = clip.Preprocessing(32, "hps")(x.flatten(0, 1).float())
+    pixels = Preprocessing(32, "hps")(x.flatten(0, 1).float())
     expected = []
     for i, prompt in enumerate(WORDS):
         ids = torch.zeros(20, dtype=torch.long)  # open_clip pads with 0
@@ -757,9 +760,9 @@ def published(tmp_path_factory):
 
 
 def test_image_reward_reads_the_published_format(published, vocabulary):
-    reward = clip.image_reward(checkpoint=published, tokenizer=vocabulary, device="cpu")
+    reward = scorer.image_reward(checkpoint=published, tokenizer=vocabulary, device="cpu")
     x = random_images(2, 2, (40, 33))
-    pixels = clip.Preprocessing(32, "torchvision")(x.flatten(0, 1).float())
+    pixels = Preprocessing(32, "torchvision")(x.flatten(0, 1).float())
     tokenizer = transformers.BertTokenizer.from_pretrained(vocabulary)
     expected = []
     for i, prompt in enumerate(WORDS):
@@ -784,8 +787,8 @@ def test_image_reward_reads_the_published_format(published, vocabulary):
 
 
 def test_image_reward_has_the_gradient_of_finite_differences(published, vocabulary):
-    clip._blip.cache_clear()
-    reward = clip.image_reward(
+    scorer._blip.cache_clear()
+    reward = scorer.image_reward(
         checkpoint=published, tokenizer=vocabulary, device="cpu", eight_bit=False
     )
     reward.vision.double()
@@ -795,7 +798,7 @@ def test_image_reward_has_the_gradient_of_finite_differences(published, vocabula
     way = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     up, down = (reward(designs(x.detach() + step * way, WORDS[:1])).sum() for step in (1e-5, -1e-5))
     assert float((gradient * way).sum()) == pytest.approx(float(up - down) / 2e-5, rel=1e-5)
-    clip._blip.cache_clear()
+    scorer._blip.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -811,7 +814,7 @@ def test_a_file_that_is_no_image_reward_says_what_is_wrong(change, words, vocabu
     change(state)
     torch.save(state, tmp_path / "ImageReward.pt")
     with pytest.raises(ValueError, match=re.escape(words)):
-        clip.image_reward(checkpoint=tmp_path, tokenizer=vocabulary, device="cpu")
+        scorer.image_reward(checkpoint=tmp_path, tokenizer=vocabulary, device="cpu")
 
 
 # a run --------------------------------------------------------------------------------------------
@@ -846,7 +849,7 @@ def test_das_guides_images_of_two_prompts(tiny, head):
 
 def test_importing_the_rewards_imports_no_heavy_library():
     code = (
-        "import sys, seqalign.rewards.clip, seqalign.rewards.judge; "
+        "import sys, seqalign.rewards.clip, seqalign.rewards.image_reward, seqalign.rewards.judge; "
         "print(sorted({'transformers', 'diffusers', 'PIL'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -854,12 +857,12 @@ def test_importing_the_rewards_imports_no_heavy_library():
 
 
 def test_a_missing_library_says_which_extra_to_install(tiny, head, monkeypatch):
-    monkeypatch.setattr(clip, "find_spec", lambda name: None)
+    monkeypatch.setattr(checkpoints, "find_spec", lambda name: None)
     for name in CLIPS:
         with pytest.raises(ImportError, match=re.escape('pip install "seqalign[images]"')):
             load(name, tiny, head)
     with pytest.raises(ImportError, match=re.escape('pip install "seqalign[images]"')):
-        clip.image_reward(device="cpu")
+        scorer.image_reward(device="cpu")
 
 
 @pytest.fixture
@@ -882,7 +885,7 @@ def nothing(tmp_path, monkeypatch):
         (lambda h: clip.pick_score(), "3.9 GB"),
         (lambda h: clip.hps_v2(), "HPS_v2.1_compressed.pt"),
         (lambda h: clip.hps_v2(version="v2.0"), "HPS_v2_compressed.pt of xswu/HPSv2"),
-        (lambda h: clip.image_reward(), "ImageReward.pt"),
+        (lambda h: scorer.image_reward(), "ImageReward.pt"),
     ],
 )
 def test_missing_weights_say_what_to_put_where(call, words, nothing, head):
@@ -1008,7 +1011,7 @@ def test_wrong_designs_say_what_is_wrong(tiny, head):
 def test_card(name, tiny, head, published, vocabulary):
     card = yaml.safe_load((Path(clip.__file__).parent / "cards" / f"{name}.yaml").read_text())
     if name == "image-reward":
-        reward = clip.image_reward(checkpoint=published, tokenizer=vocabulary, device="cpu")
+        reward = scorer.image_reward(checkpoint=published, tokenizer=vocabulary, device="cpu")
     elif name == "hps-v2":
         reward = clip.hps_v2(checkpoint=tiny, tokenizer=tiny, device="cpu")
     else:

@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+import variants
 import yaml
 from backbones import HELIX, STRAND, TURN, backbone
+from variants import one_hot
 
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
@@ -16,7 +18,7 @@ from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
 from seqalign.rewards import ddg
 
-FACTORIES = {"ddg-mini": ddg.ddg_mini, "ddg-mini-b": ddg.ddg_mini_b}
+FACTORIES = {n: partial(ddg.ddg_mini, registered=n) for n in ("ddg-mini", "ddg-mini-b")}
 FOLDER = Path(ddg.__file__).parent
 each = pytest.mark.parametrize("name", FACTORIES)
 
@@ -41,17 +43,7 @@ def structure(sequence=WILD, coords=None, chains=None, design=None):
     )
 
 
-def mutants(b, k, mutations, seed=0, wild=WILD):
-    rng = np.random.default_rng(seed)
-    x = PROTEIN.encode([wild])[0].repeat(b, k, 1)
-    for row in x.flatten(0, 1):
-        for i in rng.choice(len(wild), mutations, replace=False):
-            row[i] = (row[i] + rng.integers(1, 20)) % 20
-    return Designs(x, PROTEIN)
-
-
-def one_hot(designs):
-    return torch.nn.functional.one_hot(designs.x, 20).double()
+mutants = partial(variants.mutants, WILD)
 
 
 @each
@@ -201,7 +193,7 @@ def test_geometry_of_two_distant_chains_is_that_of_each():
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
 def test_short_chains_have_finite_scores(length):
     reward = ddg.ddg_mini(structure=structure(WILD[:length], backbone(HAIRPIN[:length])))
-    assert bool(reward(mutants(1, 3, 1, wild=WILD[:length])).isfinite().all())
+    assert bool(reward(variants.mutants(WILD[:length], 1, 3, 1)).isfinite().all())
 
 
 def test_geometry_refuses_missing_atoms():
@@ -264,7 +256,7 @@ def test_ca_only_structures_are_refused():
         (Designs.of([WILD[:-1]], PROTEIN), ValueError, f"{LENGTH} residues.*length {LENGTH - 1}"),
         (Designs.of(["ACGT" * 8], DNA), ValueError, "alphabet 'ACGT'"),
         (Designs(torch.zeros(1, 1, LENGTH)), TypeError, "continuous"),
-        (Designs.of(["_" + WILD[1:]], PROTEIN), ValueError, "position 0 holds token 20"),
+        (Designs.of(["_" + WILD[1:]], PROTEIN), ValueError, "position 1 holds token 20"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_a_sentence(designs, error, words):

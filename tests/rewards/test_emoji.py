@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from seqalign.core.sequence import PROTEIN
 from seqalign.models.emoji_data import family, part_of, words_of
 from seqalign.rewards import emoji, train_emoji_match
 
-FACTORIES = {"emoji-match": emoji.emoji_match, "emoji-match-holdout": emoji.emoji_match_holdout}
+NAMES = ("emoji-match", "emoji-match-holdout")
+FACTORIES = {name: partial(emoji.emoji_match, registered=name) for name in NAMES}
 FOLDER = Path(emoji.__file__).parent
 FIXTURE = Path(__file__).parents[1] / "data" / "emoji_known_words.npz"
 
@@ -298,7 +300,13 @@ def test_training_learns_and_continues_where_it_was_stopped(kind, tmp_path):
     )
     lines, done = [], []
     whole = train_emoji_match.train(
-        pixels, names, settings, tmp_path / "a", log_every=30, log=lines.append, advance=done.append
+        pixels,
+        names,
+        settings,
+        tmp_path / "a",
+        check_every=30,
+        log=lines.append,
+        advance=done.append,
     )
     assert done == list(range(1, 61))
     assert [line.split()[1] for line in lines] == ["30/60", "60/60"]
@@ -311,7 +319,7 @@ def test_training_learns_and_continues_where_it_was_stopped(kind, tmp_path):
     again = train_emoji_match.train(pixels, names, settings, out, resume=True, log=lines.append)
     for one, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(ValueError, match="other settings or for other names"):
+    with pytest.raises(ValueError, match="with names"):
         train_emoji_match.train(pixels, names[::-1], settings, out, resume=True)
 
 
@@ -382,7 +390,7 @@ def test_twins_know_the_same_words_from_different_emoji():
 
 def test_command_line(tmp_path, capsys):
     assert train_emoji_match.main(["--data", str(tmp_path)]) == 2
-    assert "--out FOLDER" in capsys.readouterr().err
+    assert "--out DIR" in capsys.readouterr().err
     assert train_emoji_match.main(["--data", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "noto_emoji" in capsys.readouterr().err
 

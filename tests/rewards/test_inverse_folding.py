@@ -15,7 +15,8 @@ from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
-from seqalign.models.inverse_folding import MASKED, MPNN, Weights, neighbor_graph
+from seqalign.models.mpnn import MPNN, neighbor_graph
+from seqalign.models.mpnn_weights import MASKED, Weights
 from seqalign.rewards import inverse_folding
 from seqalign.weights import MissingWeights
 

@@ -3,42 +3,31 @@
 import dataclasses
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import variants
 import yaml
 from safetensors import safe_open
+from variants import one_hot
 
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.models.splits import substitution_half
 from seqalign.rewards import pdz3, train_pdz3
 
-FACTORIES = {
-    "pdz3-stability": pdz3.stability,
-    "pdz3-affinity": pdz3.affinity,
-    "pdz3-stability-holdout": pdz3.stability_holdout,
-    "pdz3-affinity-holdout": pdz3.affinity_holdout,
-}
+NAMES = [f"pdz3-{kind}{twin}" for twin in ("", "-holdout") for kind in ("stability", "affinity")]
+FACTORIES = {name: partial(pdz3.landscape, registered=name) for name in NAMES}
 FOLDER = Path(pdz3.__file__).parent
 WILD = PROTEIN.encode([pdz3.WILD_TYPE])[0]
 
 each = pytest.mark.parametrize("name", FACTORIES)
 
 
-def mutants(b, k, mutations, seed=0):
-    rng = np.random.default_rng(seed)
-    x = WILD.repeat(b, k, 1)
-    for row in x.flatten(0, 1):
-        for i in rng.choice(84, mutations, replace=False):
-            row[i] = (row[i] + rng.integers(1, 20)) % 20
-    return Designs(x, PROTEIN)
-
-
-def one_hot(designs):
-    return torch.nn.functional.one_hot(designs.x, 20).double()
+mutants = partial(variants.mutants, pdz3.WILD_TYPE)
 
 
 @each
@@ -108,7 +97,7 @@ def test_extrapolation_is_finite_bounded_and_falls_with_damage(name):
 
 
 def test_gains_saturate_and_losses_are_additive():
-    reward = pdz3.stability()
+    reward = FACTORIES["pdz3-stability"]()
     table = reward.folding.double().mean(0)
     designs = mutants(1, 20, 12)
     sums = -table[torch.arange(84), designs.x].sum(-1)
@@ -182,11 +171,8 @@ def test_twins_share_no_row_and_no_substitution_but_the_backgrounds():
 
 def test_twins_agree_on_designs_neither_was_trained_on():
     designs = mutants(1, 300, 8)
-    for guide, twin in (
-        (pdz3.stability, pdz3.stability_holdout),
-        (pdz3.affinity, pdz3.affinity_holdout),
-    ):
-        pair = torch.stack([guide()(designs)[0], twin()(designs)[0]])
+    for guide, twin in zip(NAMES[:2], NAMES[2:], strict=True):
+        pair = torch.stack([FACTORIES[name]()(designs)[0] for name in (guide, twin)])
         assert float(torch.corrcoef(pair)[0, 1]) > 0.7
 
 
@@ -255,12 +241,12 @@ def test_scan_reader_names_file_and_line(tmp_path):
 
 
 def test_errors_are_sentences():
-    reward = pdz3.stability()
+    reward = FACTORIES["pdz3-stability"]()
     with pytest.raises(ValueError, match="84 residues"):
         reward(Designs.of(["ACDEF"], PROTEIN))
     masked = WILD.clone()
     masked[7] = 20
-    with pytest.raises(ValueError, match="position 7 holds token 20"):
+    with pytest.raises(ValueError, match="position 8 holds token 20"):
         reward(Designs(masked[None, None], PROTEIN))
     with pytest.raises(ValueError, match="Use a protein model"):
         reward(Designs.of(["ACGT"], DNA))
@@ -269,16 +255,16 @@ def test_errors_are_sentences():
     with pytest.raises(ValueError, match="column of the mask"):
         reward.relaxed(torch.zeros(1, 1, 84, 21))
     with pytest.raises(ValueError, match="kappa is -1"):
-        pdz3.stability(kappa=-1)
+        FACTORIES["pdz3-stability"](kappa=-1)
     with pytest.raises(ValueError, match="bound is 0"):
-        pdz3.affinity(bound=0)
+        FACTORIES["pdz3-affinity"](bound=0)
 
 
 def test_padded_designs_are_refused():
     mask = torch.ones(1, 84, dtype=torch.bool)
     mask[0, -1] = False
     with pytest.raises(ValueError, match="length 83"):
-        pdz3.stability()(Designs(WILD[None, None], PROTEIN, mask))
+        FACTORIES["pdz3-stability"]()(Designs(WILD[None, None], PROTEIN, mask))
 
 
 def test_package_refuses_another_name():
@@ -303,7 +289,7 @@ def test_card(name):
 
 
 def test_factories_are_plain_values():
-    a, b = pdz3.stability(kappa=0.5), pdz3.stability(kappa=0.5)
+    a, b = FACTORIES["pdz3-stability"](kappa=0.5), FACTORIES["pdz3-stability"](kappa=0.5)
     assert repr(a) == repr(b)
     assert "tensor" not in repr(a)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -1,15 +1,9 @@
-"""ProteinMPNN's own files: its option files (jsonl) are read, its FASTA is written and read.
+"""ProteinMPNN's option files (jsonl) as keys of a campaign, on author numbers.
 
-ProteinMPNN counts the residues of each chain from 1, from the lowest author number to the highest,
-missing numbers included ("gaps", printed as X) and insertion codes in alphabetical order. Its
-option files speak of these indices; everything here translates them to author numbers.
-
+The files count residues as ProteinMPNN does (`mpnn_numbering`).
 Two things differ on purpose. An entry for a gap is left out, as ProteinMPNN leaves it without
 effect; but a tied group that contains a gap loses that member only, where ProteinMPNN gives up the
 whole group. And a file is checked: what ProteinMPNN overwrites or skips in silence is an error.
-
-One thing cannot be told from numbers: of modified residues written as HETATM ProteinMPNN counts
-selenomethionine only, which shifts its indices if another one is the first residue of a chain.
 
 References:
     Dauparas et al., "Robust deep learning-based protein sequence design using ProteinMPNN",
@@ -21,19 +15,16 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from seqalign.core.sequence import PROTEIN
+from seqalign.files.mpnn_numbering import indices
 from seqalign.files.numbering import Numbering
-from seqalign.files.text import fasta, read_fasta
 
-__all__ = ["Native", "Sample", "by_chain", "import_options", "mpnn_fasta", "read_mpnn_fasta"]
+__all__ = ["import_options"]
 
 LETTERS = PROTEIN.letters + "X"
 _FILES = (
@@ -45,65 +36,6 @@ _FILES = (
     "bias_by_res",
     "pssm",
 )
-_LONGEST = 100_000
-
-
-# where ProteinMPNN counts -------------------------------------------------------------------------
-
-
-def _indices(numbering: Numbering) -> dict[str, list[int | None]]:
-    """Return, per chain, our 1-based index at each of ProteinMPNN's; None where it has a gap."""
-    homes: dict[str, dict[int, list[tuple[str, int]]]] = {}
-    for i, (chain, text) in enumerate(zip(numbering.chains, numbering.numbers, strict=True), 1):
-        code = text[-1] if text[-1].isalpha() else ""
-        number = int(text.removesuffix(code) if code else text)
-        homes.setdefault(chain, {}).setdefault(number, []).append((code, i))
-    found: dict[str, list[int | None]] = {}
-    for chain, numbers in homes.items():
-        low, high = min(numbers), max(numbers)
-        if high - low >= _LONGEST:
-            raise ValueError(
-                f"Chain {chain} is numbered from {low} to {high}: ProteinMPNN would count that "
-                "many residues. Renumber it."
-            )
-        row: list[int | None] = []
-        for number in range(low, high + 1):
-            row += [i for _, i in sorted(numbers[number])] if number in numbers else [None]
-        found[chain] = row
-    return found
-
-
-def by_chain(
-    letters: str,
-    numbering: Numbering,
-    chains: Sequence[str] | None = None,
-    known: Sequence[int] | None = None,
-) -> str:
-    """Return a sequence as ProteinMPNN prints it: chains by name, joined by '/', X for gaps.
-
-    Args:
-        letters: one letter per position of the numbering, or per `known` position.
-        numbering: the L residues of the structure, all chains.
-        chains: the designed ones, which alone are printed; all if None.
-        known: 0-based positions that `letters` speaks of; the others are printed as X.
-
-    Raises:
-        ValueError: the number of letters does not fit.
-    """
-    where = range(len(numbering)) if known is None else known
-    if len(letters) != len(where):
-        raise ValueError(f"{len(letters)} letters do not fit {len(where)} positions.")
-    full = ["X"] * len(numbering)
-    for i, letter in zip(where, letters, strict=True):
-        full[i] = letter
-    table = _indices(numbering)
-    return "/".join(
-        "".join("X" if i is None else full[i - 1] for i in table[chain])
-        for chain in sorted(table if chains is None else chains)
-    )
-
-
-# option files -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -171,7 +103,7 @@ def import_options(
             "log-odds into a bias_by_res file, which is."
         )
     known = range(len(numbering)) if known is None else known
-    reader = _Options(name, numbering, _indices(numbering), tuple(i + 1 for i in known))
+    reader = _Options(name, numbering, indices(numbering), tuple(i + 1 for i in known))
     omitted = _letters(given.pop("omit_AAs", ""), _Place("omit_AAs", 1))
     tables = {option: _read(Path(value)) for option, value in given.items()}
     return reader.keys(tables, omitted)
@@ -482,187 +414,3 @@ def _unweighted(value: list[Any], place: _Place) -> list[Any]:
 
 
 # FASTA --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Native:
-    """The first record of ProteinMPNN's FASTA: the sequence that came with the backbone.
-
-    Attributes:
-        name: of the structure.
-        sequence: the designed chains, joined by '/' (`by_chain`).
-        score: mean negative log-probability of the designed residues, nats.
-        global_score: the same over all residues.
-        fixed_chains: seen, not designed.
-        designed_chains: the chains of `sequence`.
-        model_name: of the network, such as v_48_020.
-        seed: of the run.
-        git_hash: of ProteinMPNN's checkout; "unknown", as it prints itself, everywhere else.
-        ca_only: the network sees CA atoms only; the key is then CA_model_name.
-        extra: what we append, by key, as it is printed.
-    """
-
-    name: str
-    sequence: str
-    score: float
-    global_score: float
-    fixed_chains: tuple[str, ...]
-    designed_chains: tuple[str, ...]
-    model_name: str
-    seed: int
-    git_hash: str = "unknown"
-    ca_only: bool = False
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def header(self) -> str:
-        """The header line without '>'."""
-        model = "CA_model_name" if self.ca_only else "model_name"
-        return (
-            f"{self.name}, score={_four(self.score)}, global_score={_four(self.global_score)}, "
-            f"fixed_chains={list(self.fixed_chains)}, "
-            f"designed_chains={list(self.designed_chains)}, {model}={self.model_name}, "
-            f"git_hash={self.git_hash}, seed={self.seed}{_appended(self.extra)}"
-        )
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A designed sequence in ProteinMPNN's FASTA.
-
-    Attributes:
-        sequence: the designed chains, joined by '/' (`by_chain`).
-        temperature: of sampling.
-        sample: its number, from 1.
-        score: mean negative log-probability of the designed residues, nats.
-        global_score: the same over all residues.
-        seq_recovery: share of the designed residues that are the native ones.
-        extra: what we append, by key, as it is printed.
-    """
-
-    sequence: str
-    temperature: float
-    sample: int
-    score: float
-    global_score: float
-    seq_recovery: float
-    extra: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def header(self) -> str:
-        """The header line without '>'."""
-        return (
-            f"T={float(self.temperature)}, sample={self.sample}, score={_four(self.score)}, "
-            f"global_score={_four(self.global_score)}, "
-            f"seq_recovery={_four(self.seq_recovery)}{_appended(self.extra)}"
-        )
-
-
-def _four(value: float) -> str:
-    # the numbers of the official script are single precision and printed like this
-    return np.format_float_positional(np.float32(value), unique=False, precision=4)
-
-
-def _appended(extra: Mapping[str, str]) -> str:
-    for key, value in extra.items():
-        if not re.fullmatch(r"\w[\w-]*", key) or not re.fullmatch(r"[^\[,\n\r][^,\n\r]*", value):
-            raise ValueError(
-                f"A header cannot hold {key!r}={value!r}: keys are letters, digits, _ and -, "
-                "values have neither commas nor line ends."
-            )
-    return "".join(f", {key}={value}" for key, value in extra.items())
-
-
-def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
-    """Return FASTA text as protein_mpnn_run.py writes it, ours appended to each header.
-
-    Raises:
-        ValueError: something that a header cannot hold.
-    """
-    if native is not None and not re.fullmatch(r"(?!T=)[^,=\n\r>]+", native.name):
-        raise ValueError(
-            f"{native.name!r} cannot be a name in a FASTA header: commas, '=' and '>' separate."
-        )
-    records: list[Native | Sample] = [] if native is None else [native]
-    records += samples
-    return fasta((r.header, r.sequence) for r in records)
-
-
-_PAIR = re.compile(r"\s*(\w[\w-]*)=(\[[^\]]*\]|[^,]*)(?:,|$)")
-_NATIVE = ("score", "global_score", "fixed_chains", "designed_chains", "git_hash", "seed")
-_SAMPLE = ("T", "sample", "score", "global_score", "seq_recovery")
-
-
-def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
-    """Return the records of a FASTA file in ProteinMPNN's style, official or ours.
-
-    Raises:
-        ValueError: a header that is not of this style; the message names the record and the key.
-    """
-    native: Native | None = None
-    samples: list[Sample] = []
-    for n, (header, sequence) in enumerate(read_fasta(path), 1):
-        where = f"{path}, record {n}"
-        name, pairs = _pairs(header, where)
-        try:
-            if name is None:
-                samples.append(
-                    Sample(
-                        sequence,
-                        float(pairs["T"]),
-                        int(pairs["sample"]),
-                        float(pairs["score"]),
-                        float(pairs["global_score"]),
-                        float(pairs["seq_recovery"]),
-                        {k: v for k, v in pairs.items() if k not in _SAMPLE},
-                    )
-                )
-                continue
-            if native is not None or samples:
-                raise ValueError("a native sequence stands first or nowhere")
-            model = "CA_model_name" if "CA_model_name" in pairs else "model_name"
-            native = Native(
-                name,
-                sequence,
-                float(pairs["score"]),
-                float(pairs["global_score"]),
-                _names(pairs["fixed_chains"]),
-                _names(pairs["designed_chains"]),
-                pairs[model],
-                int(pairs["seed"]),
-                pairs["git_hash"],
-                model == "CA_model_name",
-                {k: v for k, v in pairs.items() if k not in (*_NATIVE, model)},
-            )
-        except KeyError as error:
-            raise ValueError(
-                f"{where}: the header has no {error.args[0]}=; this is not ProteinMPNN's style."
-            ) from error
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}.") from error
-    return native, samples
-
-
-def _pairs(header: str, where: str) -> tuple[str | None, dict[str, str]]:
-    """Split a header into the name, if there is one, and its key=value pairs."""
-    name, at = None, 0
-    if not header.startswith("T="):
-        name, comma, _ = header.partition(",")
-        at = len(name) + len(comma)
-    pairs: dict[str, str] = {}
-    while at < len(header):
-        match = _PAIR.match(header, at)
-        if match is None or match[1] in pairs:
-            raise ValueError(
-                f"{where}: cannot read the header from {header[at : at + 40]!r} on; it should be "
-                "key=value pairs with ', ' between, no key twice."
-            )
-        pairs[match[1]] = match[2].strip()
-        at = match.end()
-    return name, pairs
-
-
-def _names(text: str) -> tuple[str, ...]:
-    if not re.fullmatch(r"\[(?:'[^']*'(?:, *'[^']*')*)?\]", text):
-        raise ValueError(f"{text!r} is no list of chains such as ['A', 'B']")
-    return tuple(re.findall(r"'([^']*)'", text))

@@ -1,0 +1,251 @@
+"""A backbone encoded once by one network, and its decoder over many sequences.
+
+The first linear map of a message acts on [h_i, e_ij, letter_j, h_j] and is split over the four: the
+edge's share is kept per structure, the letter's share is a table with a row per letter, and the two
+others are computed per residue, not per edge. The last linear map of a message comes after the sum
+over neighbors. In the first decoder layer h is the encoder's, so a message depends on an edge and a
+letter only: all of them are computed once, and the layer is one sum of table rows. Nothing of this
+approximates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seqalign.models.mpnn import MPNN, SCALE, DecoderLayer, Graph, of
+
+# numbers in one piece of messages: about a megabyte
+PIECE: Final = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What a decoder layer needs of the structure and of the letter table.
+
+    Attributes:
+        edge: (N, K, H) the first map's share of edges and bias; in layer 0 of both residues too.
+        letters: (V + 1, H) its share of each letter; the last row is "no letter", zero.
+        ahead: (N, H) its share of the encoder's residues, for a neighbor that is not decoded yet.
+        messages: (N · K · (V + 1), H) layer 0 only: the message of each edge for each letter.
+    """
+
+    edge: Tensor
+    letters: Tensor
+    ahead: Tensor
+    messages: Tensor | None = None
+
+
+def messages(
+    sent: Tensor,
+    at: Tensor,
+    edge: Tensor,
+    mine: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    """Return Σ_j mask_ij gelu(W gelu(edge_ij + mine_i + sent_at(ij))), (n, H).
+
+    Args:
+        sent: (N, H) what residues send.
+        at: (n, K) rows of `sent`.
+        edge: (n, K, H).
+        mine: (n, H), or None for nothing.
+        mask: (n, K), or None for ones.
+        weight: (H, H) of the linear map.
+        bias: (H,).
+    """
+    m = sent.index_select(0, at.reshape(-1)).view(*at.shape, -1)
+    if m.requires_grad or torch.compiler.is_compiling():
+        m = m + edge if mine is None else m + edge + mine[:, None]
+        m = F.gelu(F.linear(F.gelu(m), weight, bias))
+    else:
+        # in place: new memory costs as much as the sums
+        m += edge
+        if mine is not None:
+            m += mine[:, None]
+        m = torch.ops.aten.gelu_(F.linear(torch.ops.aten.gelu_(m), weight, bias))
+    return m.sum(1) if mask is None else (m * mask[..., None]).sum(1)
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return cast("Callable[..., Tensor]", torch.compile(messages, dynamic=True))
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A structure encoded once by one network.
+
+    Attributes:
+        network: the network, frozen.
+        graph: the neighbors.
+        h: (N, H) the encoder's residues.
+        e: (N, K, H) the encoder's edges.
+        layers: what is kept per decoder layer.
+        compiled: run the messages through torch.compile.
+    """
+
+    network: MPNN
+    graph: Graph
+    h: Tensor
+    e: Tensor
+    layers: tuple[Layer, ...]
+    compiled: bool = False
+
+    def __repr__(self) -> str:
+        """Return one line: a process is printed with its network."""
+        size = sum(w.numel() for w in self.network.parameters())
+        return f"Backbone({len(self.h)} residues, {size} parameters)"
+
+    @classmethod
+    @torch.no_grad()
+    def encode(cls, network: MPNN, graph: Graph, *, table: int = 1 << 29) -> Backbone:
+        """Encode a structure; layer 0's messages are tabulated if they fit in `table` bytes."""
+        h, e = network.encode(graph)
+        n, k, width = e.shape
+        count = network.W_s.num_embeddings + 1
+        embedded = F.pad(network.W_s.weight, (0, 0, 0, 1))
+        layers = []
+        for number, layer in enumerate(network.decoder):
+            own, edge, letter, other = layer.W1.weight.split((width,) * 4, 1)
+            kept = F.linear(e, edge, layer.W1.bias)
+            ahead, letters, table_0 = F.linear(h, other), F.linear(embedded, letter), None
+            if number == 0:
+                kept += F.linear(h, own)[:, None] + ahead[graph.index]
+                if n * k * count * width * h.element_size() <= table:
+                    table_0 = torch.empty(n, k, count, width, dtype=h.dtype)
+                    for a, row in enumerate(letters):
+                        table_0[:, :, a] = F.gelu(layer.W2(F.gelu(kept + row)))
+                    table_0 = table_0.view(-1, width)
+            layers.append(Layer(kept, letters, ahead, table_0))
+        return cls(network, graph, h, e, tuple(layers))
+
+    def to(self, dtype: torch.dtype) -> Backbone:
+        """Return the same in another precision."""
+        layers = tuple(
+            Layer(
+                kept.edge.to(dtype),
+                kept.letters.to(dtype),
+                kept.ahead.to(dtype),
+                None if kept.messages is None else kept.messages.to(dtype),
+            )
+            for kept in self.layers
+        )
+        return Backbone(
+            of(self.network.state_dict()).to(dtype),
+            self.graph,
+            self.h.to(dtype),
+            self.e.to(dtype),
+            layers,
+            self.compiled,
+        )
+
+    def hidden(self, tokens: Tensor, seen: Tensor | None = None) -> list[Tensor]:
+        """Return the residues (P, N, H) after each decoder layer.
+
+        Args:
+            tokens: (P, N), or relaxed (P, N, V): a share of each row of the letter table.
+            seen: (P, N, K) bool, whether a residue sees a neighbor's letter and state, or only
+                the structure there; None: all are seen.
+        """
+        relaxed = tokens.is_floating_point()
+        index = self.graph.index
+        n, k = index.shape
+        h = self.h.expand(len(tokens), *self.h.shape)
+        states: list[Tensor] = []
+        for layer, kept in zip(self.network.decoder, self.layers, strict=True):
+            own, _, _, other = layer.W1.weight.split((h.shape[-1],) * 4, 1)
+            letters = tokens.to(h.dtype) @ kept.letters[:-1] if relaxed else kept.letters[tokens]
+            if not states and not relaxed:
+                at = tokens[:, index]
+                if seen is not None:
+                    at = torch.where(seen, at, len(kept.letters) - 1)
+                total = self._first(layer, kept, at)
+            else:
+                # in layer 0 both residues' shares are in the edge already
+                mine = F.linear(h, own) if states else torch.zeros_like(h)
+                sent = letters + F.linear(h, other) if states else letters
+                at = index.expand(len(tokens), n, k)
+                if seen is not None:
+                    waiting = kept.ahead if states else torch.zeros_like(kept.ahead)
+                    sent = torch.cat((sent, waiting.expand(sent.shape)), 1)
+                    at = torch.where(seen, at, at + n)
+                total = self._sum(layer, kept.edge, mine, sent, at)
+            count = k if self.graph.mask is None else self.graph.mask.sum(-1, keepdim=True)
+            message = F.linear(total / SCALE, layer.W3.weight) + layer.W3.bias * (count / SCALE)
+            h = layer.norm1(h + message)
+            h = layer.norm2(h + layer.dense(h))
+            states.append(h)
+        return states
+
+    def _first(self, layer: DecoderLayer, kept: Layer, letter: Tensor) -> Tensor:
+        """Return layer 0's summed messages (P, N, H), given each edge's letter (P, N, K)."""
+        p, n, k = letter.shape
+        count = len(kept.letters)
+        if kept.messages is None:
+            sent = kept.letters.expand(p, *kept.letters.shape)
+            return self._sum(layer, kept.edge, None, sent, letter)
+        row = torch.arange(n * k).view(n, k) * count
+        weight = None
+        if self.graph.mask is not None:
+            weight = self.graph.mask.expand(p, n, k).reshape(p * n, k)
+        bag = F.embedding_bag(
+            (letter + row).view(p * n, k), kept.messages, mode="sum", per_sample_weights=weight
+        )
+        return bag.view(p, n, -1)
+
+    def _sum(
+        self, layer: DecoderLayer, edge: Tensor, mine: Tensor | None, sent: Tensor, at: Tensor
+    ) -> Tensor:
+        """Return Σ_j gelu(W2 gelu(edge_ij + mine_i + sent_at(ij))), (P, N, H).
+
+        Particles and residues are taken in pieces that stay in the processor's cache.
+        """
+        p, n, k = at.shape
+        grad = torch.is_grad_enabled() and sent.requires_grad
+        pieces = _compiled() if self.compiled and not grad else messages
+        size = n if grad else max(1, PIECE // (k * edge.shape[-1]))
+        parts = [slice(start, start + size) for start in range(0, n, size)]
+        return torch.stack(
+            [
+                torch.cat(
+                    [
+                        pieces(
+                            sent[particle],
+                            at[particle, part],
+                            edge[part],
+                            None if mine is None else mine[particle, part],
+                            None if self.graph.mask is None else self.graph.mask[part],
+                            layer.W2.weight,
+                            layer.W2.bias,
+                        )
+                        for part in parts
+                    ]
+                )
+                for particle in range(p)
+            ]
+        )
+
+    def logits(self, tokens: Tensor, seen: Tensor | None = None) -> Tensor:
+        """Return logits (P, N, V), float32; arguments as for `hidden`."""
+        logits: Tensor = self.network.W_out(self.hidden(tokens, seen)[-1])
+        return logits.float()
+
+    def seen(self, order: Tensor) -> Tensor:
+        """Return (P, N, K): is the neighbor decoded before, (P, N) residues in decoding order."""
+        rank = order.argsort(-1)
+        return rank[:, self.graph.index] < rank[:, :, None]
+
+    def unconditional(self) -> Tensor:
+        """Return logits (N, V) of each residue given the structure alone (no letter seen)."""
+        n, k = self.graph.index.shape
+        blank = torch.zeros(1, n, dtype=torch.int64)
+        return self.logits(blank, torch.zeros(1, n, k, dtype=torch.bool))[0]

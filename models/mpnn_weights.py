@@ -1,0 +1,206 @@
+"""Weights of inverse folding: a network with what goes with it, read from published checkpoints.
+
+One network runs three kinds of weights: ProteinMPNN's (21 letters, the last X), those of the
+masked-diffusion variant (22 letters, the last the mask) and of its stability oracle, which has a
+readout. Our own small ones, mpnn-mini, are of the second kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from seqalign import weights
+from seqalign.core.sequence import PROTEIN
+from seqalign.files.structure import Structure, read_structure
+from seqalign.models.backbone import Backbone
+from seqalign.models.mpnn import MPNN, neighbor_graph, of, residue_numbers
+
+LETTERS: Final = "ACDEFGHIKLMNPQRSTVWYX"
+"""Rows of the token tables: twenty letters, X for an unknown one; in some checkpoints the mask."""
+
+# particles that share a call of the maps over residues
+PARTICLES: Final = 4
+# of mpnn-mini
+NEIGHBORS: Final = 24
+MASKED: Final = 21
+"""The mask's row in the letter table of networks with 22 letters; row 20 is X."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A network with what goes with it.
+
+    Attributes:
+        network: in evaluation mode, frozen.
+        neighbors: K.
+        geometric: residue numbers are told by the coordinates (`residue_numbers`) instead of the
+            structure's own numbers and chains.
+        head: the readout of a stability oracle; None for a model of sequences.
+    """
+
+    network: MPNN
+    neighbors: int
+    geometric: bool = False
+    head: nn.Module | None = None
+
+    @property
+    def sees_masks(self) -> bool:
+        """Whether masked letters are input (22 letters) or nothing is seen there (21)."""
+        return self.network.W_s.num_embeddings == MASKED + 1
+
+    def nodes(self, structure: Structure) -> Tensor:
+        """Return (N,) int64, the residues of a structure that the network sees: whole backbones.
+
+        Raises:
+            ValueError: a residue that is to be designed has no whole backbone, or there is none.
+        """
+        whole = structure.coords.isfinite().all(-1).all(-1)
+        for i in structure.known.tolist():
+            if not whole[i]:
+                raise ValueError(
+                    f"{structure.name}: residue {structure.numbering.name(i + 1)} lacks backbone "
+                    "atoms, and this network needs N, CA, C and O. Read the structure with "
+                    "require: [N, CA, C, O], which leaves such residues out."
+                )
+        if not len(structure.known):
+            raise ValueError(
+                f"{structure.name}: no residue has a standard letter and a whole backbone, so "
+                "there is nothing to design. Check the file and the chains."
+            )
+        return whole.nonzero()[:, 0]
+
+    def encode(
+        self, structure: Structure, *, bfloat16: bool = False, compiled: bool = False
+    ) -> Backbone:
+        """Encode a structure: residues with a whole backbone, in file order.
+
+        With `bfloat16` the decoder runs in half precision, with `compiled` through torch.compile.
+        Neither need be faster on a processor; the speed and error of both are measured in
+        examples/benchmarks/inverse_folding.py.
+        """
+        nodes = self.nodes(structure)
+        coords = structure.coords[nodes]
+        if self.geometric:
+            numbers, chains = residue_numbers(coords), torch.zeros(len(coords), dtype=torch.int64)
+        else:
+            numbers, chains = structure.residue_index[nodes], structure.chain_index[nodes]
+        backbone = Backbone.encode(
+            self.network, neighbor_graph(coords, numbers, chains, self.neighbors)
+        )
+        backbone = replace(backbone, compiled=compiled)
+        return backbone.to(torch.bfloat16) if bfloat16 else backbone
+
+    def native(self, structure: Structure) -> Tensor:
+        """Return (N,) tokens of a structure's own letters; X is 20."""
+        return torch.tensor([LETTERS.index(structure.sequence[i]) for i in self.nodes(structure)])
+
+    @torch.no_grad()
+    def score(self, backbone: Backbone, tokens: Tensor) -> Tensor:
+        """Return an oracle's scores (P,) of tokens (P, N): the readout of the mean residue.
+
+        Raises:
+            TypeError: these weights have no readout.
+        """
+        if self.head is None:
+            raise TypeError("These weights are a model of sequences, no oracle: they have no head.")
+        pieces = [backbone.hidden(piece)[-1].mean(1) for piece in tokens.split(PARTICLES)]
+        scores: Tensor = self.head(torch.cat(pieces).float())[:, 0]
+        return scores
+
+
+def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weights:
+    """Return the network of a published checkpoint.
+
+    Args:
+        path: a file, or a name that `seqalign fetch` lists. ProteinMPNN (vanilla and soluble), the
+            masked-diffusion variant (22 letters) and its stability oracle have one format: a
+            dictionary with `model_state_dict`.
+        neighbors: K; by default what the file says (`num_edges`), and 30 where it says nothing,
+            which is what the masked-diffusion networks were trained with.
+
+    Raises:
+        ValueError: the file is no such checkpoint.
+    """
+    file = weights.path(path)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{file}: cannot be read as a PyTorch checkpoint ({type(error).__name__}). Give the "
+            ".pt file of ProteinMPNN or of the masked-diffusion network."
+        ) from None
+    if not isinstance(content, Mapping) or not isinstance(content.get("model_state_dict"), Mapping):
+        raise ValueError(
+            f"{file}: has no 'model_state_dict'; this is not a ProteinMPNN checkpoint. Give the "
+            ".pt file of ProteinMPNN or of the masked-diffusion network."
+        )
+    state = dict(content["model_state_dict"])
+    if "features.node_embedding.weight" in state or "W_v.weight" in state:
+        raise ValueError(
+            f"{file}: is a CA-only ProteinMPNN, which has other features. Use a vanilla or soluble "
+            "one, with whole backbones."
+        )
+    head = None
+    if "W_out_mlp.0.weight" in state:
+        first, last = state["W_out_mlp.0.weight"], state["W_out_mlp.2.weight"]
+        head = nn.Sequential(nn.Linear(*first.shape[::-1]), nn.ReLU(), nn.Linear(*last.shape[::-1]))
+        prefix = "W_out_mlp."
+        head.load_state_dict(
+            {k.removeprefix(prefix): state.pop(k) for k in list(state) if k.startswith(prefix)}
+        )
+        head.eval().requires_grad_(False)
+    try:
+        network = of(state)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{file}: its tensors are not those of a ProteinMPNN network: "
+            f"{' '.join(str(error).split())[:200]}."
+        ) from None
+    return Weights(network, neighbors or int(content.get("num_edges", 30)), head=head)
+
+
+@cache
+def shipped() -> Weights:
+    """Return mpnn-mini's weights of this package, loaded once."""
+    data = files("seqalign.models").joinpath("mpnn-mini.safetensors").read_bytes()
+    return Weights(of(load(data)), NEIGHBORS, geometric=True)
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a network says about the n known residues of a structure, sequence apart.
+
+    Attributes:
+        residues: (n, H) the encoder's residues: the structure alone.
+        log_probs: (n, 20) log-probabilities of the letters with no letter known.
+    """
+
+    residues: Tensor
+    log_probs: Tensor
+
+
+@torch.no_grad()
+def embeddings(structure: str | Path | Structure, source: Weights | None = None) -> Embeddings:
+    """Return residue embeddings and unconditional log-probabilities; of mpnn-mini by default."""
+    source = shipped() if source is None else source
+    structure = read_structure(structure)
+    backbone = source.encode(structure)
+    at = torch.full((len(structure),), -1)
+    at[source.nodes(structure)] = torch.arange(len(backbone.h))
+    slots = at[structure.known]
+    if source.sees_masks:
+        tokens = source.native(structure)
+        tokens[slots] = MASKED
+        logits = backbone.logits(tokens[None])[0]
+    else:
+        logits = backbone.unconditional()
+    return Embeddings(backbone.h[slots], logits[slots, : len(PROTEIN)].log_softmax(-1))

@@ -1,0 +1,388 @@
+"""Atoms: a PDB, mmCIF or BinaryCIF file as a flat table of atoms, in file order.
+
+Biopython splits PDB columns and mmCIF tokens; BinaryCIF is decoded here. Waters of PDB files are
+left out. What is damaged is refused, with its line or atom.
+
+References:
+    Berman, Henrick & Nakamura, "Announcing the worldwide Protein Data Bank", Nat. Struct. Biol.
+    2003 (the formats). Sehnal et al., "BinaryCIF and CIFTools", PLoS Comput. Biol. 2020.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Atom", "Fail", "format_of", "read_atoms"]
+
+# an unpacked file larger than this, or a table with more rows, is refused
+BYTES: Final = 1 << 30
+ROWS: Final = 50_000_000
+
+# ends reading with a sentence about the file
+Fail: TypeAlias = Callable[[str], NoReturn]
+
+
+class Atom(NamedTuple):
+    """One row of a file."""
+
+    model: str
+    chain: str
+    number: str
+    code: str
+    residue: str
+    hetero: bool
+    name: str
+    altloc: str
+    occupancy: float
+    xyz: tuple[float, float, float]
+    place: str
+    # does the file say that the residue is part of a chain (its TER comes later, it has a label
+    # number) or not (mmCIF: no label number)? None: it does not say
+    inside: bool | None = None
+    label_chain: str = ""
+    label: str = ""
+
+
+class _Recorder:
+    """What biopython's PDB parser calls instead of its builder: writes atoms down as they come."""
+
+    def __init__(self, lines: list[tuple[int, str]]) -> None:
+        self.lines = lines
+        self.atoms: list[tuple[int, Atom]] = []
+        self.row, self.model, self.chain = 0, "0", ""
+        self.residue: tuple[str, str, str, bool] = ("", "", "", False)
+        self.ends: dict[tuple[str, str], int] = {}
+
+    def set_line_counter(self, row: int) -> None:
+        """Note the row, and which chain a TER ends."""
+        self.row = row
+        if self.lines[row - 1][1].startswith("TER"):
+            self.ends[self.model, self.chain] = row
+
+    def init_model(self, index: int, serial: int | None = None) -> None:
+        """Begin a model; models count from 1 whatever their serial."""
+        self.model = str(index + 1)
+
+    def init_chain(self, chain: str) -> None:
+        """Begin a chain."""
+        self.chain = chain.strip()
+
+    def init_residue(self, name: str, field: str, number: int, code: str) -> None:
+        """Begin a residue."""
+        self.residue = (name.upper(), str(number), code.strip(), field != " ")
+
+    def init_atom(
+        self,
+        name: str,
+        coord: npt.NDArray[np.float32],
+        b_factor: float,
+        occupancy: float | None,
+        altloc: str,
+        *rest: object,
+    ) -> None:
+        """Write an atom down."""
+        number, line = self.lines[self.row - 1]
+        # int() and float() read 1_0 as 10, and biopython takes the first of two words
+        if (
+            not re.fullmatch("-?[0-9]+", line[22:26].strip())
+            or "_" in line[30:54]
+            or np.isnan(coord).any()
+        ):
+            raise ValueError("not a number")
+        residue, seq, code, hetero = self.residue
+        x, y, z = (float(v) for v in coord)
+        atom = Atom(
+            self.model,
+            self.chain,
+            seq,
+            code,
+            residue,
+            hetero,
+            name.strip(),
+            altloc.strip(),
+            1.0 if occupancy is None else occupancy,
+            (x, y, z),
+            f"line {number}",
+        )
+        self.atoms.append((self.row, atom))
+
+    def get_structure(self) -> list[Atom]:
+        """Return the atoms, each with whether its chain's TER is still to come."""
+        return [
+            atom._replace(inside=True) if row < self.ends.get((atom.model, atom.chain), 0) else atom
+            for row, atom in self.atoms
+        ]
+
+    def set_header(self, header: object) -> None:
+        """Ignore the header."""
+
+    init_structure = init_seg = set_header
+
+
+def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
+    """Read PDB text; END without ENDMDL also ends a model, as trajectory writers have it."""
+    from Bio.PDB.PDBExceptions import PDBConstructionException
+    from Bio.PDB.PDBParser import PDBParser
+
+    lines: list[tuple[int, str]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        record = line[:6].rstrip()
+        # the parser stops at CONECT and stumbles over damaged headers and ANISOU: not its business
+        if record in ("ATOM", "HETATM"):
+            # waters are no part of a chain, and overflow their columns in simulations
+            if line[17:21].strip() not in _WATERS:
+                lines.append((number, line))
+        elif record in ("MODEL", "ENDMDL"):
+            lines.append((number, line))
+        elif record == "END" or record.split(" ")[0] == "TER":
+            lines.append((number, "ENDMDL" if record == "END" else "TER   "))
+    if not re.search("(?m)^(ATOM  |HETATM)", text):
+        if re.match(r"\s*(#.*\s+)*data_", text):
+            fail("is mmCIF, not PDB; name it .cif")
+        fail("has no ATOM or HETATM line; it is not a PDB file, or an empty one")
+    recorder = _Recorder(lines)
+    parser = PDBParser(structure_builder=recorder, QUIET=True)  # type: ignore[no-untyped-call]
+    try:
+        # what overflows is infinite, and refused later with its residue's name
+        with np.errstate(over="ignore"):
+            text = "\n".join(line for _, line in lines)
+            parser.get_structure("", io.StringIO(text))  # type: ignore[no-untyped-call]
+    except (ValueError, IndexError, PDBConstructionException):
+        number, line = lines[max(recorder.row, 1) - 1]
+        number_column = line[22:26]
+        hint = "coordinates belong into columns 31-54, eight each"
+        if not re.fullmatch("-?[0-9]+", number_column.strip()):
+            hint = f"the residue number in columns 23-26 is {number_column!r}, not a whole number"
+            if re.fullmatch("[A-Za-z][0-9A-Za-z]{3}", number_column):
+                hint += " (hybrid-36 is not read; bring the mmCIF file)"
+        fail(f"line {number} cannot be read, {line[:54]!r}: {hint}")
+    return recorder.get_structure()
+
+
+def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
+    """Read mmCIF text."""
+    from Bio.PDB.MMCIF2Dict import MMCIF2Dict
+
+    blocks = len(re.findall(r"(?m)^\s*_atom_site\.Cartn_x\b", text))
+    if blocks == 0:
+        if re.search("(?m)^(ATOM  |HETATM)", text) and not re.search("(?m)^_", text):
+            fail("is PDB, not mmCIF; name it .pdb")
+        fail("has no _atom_site.Cartn_x; it is not an mmCIF file with coordinates")
+    if blocks > 1:
+        fail(f"has {blocks} tables of atoms; split it into one file per structure")
+    try:
+        table = MMCIF2Dict(io.StringIO(text))  # type: ignore[no-untyped-call]
+    except Exception as error:
+        # what it raises on damaged text depends on the damage
+        fail(f"cannot be read as mmCIF ({type(error).__name__}: {str(error)[:80]})")
+    prefix = "_atom_site."
+    columns = {k[len(prefix) :]: v for k, v in table.items() if k.startswith(prefix)}
+    return _table_atoms(columns, fail)
+
+
+def _bcif_atoms(data: bytes, fail: Fail) -> list[Atom]:
+    """Read BinaryCIF bytes."""
+    import msgpack
+
+    # a msgpack map
+    if not (0x80 <= data[0] <= 0x8F or data[0] == 0xDE):
+        fail("is not BinaryCIF; text with data_ at its head is mmCIF, name it .cif")
+    columns: dict[str, list[str]] = {}
+    try:
+        tree = msgpack.unpackb(data)
+        tables = [
+            category
+            for block in tree["dataBlocks"]
+            for category in block["categories"]
+            if category["name"].lower() == "_atom_site"
+        ]
+        for column in tables[0]["columns"] if tables else []:
+            columns[column["name"]] = _decoded_column(column)
+    except Exception as error:
+        # damaged bytes can be anything at all, at any depth
+        fail(f"cannot be read as BinaryCIF ({type(error).__name__}: {str(error)[:80]})")
+    if len(tables) != 1:
+        fail(f"has {len(tables)} tables of atoms; it should have one")
+    return _table_atoms(columns, fail)
+
+
+def _decoded_column(column: dict[str, Any]) -> list[str]:
+    """Return the values of a BinaryCIF column as mmCIF would print them."""
+    values = _decoded(column["data"]["data"], column["data"]["encoding"])
+    text = [str(v) for v in values.tolist()]
+    if column.get("mask") is not None:
+        mask = _decoded(column["mask"]["data"], column["mask"]["encoding"])
+        text = [".?"[m - 1] if m else v for v, m in zip(text, mask.tolist(), strict=True)]
+    return text
+
+
+# BinaryCIF type codes
+_TYPES: Final = {1: "i1", 2: "<i2", 3: "<i4", 4: "u1", 5: "<u2", 6: "<u4", 32: "<f4", 33: "<f8"}
+
+
+def _decoded(data: Any, encodings: list[dict[str, Any]]) -> npt.NDArray[Any]:
+    """Undo the encodings of BinaryCIF, the last one first.
+
+    biopython's own decoder ignores masks and has neither label numbers nor author chains.
+    """
+    for step in reversed(encodings):
+        kind = step["kind"]
+        if kind == "ByteArray":
+            data = np.frombuffer(data, _TYPES[step["type"]])
+        elif kind == "FixedPoint":
+            data = data / step["factor"]
+        elif kind == "IntervalQuantization":
+            width = (step["max"] - step["min"]) / (step["numSteps"] - 1)
+            data = step["min"] + data * width
+        elif kind == "RunLength":
+            runs = data.reshape(-1, 2).astype(np.int64)
+            if runs[:, 1].min(initial=0) < 0 or runs[:, 1].sum() > ROWS:
+                raise ValueError("a run is negative or too long")
+            data = np.repeat(runs[:, 0], runs[:, 1])
+        elif kind == "Delta":
+            data = np.cumsum(data, dtype=np.int64) + step["origin"]
+        elif kind == "IntegerPacking":
+            # a number at the edge of its type goes on in the next one
+            limits = np.iinfo(data.dtype)
+            full = (data == limits.max) | (data == limits.min) & (limits.min < 0)
+            sums = np.cumsum(data, dtype=np.int64)[~full]
+            data = np.diff(sums, prepend=0)
+        elif kind == "StringArray":
+            offsets = _decoded(step["offsets"], step["offsetEncoding"]).tolist()
+            words = [step["stringData"][a:b] for a, b in pairwise(offsets)]
+            index = _decoded(data, step["dataEncoding"])
+            # -1 stands for a value that is not there
+            data = np.array([*words, ""], dtype=object)[index]
+        else:
+            raise ValueError(f"encoding {kind!r} is unknown")
+    if len(data) > ROWS:
+        raise ValueError("too many rows")
+    return np.asarray(data)
+
+
+def _table_atoms(columns: Mapping[str, list[str]], fail: Fail) -> list[Atom]:
+    """Turn the columns of an _atom_site table into atoms."""
+    needed = ("group_PDB", "label_atom_id", "label_comp_id", "label_asym_id")
+    for key in (*needed, "Cartn_x", "Cartn_y", "Cartn_z"):
+        if key not in columns:
+            fail(f"has no _atom_site.{key}, which a table of atoms needs")
+    rows = len(columns["Cartn_x"])
+    for key, values in columns.items():
+        if len(values) != rows:
+            fail(
+                f"has {rows} values of _atom_site.Cartn_x and {len(values)} of _atom_site.{key}; "
+                f"the table is cut off or damaged"
+            )
+
+    def column(key: str, default: str) -> list[str]:
+        return [default if v in (".", "?") else v for v in columns.get(key, [default] * rows)]
+
+    xyz = [columns[f"Cartn_{axis}"] for axis in "xyz"]
+    ids, models = column("id", "?"), column("pdbx_PDB_model_num", "1")
+    chains, numbers = column("auth_asym_id", ""), column("auth_seq_id", "")
+    codes, altlocs = column("pdbx_PDB_ins_code", ""), column("label_alt_id", "")
+    occupancies = column("occupancy", "1")
+    label_chains, labels = column("label_asym_id", ""), column("label_seq_id", "")
+    says = "label_seq_id" in columns
+    atoms = []
+    for i in range(rows):
+        place = f"atom {ids[i]}"
+        try:
+            x, y, z = (_number_of(values[i]) for values in xyz)
+            occupancy = _number_of(occupancies[i])
+        except ValueError:
+            fail(
+                f"{place} has the coordinates {' '.join(values[i] for values in xyz)} and the "
+                f"occupancy {occupancies[i]}; they must be numbers. Leave missing atoms out"
+            )
+        for key, value in (("auth_seq_id", numbers[i]), ("label_seq_id", labels[i])):
+            if value and not re.fullmatch("-?[0-9]{1,9}", value):
+                fail(f"{place} has the {key} {value!r}, not a whole number")
+        inside = None if not says or columns["group_PDB"][i] == "ATOM" else labels[i] != ""
+        atoms.append(
+            Atom(
+                models[i],
+                chains[i],
+                str(int(numbers[i])) if numbers[i] else "",
+                codes[i],
+                columns["label_comp_id"][i].upper(),
+                columns["group_PDB"][i] != "ATOM",
+                columns["label_atom_id"][i],
+                altlocs[i],
+                occupancy,
+                (x, y, z),
+                place,
+                inside,
+                label_chains[i],
+                str(int(labels[i])) if labels[i] else "",
+            )
+        )
+    return atoms
+
+
+def _number_of(text: str) -> float:
+    value = float(text)
+    if "_" in text or np.isnan(value):
+        raise ValueError(text)
+    return value
+
+
+_WATERS: Final = {"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TIP3", "TIP4", "TIP5", "SPC"}
+
+
+_FORMATS: Final = {
+    ".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif",
+}  # fmt: skip
+
+
+def format_of(file: Path) -> tuple[str, str]:
+    """Return the name without extensions, and the format, "" if it is none that is read."""
+    base = Path(file.name[:-3] if file.name.lower().endswith(".gz") else file.name)
+    kind = _FORMATS.get(base.suffix.lower(), "")
+    return base.stem, kind
+
+
+def read_atoms(file: Path, fail: Fail) -> list[Atom]:
+    """Read the atoms of a file of any format."""
+    _, kind = format_of(file)
+    if not kind:
+        fail(f"has an unknown extension; give one of {', '.join(_FORMATS)}, perhaps with .gz")
+    try:
+        data = file.read_bytes()
+    except (OSError, ValueError) as error:
+        fail(f"cannot be opened ({getattr(error, 'strerror', None) or error})")
+    packed = data[:2] == b"\x1f\x8b"
+    if packed != file.name.lower().endswith(".gz") and data:
+        cure = "is compressed; name it .gz" if packed else "is not compressed; drop the .gz"
+        fail(f"{cure}, or check what it is")
+    if packed:
+        try:
+            with gzip.open(io.BytesIO(data)) as stream:
+                data = stream.read(BYTES + 1)
+        except (OSError, EOFError, zlib.error) as error:
+            fail(f"cannot be unpacked ({error}); it is damaged or cut off, fetch it again")
+    if len(data) > BYTES:
+        fail(f"is larger than {BYTES >> 20} MiB; cut out the chains you need")
+    if not data.strip():
+        fail("is empty")
+    if kind == "bcif":
+        return _bcif_atoms(data, fail)
+    if b"\0" in data:
+        fail("holds binary data, not text; BinaryCIF is named .bcif")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # an Å or a name in an old remark; every byte is a letter in this encoding
+        text = data.decode("latin-1")
+    text = re.sub("\r\n?", "\n", text)
+    return _pdb_atoms(text, fail) if kind == "pdb" else _cif_atoms(text, fail)

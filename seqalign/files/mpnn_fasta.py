@@ -1,0 +1,207 @@
+"""FASTA with ProteinMPNN's headers, written and read, our own keys appended to each.
+
+References:
+    Dauparas et al., "Robust deep learning-based protein sequence design using ProteinMPNN",
+    Science 2022, doi 10.1126/science.add2187; file formats as in its repository's helper scripts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from seqalign.files.text import fasta, read_fasta
+
+__all__ = ["Native", "Sample", "mpnn_fasta", "read_mpnn_fasta"]
+
+
+@dataclass(frozen=True)
+class Native:
+    """The first record of ProteinMPNN's FASTA: the sequence that came with the backbone.
+
+    Attributes:
+        name: of the structure.
+        sequence: the designed chains, joined by '/' (`by_chain`).
+        score: mean negative log-probability of the designed residues, nats.
+        global_score: the same over all residues.
+        fixed_chains: seen, not designed.
+        designed_chains: the chains of `sequence`.
+        model_name: of the network, such as v_48_020.
+        seed: of the run.
+        git_hash: of ProteinMPNN's checkout; "unknown", as it prints itself, everywhere else.
+        ca_only: the network sees CA atoms only; the key is then CA_model_name.
+        extra: what we append, by key, as it is printed.
+    """
+
+    name: str
+    sequence: str
+    score: float
+    global_score: float
+    fixed_chains: tuple[str, ...]
+    designed_chains: tuple[str, ...]
+    model_name: str
+    seed: int
+    git_hash: str = "unknown"
+    ca_only: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def header(self) -> str:
+        """The header line without '>'."""
+        model = "CA_model_name" if self.ca_only else "model_name"
+        return (
+            f"{self.name}, score={_four(self.score)}, global_score={_four(self.global_score)}, "
+            f"fixed_chains={list(self.fixed_chains)}, "
+            f"designed_chains={list(self.designed_chains)}, {model}={self.model_name}, "
+            f"git_hash={self.git_hash}, seed={self.seed}{_appended(self.extra)}"
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A designed sequence in ProteinMPNN's FASTA.
+
+    Attributes:
+        sequence: the designed chains, joined by '/' (`by_chain`).
+        temperature: of sampling.
+        sample: its number, from 1.
+        score: mean negative log-probability of the designed residues, nats.
+        global_score: the same over all residues.
+        seq_recovery: share of the designed residues that are the native ones.
+        extra: what we append, by key, as it is printed.
+    """
+
+    sequence: str
+    temperature: float
+    sample: int
+    score: float
+    global_score: float
+    seq_recovery: float
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def header(self) -> str:
+        """The header line without '>'."""
+        return (
+            f"T={float(self.temperature)}, sample={self.sample}, score={_four(self.score)}, "
+            f"global_score={_four(self.global_score)}, "
+            f"seq_recovery={_four(self.seq_recovery)}{_appended(self.extra)}"
+        )
+
+
+def _four(value: float) -> str:
+    # the numbers of the official script are single precision and printed like this
+    return np.format_float_positional(np.float32(value), unique=False, precision=4)
+
+
+def _appended(extra: Mapping[str, str]) -> str:
+    for key, value in extra.items():
+        if not re.fullmatch(r"\w[\w-]*", key) or not re.fullmatch(r"[^\[,\n\r][^,\n\r]*", value):
+            raise ValueError(
+                f"A header cannot hold {key!r}={value!r}: keys are letters, digits, _ and -, "
+                "values have neither commas nor line ends."
+            )
+    return "".join(f", {key}={value}" for key, value in extra.items())
+
+
+def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
+    """Return FASTA text as protein_mpnn_run.py writes it, ours appended to each header.
+
+    Raises:
+        ValueError: something that a header cannot hold.
+    """
+    if native is not None and not re.fullmatch(r"(?!T=)[^,=\n\r>]+", native.name):
+        raise ValueError(
+            f"{native.name!r} cannot be a name in a FASTA header: commas, '=' and '>' separate."
+        )
+    records: list[Native | Sample] = [] if native is None else [native]
+    records += samples
+    return fasta((r.header, r.sequence) for r in records)
+
+
+_PAIR = re.compile(r"\s*(\w[\w-]*)=(\[[^\]]*\]|[^,]*)(?:,|$)")
+
+
+_NATIVE = ("score", "global_score", "fixed_chains", "designed_chains", "git_hash", "seed")
+
+
+_SAMPLE = ("T", "sample", "score", "global_score", "seq_recovery")
+
+
+def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
+    """Return the records of a FASTA file in ProteinMPNN's style, official or ours.
+
+    Raises:
+        ValueError: a header that is not of this style; the message names the record and the key.
+    """
+    native: Native | None = None
+    samples: list[Sample] = []
+    for n, (header, sequence) in enumerate(read_fasta(path), 1):
+        where = f"{path}, record {n}"
+        name, pairs = _pairs(header, where)
+        try:
+            if name is None:
+                samples.append(
+                    Sample(
+                        sequence,
+                        float(pairs["T"]),
+                        int(pairs["sample"]),
+                        float(pairs["score"]),
+                        float(pairs["global_score"]),
+                        float(pairs["seq_recovery"]),
+                        {k: v for k, v in pairs.items() if k not in _SAMPLE},
+                    )
+                )
+                continue
+            if native is not None or samples:
+                raise ValueError("a native sequence stands first or nowhere")
+            model = "CA_model_name" if "CA_model_name" in pairs else "model_name"
+            native = Native(
+                name,
+                sequence,
+                float(pairs["score"]),
+                float(pairs["global_score"]),
+                _names(pairs["fixed_chains"]),
+                _names(pairs["designed_chains"]),
+                pairs[model],
+                int(pairs["seed"]),
+                pairs["git_hash"],
+                model == "CA_model_name",
+                {k: v for k, v in pairs.items() if k not in (*_NATIVE, model)},
+            )
+        except KeyError as error:
+            raise ValueError(
+                f"{where}: the header has no {error.args[0]}=; this is not ProteinMPNN's style."
+            ) from error
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}.") from error
+    return native, samples
+
+
+def _pairs(header: str, where: str) -> tuple[str | None, dict[str, str]]:
+    """Split a header into the name, if there is one, and its key=value pairs."""
+    name, at = None, 0
+    if not header.startswith("T="):
+        name, comma, _ = header.partition(",")
+        at = len(name) + len(comma)
+    pairs: dict[str, str] = {}
+    while at < len(header):
+        match = _PAIR.match(header, at)
+        if match is None or match[1] in pairs:
+            raise ValueError(
+                f"{where}: cannot read the header from {header[at : at + 40]!r} on; it should be "
+                "key=value pairs with ', ' between, no key twice."
+            )
+        pairs[match[1]] = match[2].strip()
+        at = match.end()
+    return name, pairs
+
+
+def _names(text: str) -> tuple[str, ...]:
+    if not re.fullmatch(r"\[(?:'[^']*'(?:, *'[^']*')*)?\]", text):
+        raise ValueError(f"{text!r} is no list of chains such as ['A', 'B']")
+    return tuple(re.findall(r"'([^']*)'", text))
