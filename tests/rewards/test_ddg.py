@@ -17,6 +17,7 @@ from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
 from seqalign.rewards import ddg
+from seqalign.rewards.descriptors import geometry
 
 FACTORIES = {n: partial(ddg.ddg_mini, registered=n) for n in ("ddg-mini", "ddg-mini-b")}
 FOLDER = Path(ddg.__file__).parent
@@ -157,7 +158,7 @@ def test_two_mutations_in_contact_are_not_additive_and_far_ones_are(name):
 
 
 def test_a_helix_has_helical_bonds_and_a_strand_has_none():
-    both = ddg.geometry(
+    both = geometry(
         torch.cat([backbone([HELIX] * 16), backbone([STRAND] * 16) + 60]),
         torch.tensor([0] * 16 + [1] * 16),
     )
@@ -175,7 +176,7 @@ def test_geometry_does_not_change_when_the_backbone_moves():
     )
     rotation[:, 0] *= torch.linalg.det(rotation)
     chain = torch.zeros(LENGTH, dtype=torch.int64)
-    still, moved = ddg.geometry(x, chain), ddg.geometry(x @ rotation.T + 12.5, chain)
+    still, moved = geometry(x, chain), geometry(x @ rotation.T + 12.5, chain)
     assert torch.equal(still.pairs, moved.pairs)
     for field in ("sites", "environment", "contacts", "envelope"):
         torch.testing.assert_close(getattr(still, field), getattr(moved, field), rtol=0, atol=1e-9)
@@ -183,9 +184,9 @@ def test_geometry_does_not_change_when_the_backbone_moves():
 
 def test_geometry_of_two_distant_chains_is_that_of_each():
     a, b = backbone([HELIX] * 12), backbone([STRAND] * 9)
-    joint = ddg.geometry(torch.cat([a, b + 500]), torch.tensor([0] * 12 + [3] * 9))
+    joint = geometry(torch.cat([a, b + 500]), torch.tensor([0] * 12 + [3] * 9))
     for rows, alone in ((slice(0, 12), a), (slice(12, 21), b)):
-        own = ddg.geometry(alone, torch.zeros(len(alone), dtype=torch.int64))
+        own = geometry(alone, torch.zeros(len(alone), dtype=torch.int64))
         torch.testing.assert_close(joint.sites[rows], own.sites, rtol=0, atol=1e-9)
         torch.testing.assert_close(joint.environment[rows], own.environment, rtol=0, atol=1e-9)
 
@@ -200,7 +201,7 @@ def test_geometry_refuses_missing_atoms():
     x = backbone(HAIRPIN)
     x[3, 1] = math.nan
     with pytest.raises(ValueError, match="an atom is missing"):
-        ddg.geometry(x, torch.zeros(LENGTH, dtype=torch.int64))
+        geometry(x, torch.zeros(LENGTH, dtype=torch.int64))
 
 
 # structures ---------------------------------------------------------------------------------------
