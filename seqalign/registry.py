@@ -21,7 +21,6 @@ from importlib.util import find_spec
 from itertools import groupby
 from typing import Any, Literal, Protocol, cast, get_args, get_origin, get_type_hints
 
-import torch
 import yaml
 from torch import Tensor
 
@@ -32,10 +31,10 @@ from seqalign.core.particles import Particles, Samples
 from seqalign.core.process import Process
 from seqalign.core.proposal import Base, Tilted
 from seqalign.core.selection import Resample
-from seqalign.core.sequence import Alphabet
 from seqalign.core.smc import Observe
 from seqalign.core.streams import Streams
 from seqalign.files.numbering import Numbering
+from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.space import DesignSpace
 
 __all__ = [
@@ -58,7 +57,7 @@ __all__ = [
     "to_mapping",
 ]
 
-Kind = Literal["reward", "model", "method"]
+Kind = Literal["reward", "model", "method", "constraint"]
 _GROUPS: dict[str, str] = {kind: f"seqalign.{kind}s" for kind in get_args(Kind)}
 
 
@@ -534,17 +533,7 @@ def load_model(
     wild_type: str | None = None,
     design: str | Sequence[int | str] | None = None,
     fix: str | Sequence[int | str] | Mapping[int | str, str] = "",
-    omit: str = "",
-    allow: Mapping[str, str] | None = None,
-    omit_at: Mapping[str, str] | None = None,
-    bias: Mapping[str, Mapping[str, float]] | None = None,
-    tie: Sequence[Sequence[int | str]] = (),
-    homo_oligomer: Sequence[Sequence[str]] = (),
-    max_mutations: int | None = None,
-    max_homopolymer: int | None = None,
-    composition: Mapping[str, Mapping[str, float]] | None = None,
-    forbid: Sequence[str] = (),
-    net_charge: Mapping[str, int] | None = None,
+    constraints: Sequence[Constraint] = (),
     steps: int | None = None,
     **params: Any,
 ) -> Model | ImageModel:
@@ -555,34 +544,28 @@ def load_model(
 
     Residues are named as in the structure ("A1-56, not A30"), or count from 1 where there is none.
     Positions the model knows nothing about, and chains that are only seen, keep the wild type
-    unless `design` names them. `bias` adds to the logits of some residues: it changes p_pre, all
-    others are hard constraints. Order "random" gets one step per free position unless `steps` is
-    given; `params` go to the model.
+    unless `design` names them. Every installed constraint is a keyword, with the value it has in a
+    campaign: `max_mutations=8, residues={"A9": {"allow": "ILV"}}`; or give objects as
+    `constraints`. Order "random" gets one step per free position unless `steps` is given; what
+    else is given goes to the model.
 
     Raises:
         SpecError: the name or a parameter is unknown, or does not fit the kind of model.
-        ValueError: the constraints cannot be met, or leave nothing to design.
+        ConstraintError: the constraints cannot be met, or leave nothing to design.
     """
     factory = _load("model", name)
+    known = inspect.signature(factory).parameters
+    named = {k: params.pop(k) for k in names("constraint") if k in params and k not in known}
     letters = {
         "wild_type": wild_type,
         "design": design,
         "fix": fix,
-        "omit": omit,
-        "allow": allow,
-        "omit_at": omit_at,
-        "bias": bias,
-        "tie": tie,
-        "homo_oligomer": homo_oligomer,
-        "max_mutations": max_mutations,
-        "max_homopolymer": max_homopolymer,
-        "composition": composition,
-        "forbid": forbid,
-        "net_charge": net_charge,
+        "constraints": constraints,
+        **named,
     }
     if draws_images(name):
         return _image_model(name, factory, letters, steps, params)
-    if wild_type is not None and "wild_type" in inspect.signature(factory).parameters:
+    if wild_type is not None and "wild_type" in known:
         params["wild_type"] = wild_type
     process = _call("model", name, factory, params)
     if getattr(process, "discrete", True) is False:
@@ -606,24 +589,17 @@ def load_model(
         wild_type=wild_type,
         design=wanted,
         fix=fix,
-        omit=omit,
-        allow=allow,
-        omit_at=omit_at,
-        tie=tie,
-        homo_oligomer=homo_oligomer,
-        max_mutations=max_mutations,
-        max_homopolymer=max_homopolymer,
-        composition=composition,
-        forbid=forbid,
-        net_charge=net_charge,
+        constraints=constraints,
         numbering=numbering,
+        **named,
     )
     if not space.free:
-        raise ValueError(
+        raise ConstraintError(
             f"Nothing is left to design: all {length} positions are fixed. Free some with design, "
-            "or fix fewer."
+            "or fix fewer.",
+            ("fix" if fix else "design",),
         )
-    process = replace(process, bias=_bias(bias, process.alphabet, numbering), blocks=space.blocks)
+    process = replace(process, bias=space.bias, blocks=space.blocks)
     # tied positions are revealed together, in one step
     if steps is None and process.order == "random":
         steps = space.reveals
@@ -659,21 +635,3 @@ def _image_model(
     if getattr(process, "discrete", True) or not hasattr(process, "posterior"):
         raise SpecError(f"The model {name!r} made a {type(process).__name__}, no image process.")
     return ImageModel(name, process, card("model", name), given)
-
-
-def _bias(
-    given: Mapping[str, Mapping[str, float]] | None, alphabet: Alphabet, numbering: Numbering
-) -> Tensor | None:
-    """Return (L, V) numbers to add to the logits, in nats; None if there are none."""
-    if not given:
-        return None
-    bias = torch.zeros(len(numbering), len(alphabet))
-    for expression, letters in given.items():
-        where = [i - 1 for i in numbering.positions(expression, "bias")]
-        for letter, added in letters.items():
-            if len(letter) != 1 or letter not in alphabet.letters:
-                raise ValueError(
-                    f"bias: {letter!r} at {expression!r} is not one of {alphabet.letters!r}."
-                )
-            bias[where, alphabet.letters.index(letter)] += added
-    return bias

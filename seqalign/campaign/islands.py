@@ -400,7 +400,7 @@ def reference_designs(model: Model | ImageModel, n: int = 3) -> Designs:
         with torch.no_grad():
             return process.decode(process.prior((1, n), Streams(0, (0,)).at("probe")))
     space = model.space
-    letters = [space._options(i) for i in range(space.length)]
+    letters = space.allowed
     base = [
         space.wild_type[i] if space.wild_type and space.wild_type[i] in some else some[0]
         for i, some in enumerate(letters)

@@ -51,7 +51,6 @@ from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.new import draft
 from seqalign.campaign.plan import Plan
 from seqalign.campaign.run import run as execute
-from seqalign.campaign.schema import ConstraintSpec
 from seqalign.campaign.score import score_table, stored_constants
 from seqalign.campaign.select import reselect
 from seqalign.campaign.status import status
@@ -474,7 +473,7 @@ def _asked(plan: Plan) -> dict[str, Any]:
             for i, a in enumerate(space.allowed)
             if space.fixed[i] == space.alphabet.mask_symbol
         },
-        "max_mutations": space.max_mutations,
+        "constraints": plan.campaign.constraints,
     }
 
 
@@ -493,13 +492,11 @@ def _say_map(plan: Plan, model: registry.Model, say: Callable[[str], object]) ->
     space = model.space
     say(
         f"\nDesign map ({space.length} positions, {space.free} free, {space.length - space.free} "
-        "fixed"
-        + (f", at most {space.max_mutations} mutations" if space.max_mutations is not None else "")
-        + ")"
+        "fixed)"
     )
     for line in _map(plan):
         say(line)
-    if plan.campaign.constraints != ConstraintSpec():
+    if space.constraints:
         say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
 
 
@@ -575,12 +572,10 @@ def _map(plan: Plan) -> list[str]:
         missing = "".join(a for a in letters if a not in some)
         text = f"all but {missing}" if len(missing) < len(some) else some
         lines.append(f"  {_ranges(where, names)}: {text}")
-    given = plan.campaign.constraints
-    for key in ("tie", "homo_oligomer", "max_homopolymer", "composition", "forbid", "net_charge"):
-        said = given.model_dump(exclude_none=True)[key] if getattr(given, key) else None
-        if said:
-            lines.append(f"  {key}: {yaml.safe_dump(said, default_flow_style=True).strip()}")
-    return [line.removesuffix("\n...") for line in lines]
+    for c in space.constraints:
+        label, said = c.words()
+        lines.append(f"  {c.key}: {label[0].lower()}{label[1:]} {said}")
+    return lines
 
 
 def _ranges(indices: list[int], names: Sequence[str]) -> str:

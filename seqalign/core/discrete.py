@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class CategoricalPosterior:
 
     log_probs: Tensor
     relaxed: Tensor | None = None
+    columns: ClassVar[None] = None
 
     @cached_property
     def mean(self) -> Tensor:
