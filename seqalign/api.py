@@ -28,8 +28,9 @@ from seqalign.core.streams import Streams
 from seqalign.files.numbering import mutations
 from seqalign.files.pictures import contact_sheet, data_uri, png
 from seqalign.files.text import fasta, to_csv, write_atomic
+from seqalign.load import Model
 from seqalign.methods.best_of_n import BestOfN
-from seqalign.registry import Model, SpecError, build_method
+from seqalign.registry import SpecError, build_method
 from seqalign.space.space import DesignSpace
 
 __all__ = ["Picks", "Result", "RewardMaker", "draw", "references", "sample", "settle"]
@@ -543,7 +544,9 @@ def sample(
 
 def _start(start: Tensor | Sequence[Particles] | None, island: int) -> Particles | Tensor | None:
     """Return what one island starts from."""
-    return start[island : island + 1] if isinstance(start, Tensor) else start and start[island]
+    if start is None:
+        return None
+    return start[island : island + 1] if isinstance(start, Tensor) else start[island]
 
 
 def _left(budget: Budget | None, calibration: int, parts: Sequence[Samples]) -> Budget | None:
