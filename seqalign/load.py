@@ -130,7 +130,7 @@ def load_model(
     steps: int | None = None,
     **params: Any,
 ) -> Model:
-    """Return a `Model` of sequences, with its design space, or an `ImageModel`.
+    """Return a model, of sequences with its design space.
 
     The model is named, or a process at hand, which takes no `params`.
 
