@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -254,10 +254,8 @@ class StableDiffusion3:
     def encode(self, prompt: str, negative: str) -> Condition:
         """Encode one prompt."""
         pipe, guided = self.pipeline, self.pair is not None
-        tokenizers: list[tuple[Any, int | None]] = [
-            (pipe.tokenizer, None),
-            (pipe.tokenizer_2, None),
-        ]
+        tokenizers: list[tuple[Any, int | None]]
+        tokenizers = [(pipe.tokenizer, None), (pipe.tokenizer_2, None)]
         if pipe.text_encoder_3 is not None:
             tokenizers.append((pipe.tokenizer_3, self.tokens))
         _fits(prompt, tokenizers)
@@ -404,3 +402,98 @@ class LatentDecoder:
             z = z / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         image: Tensor = self.vae.decode(z[None].to(self.vae.dtype), return_dict=False)[0][0]
         return pixels(image.to(z.dtype))
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller of `from_pipeline` said about guidance."""
+
+    guidance: float | None
+    true_guidance: float
+    negative: bool
+    tokens: int | None
+
+    def scale(self, default: float) -> float:
+        """Return the guidance that was asked for."""
+        return default if self.guidance is None else self.guidance
+
+
+def _unconditional(pipeline: Any, size: tuple[int, int], wish: Wish) -> Network:
+    if wish.guidance is not None or wish.negative or wish.true_guidance != 1:
+        raise ValueError(
+            f"{type(pipeline).__name__} has no text condition: leave guidance, true_guidance and "
+            f"negative_prompt out."
+        )
+    _no_long_text(pipeline, wish)
+    config = pipeline.unet.config
+    if any(config.get(key) is not None for key in ("class_embed_type", "num_class_embeds")):
+        raise ValueError("This network takes a class label, which has no place here yet.")
+    return UNet(pipeline)
+
+
+def _text_unet(pipeline: Any, size: tuple[int, int], wish: Wish) -> Network:
+    _no_true_guidance(pipeline, wish)
+    _no_long_text(pipeline, wish)
+    if pipeline.unet.config.time_cond_proj_dim is not None:
+        if wish.negative:
+            raise ValueError(
+                f"{type(pipeline).__name__} takes guidance as an input and was distilled with an "
+                f"empty negative prompt: leave negative_prompt out."
+            )
+        return TextUNet(pipeline, size, scale=wish.scale(8.5))
+    default = 5.0 if getattr(pipeline, "text_encoder_2", None) is not None else 7.5
+    return TextUNet(pipeline, size, pair=_pair(wish.scale(default), wish))
+
+
+def _stable_diffusion_3(pipeline: Any, size: tuple[int, int], wish: Wish) -> Network:
+    _no_true_guidance(pipeline, wish)
+    return StableDiffusion3(pipeline, _pair(wish.scale(7.0), wish), wish.tokens or 256)
+
+
+def _flux(pipeline: Any, size: tuple[int, int], wish: Wish) -> Network:
+    scale = wish.scale(3.5)
+    if not pipeline.transformer.config.guidance_embeds:
+        if wish.guidance is not None:
+            raise ValueError(
+                "This Flux network was distilled without guidance (schnell): leave guidance out."
+            )
+        return Flux(pipeline, _pair(wish.true_guidance, wish), None, wish.tokens or 256)
+    return Flux(pipeline, _pair(wish.true_guidance, wish), scale, wish.tokens or 512)
+
+
+def _pair(scale: float, wish: Wish) -> float | None:
+    if scale < 1:
+        raise ValueError(f"guidance must be >= 1 (1 is none), got {scale}.")
+    if scale == 1 and wish.negative:
+        raise ValueError(
+            "A negative prompt acts through the guidance pair, and its scale is 1: give guidance > "
+            "1 (Flux: true_guidance > 1)."
+        )
+    return None if scale == 1 else scale
+
+
+def _no_true_guidance(pipeline: Any, wish: Wish) -> None:
+    if wish.true_guidance != 1:
+        raise ValueError(
+            f"true_guidance is for Flux; {type(pipeline).__name__} takes guidance instead."
+        )
+
+
+def _no_long_text(pipeline: Any, wish: Wish) -> None:
+    if wish.tokens is not None:
+        raise ValueError(
+            f"{type(pipeline).__name__} has no T5 encoder: leave max_sequence_length out."
+        )
+
+
+UNCONDITIONAL: Final = ("DDPMPipeline", "DDIMPipeline")
+"""Pipelines that read no text."""
+
+NETWORKS: Final[dict[str, Callable[[Any, tuple[int, int], Wish], Network]]] = {
+    **dict.fromkeys(UNCONDITIONAL, _unconditional),
+    "StableDiffusionPipeline": _text_unet,
+    "StableDiffusionXLPipeline": _text_unet,
+    "LatentConsistencyModelPipeline": _text_unet,
+    "StableDiffusion3Pipeline": _stable_diffusion_3,
+    "FluxPipeline": _flux,
+}

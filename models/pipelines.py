@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +32,13 @@ from seqalign.core.process import Designs
 from seqalign.core.streams import Streams
 from seqalign.models.diffusion_kernels import Kernel, kernel_of, moments
 from seqalign.models.diffusion_networks import (
+    NETWORKS,
+    UNCONDITIONAL,
     Condition,
     Encoding,
-    Flux,
     LatentDecoder,
     Network,
-    StableDiffusion3,
-    TextUNet,
-    UNet,
+    Wish,
     pixels,
 )
 
@@ -291,99 +290,6 @@ class PretrainedProcess(Continuous):
 # from a pipeline ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Wish:
-    """What the caller of `from_pipeline` said about guidance."""
-
-    guidance: float | None
-    true_guidance: float
-    negative: bool
-    tokens: int | None
-
-
-def _unconditional(pipeline: Any, size: tuple[int, int], wish: _Wish) -> Network:
-    if wish.guidance is not None or wish.negative or wish.true_guidance != 1:
-        raise ValueError(
-            f"{type(pipeline).__name__} has no text condition: leave guidance, true_guidance and "
-            f"negative_prompt out."
-        )
-    _no_long_text(pipeline, wish)
-    config = pipeline.unet.config
-    if any(config.get(key) is not None for key in ("class_embed_type", "num_class_embeds")):
-        raise ValueError("This network takes a class label, which has no place here yet.")
-    return UNet(pipeline)
-
-
-def _text_unet(pipeline: Any, size: tuple[int, int], wish: _Wish) -> Network:
-    _no_true_guidance(pipeline, wish)
-    _no_long_text(pipeline, wish)
-    if pipeline.unet.config.time_cond_proj_dim is not None:
-        if wish.negative:
-            raise ValueError(
-                f"{type(pipeline).__name__} takes guidance as an input and was distilled with an "
-                f"empty negative prompt: leave negative_prompt out."
-            )
-        return TextUNet(pipeline, size, scale=_given(wish.guidance, 8.5))
-    default = 5.0 if getattr(pipeline, "text_encoder_2", None) is not None else 7.5
-    return TextUNet(pipeline, size, pair=_pair(_given(wish.guidance, default), wish))
-
-
-def _stable_diffusion_3(pipeline: Any, size: tuple[int, int], wish: _Wish) -> Network:
-    _no_true_guidance(pipeline, wish)
-    return StableDiffusion3(pipeline, _pair(_given(wish.guidance, 7.0), wish), wish.tokens or 256)
-
-
-def _flux(pipeline: Any, size: tuple[int, int], wish: _Wish) -> Network:
-    scale = _given(wish.guidance, 3.5)
-    if not pipeline.transformer.config.guidance_embeds:
-        if wish.guidance is not None:
-            raise ValueError(
-                "This Flux network was distilled without guidance (schnell): leave guidance out."
-            )
-        return Flux(pipeline, _pair(wish.true_guidance, wish), None, wish.tokens or 256)
-    return Flux(pipeline, _pair(wish.true_guidance, wish), scale, wish.tokens or 512)
-
-
-def _given(guidance: float | None, default: float) -> float:
-    return default if guidance is None else guidance
-
-
-def _pair(scale: float, wish: _Wish) -> float | None:
-    if scale < 1:
-        raise ValueError(f"guidance must be >= 1 (1 is none), got {scale}.")
-    if scale == 1 and wish.negative:
-        raise ValueError(
-            "A negative prompt acts through the guidance pair, and its scale is 1: give guidance > "
-            "1 (Flux: true_guidance > 1)."
-        )
-    return None if scale == 1 else scale
-
-
-def _no_true_guidance(pipeline: Any, wish: _Wish) -> None:
-    if wish.true_guidance != 1:
-        raise ValueError(
-            f"true_guidance is for Flux; {type(pipeline).__name__} takes guidance instead."
-        )
-
-
-def _no_long_text(pipeline: Any, wish: _Wish) -> None:
-    if wish.tokens is not None:
-        raise ValueError(
-            f"{type(pipeline).__name__} has no T5 encoder: leave max_sequence_length out."
-        )
-
-
-_NETWORKS: Final[dict[str, Callable[[Any, tuple[int, int], _Wish], Network]]] = {
-    "DDPMPipeline": _unconditional,
-    "DDIMPipeline": _unconditional,
-    "StableDiffusionPipeline": _text_unet,
-    "StableDiffusionXLPipeline": _text_unet,
-    "LatentConsistencyModelPipeline": _text_unet,
-    "StableDiffusion3Pipeline": _stable_diffusion_3,
-    "FluxPipeline": _flux,
-}
-
-
 def from_pipeline(
     pipeline: Any,
     *,
@@ -443,10 +349,10 @@ def from_pipeline(
         Kim, Kim & Park, "Test-time alignment of diffusion models without reward over-optimization",
         arXiv 2501.05803 (DAS on Stable Diffusion, SDXL and LCM).
     """
-    kind = next((c.__name__ for c in type(pipeline).__mro__ if c.__name__ in _NETWORKS), None)
+    kind = next((c.__name__ for c in type(pipeline).__mro__ if c.__name__ in NETWORKS), None)
     if kind is None:
         raise TypeError(
-            f"{type(pipeline).__name__} is none of {', '.join(_NETWORKS)}. If it shares their "
+            f"{type(pipeline).__name__} is none of {', '.join(NETWORKS)}. If it shares their "
             f"parts, give e.g. StableDiffusionPipeline(**pipeline.components), or write an Adapter."
         )
     if checkpointing not in get_args(Checkpointing):
@@ -463,8 +369,8 @@ def from_pipeline(
             part.requires_grad_(False).eval()
 
     size, factor = _size(pipeline, kind, height, width)
-    wish = _Wish(guidance, true_guidance, any(negatives), max_sequence_length)
-    network = _NETWORKS[kind](pipeline, size, wish)
+    wish = Wish(guidance, true_guidance, any(negatives), max_sequence_length)
+    network = NETWORKS[kind](pipeline, size, wish)
     channels = _channels(network.module, kind)
     event = (channels, size[0] // factor, size[1] // factor)
     patch = getattr(network.module.config, "patch_size", 1) if kind != "FluxPipeline" else 2
@@ -497,7 +403,7 @@ def _prompts(
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Return the prompts and a negative prompt for each."""
     single = isinstance(negative_prompt, str)
-    if _NETWORKS[kind] is _unconditional:
+    if kind in UNCONDITIONAL:
         if prompt is not None or prompts is not None:
             raise ValueError(f"{kind} has no text condition: leave prompt and prompts out.")
         return None, (negative_prompt,) if isinstance(negative_prompt, str) else ("?",)
@@ -531,7 +437,7 @@ def _size(
     else:
         sample = pipeline.unet.config.sample_size
         multiple = factor
-        if kind in ("DDPMPipeline", "DDIMPipeline"):
+        if kind in UNCONDITIONAL:
             multiple = 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
     if sample is None and (height is None or width is None):
         raise ValueError(f"This {kind} names no size: give height and width in pixels.")
@@ -557,6 +463,6 @@ def _channels(module: Any, kind: str) -> int:
             f"The network of this {kind} maps {given} channels to {back}: it takes more than the "
             f"state (inpainting), or predicts its variance, too. Neither is supported."
         )
-    if kind in ("DDPMPipeline", "DDIMPipeline") and given not in (1, 3):
+    if kind in UNCONDITIONAL and given not in (1, 3):
         raise ValueError(f"Images have 1 or 3 channels; this {kind} has {given}.")
     return given

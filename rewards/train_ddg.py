@@ -54,7 +54,8 @@ from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
 from seqalign.models.splits import bucket
 from seqalign.rewards import ddg
-from seqalign.rewards.ddg import LETTERS, SCALES, Geometry, Potts, geometry
+from seqalign.rewards.descriptors import Geometry, geometry
+from seqalign.rewards.potts import LETTERS, SCALES, Potts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -249,7 +249,9 @@ def _adapter() -> TypeAdapter[Summary]:
 def to_json(summary: Summary) -> dict[str, Any]:
     """Return what summary.json holds; what another medium would say is left out."""
     data = _adapter().dump_python(summary, mode="json")
-    return {key: v for key, v in data.items() if v is not None or key == "log_z"}
+    # a gallery has prompts and a KL, or says that there are none
+    said = {"log_z"} if summary.gallery is None else {"log_z", "prompts", "kl"}
+    return {key: v for key, v in data.items() if v is not None or key in said}
 
 
 def from_json(data: Mapping[str, Any]) -> Summary:

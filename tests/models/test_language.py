@@ -24,15 +24,9 @@ from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.core.streams import Streams
 from seqalign.methods.smc import PlainSMC
-from seqalign.models import language
-from seqalign.models.language import (
-    SPECIAL,
-    VOCABULARY,
-    dplm,
-    esm2,
-    load_language_model,
-    to_transformers,
-)
+from seqalign.models import language_checkpoints
+from seqalign.models.language import SPECIAL, dplm, esm2, load_language_model
+from seqalign.models.language_checkpoints import VOCABULARY, to_transformers
 from seqalign.registry import SpecError, load_reward
 from seqalign.rewards.language import pseudo_log_likelihood
 from seqalign.space.space import DesignSpace
@@ -502,16 +496,18 @@ def test_half_precision_is_near(places):
 @pytest.fixture
 def packages(monkeypatch):
     """Let `find_spec` know some packages otherwise: `packages(esm=None)`."""
-    real = language.find_spec
+    real = language_checkpoints.find_spec
 
     def pretend(**found):
         monkeypatch.setattr(
-            language, "find_spec", lambda name: found[name] if name in found else real(name)
+            language_checkpoints,
+            "find_spec",
+            lambda name: found[name] if name in found else real(name),
         )
-        language._load.cache_clear()
+        language_checkpoints.read_checkpoint.cache_clear()
 
     yield pretend
-    language._load.cache_clear()
+    language_checkpoints.read_checkpoint.cache_clear()
 
 
 def other_esm(tmp_path):
@@ -526,7 +522,7 @@ def test_the_other_esm_package_is_told_and_transformers_takes_over(places, tmp_p
     x = states()
     expected = load_language_model(places["fair"])(x)
     packages(esm=other_esm(tmp_path))
-    assert "EvolutionaryScale" in language.without_fair_esm()
+    assert "EvolutionaryScale" in language_checkpoints.without_fair_esm()
     with pytest.warns(UserWarning, match="read with transformers: the package installed under"):
         model = load_language_model(places["fair"])
     assert model.library == "transformers"
@@ -535,7 +531,7 @@ def test_the_other_esm_package_is_told_and_transformers_takes_over(places, tmp_p
 
 
 def test_missing_packages_are_named(places, packages):
-    assert language.without_fair_esm() == ""
+    assert language_checkpoints.without_fair_esm() == ""
     packages(esm=None, transformers=None)
     with pytest.raises(ModuleNotFoundError, match=r"fair-esm is not installed \(pip install"):
         load_language_model(places["fair"])

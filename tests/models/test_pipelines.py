@@ -126,18 +126,21 @@ def autoencoder(**more: Any) -> Any:
     )
 
 
+UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+}
+
+
 def text_unet(**more: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **{"cross_attention_dim": 8, **more},
+        **{**UNET, "attention_head_dim": 4, "cross_attention_dim": 8, **more},
     )
 
 
@@ -145,13 +148,10 @@ def unet() -> Any:
     from diffusers import UNet2DModel
 
     return UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=8,
-        norm_num_groups=4,
+        **UNET,
     )
 
 

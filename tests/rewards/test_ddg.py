@@ -6,17 +6,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import reward_laws
 import torch
-import variants
 import yaml
 from backbones import HELIX, STRAND, TURN, backbone
-from variants import one_hot
+from reward_laws import one_hot
 
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
 from seqalign.rewards import ddg
+from seqalign.rewards.descriptors import geometry
 
 FACTORIES = {n: partial(ddg.ddg_mini, registered=n) for n in ("ddg-mini", "ddg-mini-b")}
 FOLDER = Path(ddg.__file__).parent
@@ -43,7 +44,7 @@ def structure(sequence=WILD, coords=None, chains=None, design=None):
     )
 
 
-mutants = partial(variants.mutants, WILD)
+mutants = partial(reward_laws.mutants, WILD)
 
 
 @each
@@ -107,14 +108,8 @@ def test_relaxation_is_the_mean_over_independent_letters(name):
 def test_gradient_equals_finite_differences(name):
     reward = FACTORIES[name](structure=structure())
     x = 0.9 * one_hot(mutants(1, 2, 4)) + 0.1 / 20
-    x.requires_grad_()
-    (gradient,) = torch.autograd.grad(reward.relaxed(x).sum(), x)
-    for index in ((0, 0, 3, 4), (0, 1, 20, 9), (0, 1, LENGTH - 1, 0)):
-        up, down = x.detach().clone(), x.detach().clone()
-        up[index] += 1e-4
-        down[index] -= 1e-4
-        difference = float((reward.relaxed(up) - reward.relaxed(down)).sum()) / 2e-4
-        assert float(gradient[index]) == pytest.approx(difference, rel=1e-6, abs=1e-8)
+    where = ((0, 0, 3, 4), (0, 1, 20, 9), (0, 1, LENGTH - 1, 0))
+    reward_laws.gradient_equals_finite_differences(reward, x, where, 1e-4, rel=1e-6, abs=1e-8)
 
 
 @each
@@ -157,7 +152,7 @@ def test_two_mutations_in_contact_are_not_additive_and_far_ones_are(name):
 
 
 def test_a_helix_has_helical_bonds_and_a_strand_has_none():
-    both = ddg.geometry(
+    both = geometry(
         torch.cat([backbone([HELIX] * 16), backbone([STRAND] * 16) + 60]),
         torch.tensor([0] * 16 + [1] * 16),
     )
@@ -175,7 +170,7 @@ def test_geometry_does_not_change_when_the_backbone_moves():
     )
     rotation[:, 0] *= torch.linalg.det(rotation)
     chain = torch.zeros(LENGTH, dtype=torch.int64)
-    still, moved = ddg.geometry(x, chain), ddg.geometry(x @ rotation.T + 12.5, chain)
+    still, moved = geometry(x, chain), geometry(x @ rotation.T + 12.5, chain)
     assert torch.equal(still.pairs, moved.pairs)
     for field in ("sites", "environment", "contacts", "envelope"):
         torch.testing.assert_close(getattr(still, field), getattr(moved, field), rtol=0, atol=1e-9)
@@ -183,9 +178,9 @@ def test_geometry_does_not_change_when_the_backbone_moves():
 
 def test_geometry_of_two_distant_chains_is_that_of_each():
     a, b = backbone([HELIX] * 12), backbone([STRAND] * 9)
-    joint = ddg.geometry(torch.cat([a, b + 500]), torch.tensor([0] * 12 + [3] * 9))
+    joint = geometry(torch.cat([a, b + 500]), torch.tensor([0] * 12 + [3] * 9))
     for rows, alone in ((slice(0, 12), a), (slice(12, 21), b)):
-        own = ddg.geometry(alone, torch.zeros(len(alone), dtype=torch.int64))
+        own = geometry(alone, torch.zeros(len(alone), dtype=torch.int64))
         torch.testing.assert_close(joint.sites[rows], own.sites, rtol=0, atol=1e-9)
         torch.testing.assert_close(joint.environment[rows], own.environment, rtol=0, atol=1e-9)
 
@@ -193,14 +188,14 @@ def test_geometry_of_two_distant_chains_is_that_of_each():
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
 def test_short_chains_have_finite_scores(length):
     reward = ddg.ddg_mini(structure=structure(WILD[:length], backbone(HAIRPIN[:length])))
-    assert bool(reward(variants.mutants(WILD[:length], 1, 3, 1)).isfinite().all())
+    assert bool(reward(reward_laws.mutants(WILD[:length], 1, 3, 1)).isfinite().all())
 
 
 def test_geometry_refuses_missing_atoms():
     x = backbone(HAIRPIN)
     x[3, 1] = math.nan
     with pytest.raises(ValueError, match="an atom is missing"):
-        ddg.geometry(x, torch.zeros(LENGTH, dtype=torch.int64))
+        geometry(x, torch.zeros(LENGTH, dtype=torch.int64))
 
 
 # structures ---------------------------------------------------------------------------------------

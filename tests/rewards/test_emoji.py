@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reward_laws
 import torch
-import yaml
 from safetensors.torch import save
 
 from seqalign.core.objective import RewardError
@@ -397,15 +397,7 @@ def test_command_line(tmp_path, capsys):
 
 @each
 def test_card(name):
-    card = yaml.safe_load((FOLDER / "cards" / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert card["name"] == name
-    assert card["kind"] == "reward"
-    assert card["unit"] == FACTORIES[name]().unit
-    assert card["differentiable"] is True
-    assert all({"what", "split", "seeds", "value", "command"} <= set(f) for f in card["figures"])
-    assert all(r.startswith("@") for r in card["references"])
-    if not name.endswith("holdout"):
-        assert card["holdout_twin"] == f"{name}-holdout"
+    reward_laws.check_twin(reward_laws.card_of(FOLDER, FACTORIES[name]()))
     assert (FOLDER / f"{name}.safetensors").stat().st_size < 1.5e6
 
 

@@ -15,7 +15,7 @@ from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
-from seqalign.rewards import folding, geometry
+from seqalign.rewards import esmfold, folding, geometry
 
 transformers = pytest.importorskip("transformers")
 
@@ -77,7 +77,7 @@ def tiny(tmp_path_factory):
 
 def load(tiny, **options):
     options = {"device": torch.device("cpu"), **options}
-    return folding.Folder(tiny, **options)
+    return esmfold.Folder(tiny, **options)
 
 
 @pytest.fixture(scope="module")
@@ -645,8 +645,8 @@ def test_wrong_settings_by_name(tiny, options, words):
 
 
 def test_without_transformers_the_sentence_says_what_to_install(tiny, monkeypatch):
-    monkeypatch.setattr(folding, "find_spec", lambda name: None)
-    folding.folder.cache_clear()
+    monkeypatch.setattr(esmfold, "find_spec", lambda name: None)
+    esmfold.folder.cache_clear()
     with pytest.raises(ImportError, match=r"pip install 'seqalign\[folding\]'"):
         folding.esmfold(weights=tiny)
 

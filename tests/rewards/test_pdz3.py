@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reward_laws
 import torch
-import variants
-import yaml
+from reward_laws import one_hot
 from safetensors import safe_open
-from variants import one_hot
 
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
@@ -27,7 +26,7 @@ WILD = PROTEIN.encode([pdz3.WILD_TYPE])[0]
 each = pytest.mark.parametrize("name", FACTORIES)
 
 
-mutants = partial(variants.mutants, pdz3.WILD_TYPE)
+mutants = partial(reward_laws.mutants, pdz3.WILD_TYPE)
 
 
 @each
@@ -56,14 +55,8 @@ def test_one_hot_relaxation_equals_call(name, kappa):
 def test_gradient_equals_finite_differences(name, kappa):
     reward = FACTORIES[name](kappa=kappa)
     x = 0.9 * one_hot(mutants(1, 2, 4)) + 0.1 / 20
-    x.requires_grad_()
-    (gradient,) = torch.autograd.grad(reward.relaxed(x).sum(), x)
-    for index in ((0, 0, 3, 4), (0, 1, 40, 9), (0, 1, 83, 0)):
-        up, down = x.detach().clone(), x.detach().clone()
-        up[index] += 1e-5
-        down[index] -= 1e-5
-        difference = float((reward.relaxed(up) - reward.relaxed(down)).sum()) / 2e-5
-        assert float(gradient[index]) == pytest.approx(difference, rel=1e-4, abs=1e-6)
+    where = ((0, 0, 3, 4), (0, 1, 40, 9), (0, 1, 83, 0))
+    reward_laws.gradient_equals_finite_differences(reward, x, where, 1e-5, rel=1e-4, abs=1e-6)
 
 
 @each
@@ -277,15 +270,7 @@ def test_package_refuses_another_name():
 
 @each
 def test_card(name):
-    card = yaml.safe_load((FOLDER / "cards" / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert card["name"] == name
-    assert card["kind"] == "reward"
-    assert card["unit"] == FACTORIES[name]().unit
-    assert card["differentiable"] is True
-    assert all({"what", "split", "seeds", "value", "command"} <= set(f) for f in card["figures"])
-    assert all(r.startswith("@") for r in card["references"])
-    if not name.endswith("holdout"):
-        assert card["holdout_twin"] == f"{name}-holdout"
+    reward_laws.check_twin(reward_laws.card_of(FOLDER, FACTORIES[name]()))
 
 
 def test_factories_are_plain_values():

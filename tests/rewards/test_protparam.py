@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+import reward_laws
 import torch
-import yaml
 from Bio.SeqUtils.ProtParam import ProteinAnalysis
 
 from seqalign.core.process import Designs
@@ -71,15 +71,11 @@ def test_isoelectric_point_of_extremes_is_clamped_as_in_biopython():
 @pytest.mark.parametrize("name", sorted(set(REFERENCE) - {"isoelectric-point"}))
 def test_gradient_equals_finite_differences(name):
     x = torch.rand(1, 2, 12, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    x = (x / x.sum(-1, keepdim=True)).requires_grad_()
-    reward = factory(name)
-    (gradient,) = torch.autograd.grad(reward.relaxed(x).sum(), x)
-    for index in ((0, 0, 0, 2), (0, 1, 5, 8), (0, 1, 11, 3)):
-        up, down = x.detach().clone(), x.detach().clone()
-        up[index] += 1e-4
-        down[index] -= 1e-4
-        difference = float((reward.relaxed(up) - reward.relaxed(down)).sum()) / 2e-4
-        assert float(gradient[index]) == pytest.approx(difference, rel=1e-5, abs=1e-5)
+    x = x / x.sum(-1, keepdim=True)
+    where = ((0, 0, 0, 2), (0, 1, 5, 8), (0, 1, 11, 3))
+    reward_laws.gradient_equals_finite_differences(
+        factory(name), x, where, 1e-4, rel=1e-5, abs=1e-5
+    )
 
 
 def test_gradient_of_the_isoelectric_point_keeps_the_charge_at_zero():
@@ -137,12 +133,4 @@ def test_errors_are_sentences():
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_card(name):
-    path = Path(protparam.__file__).parent / "cards" / f"{name}.yaml"
-    card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    reward = factory(name)
-    assert card["name"] == name
-    assert card["kind"] == "reward"
-    assert card["unit"] == reward.unit
-    assert card["differentiable"] is True
-    assert card["references"]
-    assert all(r.lstrip().startswith("@") for r in card["references"])
+    reward_laws.card_of(Path(protparam.__file__).parent, factory(name))

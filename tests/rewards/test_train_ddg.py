@@ -16,6 +16,7 @@ from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
 from seqalign.rewards import ddg, train_ddg
+from seqalign.rewards.potts import Potts
 from seqalign.rewards.train_ddg import Chain, Row
 
 
@@ -38,7 +39,7 @@ def chain(seed, name="x", cluster="1"):
 
 def network(seed=0):
     torch.manual_seed(seed)
-    made = ddg.Potts(8, 3)
+    made = Potts(8, 3)
     return made.eval().requires_grad_(False)
 
 

@@ -728,7 +728,7 @@ def test_ties_must_be_revealed_together():
     p = masked("random", length=4, steps=4, space=CONSTRAINED["tie"]())
     loose = replace(p.process, blocks=())
     with pytest.raises(ValueError, match=r"blocks=space.blocks"):
-        SMC(loose, p.reward, 1.0, space=p.space)
+        SMC(loose, p.reward, 1.0, space=p.space).init((1, 2), Streams(0, (0,)))
     assert p.space.reveals == 3
     assert p.space.free == 4
 

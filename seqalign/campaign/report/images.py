@@ -120,7 +120,7 @@ def figures(run: Run) -> Figures:
     )
 
 
-def _drawn(run: Run, groups: Groups) -> dict[str, Any]:
+def _drawn(run: Run, groups: Groups) -> Mapping[str, Markup | list[Markup]]:
     summary = run.summary
     labels, prompts = [*summary.guides, *summary.holdouts, *summary.finals], summary.prompts or ()
     lines = [
