@@ -226,11 +226,14 @@ class Picks:
         """
         found: list[dict[str, str | int | float]] = []
         letters, said = self.designs.alphabet is not None, self.mutations()
+        sequences = self.sequences if letters else []
         numbers = [] if letters or self.designs.x.dim() != 3 else self.images.tolist()
         for n, (r, w) in enumerate(zip(self.rewards, self.log_w, strict=True)):
             row: dict[str, str | int | float] = {"sample": n + 1}
             if letters:
-                row |= {"sequence": self.sequences[n], "mutations": said[n]}
+                row["sequence"] = sequences[n]
+            if self.model.wild_type is not None:
+                row["mutations"] = said[n]
             if self.prompts is not None:
                 row["prompt"] = self.prompts[n]
             row |= {"reward": r, "log_w": w}
