@@ -26,9 +26,7 @@ from importlib.util import find_spec
 from itertools import groupby
 from typing import Any, Literal, cast, get_args
 
-import torch
 import yaml
-from torch import Tensor
 
 from seqalign.build import SpecError, make, nearest, plain, settable
 from seqalign.core.discrete import MaskedProcess, UniformProcess
@@ -38,10 +36,10 @@ from seqalign.core.potential import Potential
 from seqalign.core.process import Process
 from seqalign.core.proposal import Proposal
 from seqalign.core.selection import Selection
-from seqalign.core.sequence import Alphabet
 from seqalign.core.tempering import Tempering
 from seqalign.core.value import Value
 from seqalign.files.numbering import Numbering
+from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.space import DesignSpace
 
 __all__ = [
@@ -612,17 +610,7 @@ def load_model(
     wild_type: str | None = None,
     design: str | Sequence[int | str] | None = None,
     fix: str | Sequence[int | str] | Mapping[int | str, str] = "",
-    omit: str = "",
-    allow: Mapping[str, str] | None = None,
-    omit_at: Mapping[str, str] | None = None,
-    bias: Mapping[str, Mapping[str, float]] | None = None,
-    tie: Sequence[Sequence[int | str]] = (),
-    homo_oligomer: Sequence[Sequence[str]] = (),
-    max_mutations: int | None = None,
-    max_homopolymer: int | None = None,
-    composition: Mapping[str, Mapping[str, float]] | None = None,
-    forbid: Sequence[str] = (),
-    net_charge: Mapping[str, int] | None = None,
+    constraints: Sequence[Constraint] = (),
     steps: int | None = None,
     **params: Any,
 ) -> Model:
@@ -635,36 +623,30 @@ def load_model(
 
     Residues are named as in the structure ("A1-56, not A30"), or count from 1 where there is none.
     Positions the model knows nothing about, and chains that are only seen, keep the wild type
-    unless `design` names them. `bias` adds to the logits of some residues: it changes p_pre, all
-    others are hard constraints. Order "random" gets one step per free position unless `steps` is
-    given; `params` go to the model.
+    unless `design` names them. Every installed constraint is a keyword, with the value it has in a
+    campaign: `max_mutations=8, residues={"A9": {"allow": "ILV"}}`; or give objects as
+    `constraints`. Order "random" gets one step per free position unless `steps` is given; what
+    else is given goes to the model.
 
     Raises:
         SpecError: the name or a parameter is unknown, or does not fit the kind of model.
-        ValueError: the constraints cannot be met, or leave nothing to design.
+        ConstraintError: the constraints cannot be met, or leave nothing to design.
     """
     own = None
     if not isinstance(name, str):
         own, name = name, str(getattr(name, "name", type(name).__name__))
+    known = [] if own is not None else parameters("model", name)
+    named = {k: params.pop(k) for k in names("constraint") if k in params and k not in known}
     letters = {
         "wild_type": wild_type,
         "design": design,
         "fix": fix,
-        "omit": omit,
-        "allow": allow,
-        "omit_at": omit_at,
-        "bias": bias,
-        "tie": tie,
-        "homo_oligomer": homo_oligomer,
-        "max_mutations": max_mutations,
-        "max_homopolymer": max_homopolymer,
-        "composition": composition,
-        "forbid": forbid,
-        "net_charge": net_charge,
+        "constraints": constraints,
+        **named,
     }
     if draws_images(name) if own is None else not own.discrete:
         return _image_model(name, own, letters, steps, params)
-    if own is None and wild_type is not None and "wild_type" in parameters("model", name):
+    if wild_type is not None and "wild_type" in known:
         params["wild_type"] = wild_type
     process = _process(name, own, params)
     if getattr(process, "discrete", True) is False:
@@ -687,29 +669,23 @@ def load_model(
         wild_type=wild_type,
         design=wanted,
         fix=fix,
-        omit=omit,
-        allow=allow,
-        omit_at=omit_at,
-        tie=tie,
-        homo_oligomer=homo_oligomer,
-        max_mutations=max_mutations,
-        max_homopolymer=max_homopolymer,
-        composition=composition,
-        forbid=forbid,
-        net_charge=net_charge,
+        constraints=constraints,
         numbering=numbering,
+        **named,
     )
     if not space.free:
-        raise ValueError(
+        raise ConstraintError(
             f"Nothing is left to design: all {length} positions are fixed. Free some with design, "
-            "or fix fewer."
+            "or fix fewer.",
+            ("fix" if fix else "design",),
         )
     order = getattr(process, "order", None)
     if isinstance(process, MaskedProcess):
-        weights = _bias(bias, process.alphabet, numbering)
-        process = replace(process, bias=weights, blocks=space.blocks)
-    elif bias:
-        raise ValueError(f"bias: {name!r} is a UniformProcess; bias is for masked models. Drop it.")
+        process = replace(process, bias=space.bias, blocks=space.blocks)
+    elif space.bias is not None:
+        raise ConstraintError(
+            f"{name!r} is a UniformProcess; a bias is for masked models. Drop it.", ("residues",)
+        )
     # tied positions are revealed together, in one step
     if steps is None and order == "random":
         steps = space.reveals
@@ -761,21 +737,3 @@ def _image_model(
     if getattr(process, "discrete", True) or not hasattr(process, "posterior"):
         raise SpecError(f"The model {name!r} made a {type(process).__name__}, no image process.")
     return Model(name, process, None, card("model", name) if own is None else {}, given)
-
-
-def _bias(
-    given: Mapping[str, Mapping[str, float]] | None, alphabet: Alphabet, numbering: Numbering
-) -> Tensor | None:
-    """Return (L, V) numbers to add to the logits, in nats; None if there are none."""
-    if not given:
-        return None
-    bias = torch.zeros(len(numbering), len(alphabet))
-    for expression, letters in given.items():
-        where = [i - 1 for i in numbering.positions(expression, "bias")]
-        for letter, added in letters.items():
-            if len(letter) != 1 or letter not in alphabet.letters:
-                raise ValueError(
-                    f"bias: {letter!r} at {expression!r} is not one of {alphabet.letters!r}."
-                )
-            bias[where, alphabet.letters.index(letter)] += added
-    return bias

@@ -33,6 +33,8 @@ from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN, Alphabet
 from seqalign.core.streams import Streams
 from seqalign.files.numbering import Numbering
+from seqalign.space.max_mutations import MaxMutations
+from seqalign.space.residues import Residues
 from seqalign.space.space import DesignSpace
 
 # the one false-alarm rate of all statistical tests, in standard errors (two-sided 7e-6 each)
@@ -547,13 +549,10 @@ def space(
     length: int = 3,
 ) -> DesignSpace:
     """Build a design space over ABC."""
-    return DesignSpace(
-        ABC,
-        ABC.mask_symbol * length if fixed is None else fixed,
-        (ABC.letters,) * length if allowed is None else tuple(allowed),
-        wild_type,
-        budget,
-    )
+    length = length if fixed is None else len(fixed)
+    some = [Residues(str(i), letters) for i, letters in enumerate(allowed or (), 1)]
+    most = () if budget is None else (MaxMutations(budget),)
+    return DesignSpace(ABC, length, (*some, *most), fixed or "", wild_type)
 
 
 def constrained(length: int = 4, cut: int | None = None, **constraints: Any) -> DesignSpace:
@@ -587,11 +586,11 @@ CONSTRAINED: dict[str, Callable[[], DesignSpace]] = {
     "tie-forbid": lambda: constrained(tie=[[1, 3]], forbid=["A.A", "DK"]),
     "all": lambda: constrained(
         wild_type="AKDA", max_mutations=3, max_homopolymer=2, composition={"A": {"max": 0.5}},
-        net_charge={"min": -1}, forbid=["KD"], omit_at={"2": "A"},
+        net_charge={"min": -1}, forbid=["KD"], residues={"2": {"omit": "A"}},
     ),
     "all-split": lambda: constrained(
         wild_type="AKDA", max_mutations=3, max_homopolymer=2, composition={"A": {"max": 0.5}},
-        net_charge={"min": -1}, forbid=["KD"], omit_at={"2": "A"}, joint_limit=0,
+        net_charge={"min": -1}, forbid=["KD"], residues={"2": {"omit": "A"}}, joint_limit=0,
     ),
     "all-tied": lambda: constrained(
         wild_type="AKDA", max_mutations=3, tie=[["A1", "B2"]], composition={"K": {"max": 0.5}},
@@ -823,8 +822,7 @@ class Testbed:
     def budget(self, wild: np.ndarray, mutations: int) -> DesignSpace:
         """The design space of a mutation budget."""
         letters = "".join(PROTEIN.letters[a] for a in wild)
-        blank = PROTEIN.mask_symbol * self.length
-        return DesignSpace(PROTEIN, blank, (PROTEIN.letters,) * self.length, letters, mutations)
+        return DesignSpace(PROTEIN, self.length, (MaxMutations(mutations),), wild_type=letters)
 
 
 def replaced(problem: Problem, **changes: Any) -> Problem:

@@ -311,7 +311,7 @@ MUTANTS = (
         "forced-wild-type",
         "the wild type is forced once the budget is spent, with no look-ahead before",
         edit(
-            "space/lookahead",
+            "space/bound",
             "        log_h, given = _budget(split, left)\n",
             "        room = left[..., None] > 0\n"
             "        sure = torch.tensor((0.0, -torch.inf)).double().reshape(2, 1, 1, 1)\n"
@@ -319,7 +319,7 @@ MUTANTS = (
             "        log_h = torch.where(left >= 0, 0.0, -torch.inf).double()\n",
         )
         + edit(
-            "space/lookahead",
+            "space/bound",
             "        if self.keep is None:\n            return None\n",
             "        return None\n",
         ),
@@ -368,9 +368,9 @@ MUTANTS = (
         "tie-looks-at-one",
         "the look-ahead of a tied group takes the law of one of its members",
         edit(
-            "space/space",
-            "law.index_add_(2, self._unit, log_pi)",
-            "law = log_pi.index_select(2, self._leader)",
+            "space/units",
+            "law.index_add_(2, self.of, log_pi)",
+            "law = log_pi.index_select(2, self.leader)",
         ),
         ("space/test_space.py::test_every_look_ahead_is_enumeration_or_says_that_it_is_not",),
     ),
@@ -378,9 +378,9 @@ MUTANTS = (
         "run-across-chains",
         "runs and patterns go on from the end of one chain into the next",
         edit(
-            "space/space",
-            "if i == 0 or chains[i] != chains[i - 1]:",
-            "if i == 0:",
+            "space/positions",
+            "lambda i: self.named.chains[i]",
+            "lambda i: 0",
         ),
         ("space/test_space.py::test_the_verdict_is_the_one_of_enumeration",),
     ),

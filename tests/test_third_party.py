@@ -137,5 +137,5 @@ def test_the_python_door_takes_them_too(campaign):
     assert names
     assert not any(space.violations(s) for s in names)
     with pytest.raises(ValueError, match="bias is for masked models"):
-        sa.load_model("soup", bias={"1": {"A": 1.0}})
+        sa.load_model("soup", residues={"1": {"bias": {"A": 1.0}}})
     assert sa.load_model("soup", steps=4).process.steps == 4

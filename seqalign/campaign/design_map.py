@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import yaml
-
-from seqalign.campaign.schema import ConstraintSpec
 from seqalign.registry import Model
 from seqalign.space.space import DesignSpace
 
 __all__ = ["design_map"]
 
 
-def design_map(model: Model, space: DesignSpace, given: ConstraintSpec) -> list[str]:
+def design_map(model: Model, space: DesignSpace) -> list[str]:
     """Draw the design map, chain by chain: wild type, and below it what may change."""
     names = model.residues
     free = space.alphabet.mask_symbol
@@ -39,11 +36,10 @@ def design_map(model: Model, space: DesignSpace, given: ConstraintSpec) -> list[
         missing = "".join(a for a in letters if a not in some)
         text = f"all but {missing}" if len(missing) < len(some) else some
         lines.append(f"  {_ranges(where, names)}: {text}")
-    for key in ("tie", "homo_oligomer", "max_homopolymer", "composition", "forbid", "net_charge"):
-        said = given.model_dump(exclude_none=True)[key] if getattr(given, key) else None
-        if said:
-            lines.append(f"  {key}: {yaml.safe_dump(said, default_flow_style=True).strip()}")
-    return [line.removesuffix("\n...") for line in lines]
+    for c in space.constraints:
+        label, said = c.words()
+        lines.append(f"  {c.key}: {label[0].lower()}{label[1:]} {said}")
+    return lines
 
 
 def _ranges(indices: list[int], names: Sequence[str]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqalign.campaign.medium import Loaded
 from seqalign.campaign.python import build_object, load_object
-from seqalign.campaign.schema import Campaign, ConstraintSpec, DesignSpec, ResidueSpec
+from seqalign.campaign.schema import Campaign, DesignSpec
 from seqalign.campaign.yaml import KeyPath, Source
 from seqalign.core.process import Process
 from seqalign.files.mpnn_options import import_options
@@ -20,9 +19,12 @@ from seqalign.registry import (
     Model,
     SpecError,
     load_model,
+    names,
     parameters,
     takers,
 )
+from seqalign.space.constraint import ConstraintError
+from seqalign.space.installed import constraints
 
 __all__ = ["load_images", "load_letters", "own_process"]
 
@@ -69,17 +71,13 @@ _ELSEWHERE = {
     "wild_type": "input.wild_type",
     "design": "design.residues",
     "fix": "design.fix",
-    "omit": "constraints.omit",
-    "allow": "constraints.residues.RESIDUES.allow",
-    "omit_at": "constraints.residues.RESIDUES.omit",
-    "bias": "constraints.residues.RESIDUES.bias",
-    "tie": "constraints.tie",
-    "homo_oligomer": "constraints.homo_oligomer",
-    "max_mutations": "constraints.max_mutations",
-    "max_homopolymer": "constraints.max_homopolymer",
-    "composition": "constraints.composition",
-    "forbid": "constraints.forbid",
-    "net_charge": "constraints.net_charge",
+}
+
+
+_PLACES: dict[KeyPath, KeyPath] = {
+    ("wild_type",): ("input", "wild_type"),
+    ("design",): ("design", "residues"),
+    ("fix",): ("design", "fix"),
 }
 
 
@@ -140,9 +138,11 @@ def _load_space(
 ) -> tuple[Model, str | None]:
     spec = campaign.model
     params = dict(spec.model_extra or {})
+    takes = _takes(campaign)
+    elsewhere = _ELSEWHERE | {k: f"constraints.{k}" for k in names("constraint") if k not in takes}
     for key in params:
-        if key in _ELSEWHERE:
-            other = _ELSEWHERE[key]
+        if key in elsewhere:
+            other = elsewhere[key]
             raise source.error(("model", key), f"this does not belong here; write {other}.")
     if spec.device == "cuda":
         raise source.error(
@@ -157,7 +157,6 @@ def _load_space(
             )
     params = params if own is None else {}
     wild, digest = _wild_type(campaign, source)
-    takes = _takes(campaign)
     if structure is not None:
         if "structure" not in takes:
             raise source.error(
@@ -172,51 +171,41 @@ def _load_space(
             f"the model {spec.name!r} designs for a backbone. Give input.structure, a PDB or mmCIF "
             "file.",
         )
-    constraints = campaign.constraints
     fix: Any = campaign.design.fix
-    given = _imported(campaign, source, structure)
-    if given.get("fix"):
+    given = dict(_imported(campaign, source, structure))
+    imported = given.pop("fix", "")
+    if imported:
         if isinstance(fix, dict):
             raise source.error(
                 ("design", "fix"),
                 "letters cannot be given here when design.proteinmpnn fixes residues too. Name "
                 "residues, or leave one of the two out.",
             )
-        fix = ", ".join(filter(None, (_joined(fix), given["fix"])))
-    residues, charge = dict(constraints.residues), constraints.net_charge
-    for key, item in given.get("residues", {}).items():
-        if key in residues:
-            raise source.error(
-                ("constraints", "residues", key),
-                "design.proteinmpnn speaks about it too. Keep one.",
-            )
-        residues[key] = ResidueSpec(**item)
+        fix = ", ".join(filter(None, (_joined(fix), imported)))
+    for key, value in given.items():
+        for both in campaign.constraints.get(key, {}) if isinstance(value, dict) else ():
+            if both in value:
+                raise source.error(
+                    ("constraints", key, both), "design.proteinmpnn speaks about it too. Keep one."
+                )
     try:
         model = load_model(
             own or spec.name,
             wild_type=wild,
             design=_text(campaign.design.residues),
             fix=fix if isinstance(fix, dict) else _text(fix),
-            omit="".join(dict.fromkeys(constraints.omit + given.get("omit", ""))),
-            allow={k: v.allow for k, v in residues.items() if v.allow is not None},
-            omit_at={k: v.omit for k, v in residues.items() if v.omit is not None},
-            bias={k: v.bias for k, v in residues.items() if v.bias is not None},
-            tie=[*constraints.tie, *given.get("tie", [])],
-            homo_oligomer=constraints.homo_oligomer,
-            max_mutations=constraints.max_mutations,
-            max_homopolymer=constraints.max_homopolymer,
-            composition={
-                k: v.model_dump(exclude_none=True) for k, v in constraints.composition.items()
-            },
-            forbid=constraints.forbid,
-            net_charge=None if charge is None else charge.model_dump(exclude_none=True),
+            constraints=(*constraints(campaign.constraints), *constraints(given)),
             steps=spec.steps,
             **params,
         )
     except SpecError as error:
         raise source.error(("model", *error.path), str(error)) from error
+    except ConstraintError as error:
+        # what is no constraint has its own place
+        place = _PLACES.get(error.path, ("constraints", *error.path))
+        raise source.error(place, str(error)) from error
     except (ValueError, TypeError) as error:
-        raise source.error(_blame(str(error), campaign), str(error)) from error
+        raise source.error(("model",), str(error)) from error
     if model.space is None:
         raise source.error(
             ("model", "name"),
@@ -271,7 +260,7 @@ def _load_images(
         (("input", "context"), asked.context is not None),
         (("input", "wild_type"), asked.wild_type != "model"),
         (("design",), campaign.design != DesignSpec()),
-        (("constraints",), campaign.constraints != ConstraintSpec()),
+        (("constraints",), bool(campaign.constraints)),
     ]
     for path, there in said:
         if there:
@@ -344,45 +333,6 @@ def _imported(campaign: Campaign, source: Source, structure: Structure | None) -
         return import_options(there, structure.name, structure.numbering, structure.known.tolist())
     except (OSError, ValueError) as error:
         raise source.error(path, str(error)) from error
-
-
-def _blame(message: str, campaign: Campaign) -> KeyPath:
-    """Return the key an error of the design space is about, as far as its words tell."""
-    if message.startswith(("wild_type", "DesignSpace: wild_type")):
-        return ("input", "wild_type")
-    for key in ("design", "fix"):
-        if message.startswith(f"{key}:"):
-            return ("design", "residues" if key == "design" else key)
-    start = message.partition(":")[0]
-    if start in ("allow", "omit", "bias"):
-        for key in campaign.constraints.residues:
-            if any(f"{part.strip()!r}" in message for part in (key, *key.split(","))):
-                return ("constraints", "residues", key)
-        return ("constraints", "omit" if start == "omit" else "residues")
-    # the constraint named first is the one that cannot be met
-    found = [
-        (place, key)
-        for key in (
-            "max_mutations",
-            "tie",
-            "homo_oligomer",
-            "max_homopolymer",
-            "composition",
-            "forbid",
-            "net_charge",
-        )
-        if (place := message.find(key)) >= 0
-    ]
-    if found:
-        return ("constraints", min(found)[1])
-    at = re.search(r"position (\w+)", message)
-    if at is not None:
-        if "is fixed to" in message:
-            return ("design", "fix")
-        for key in campaign.constraints.residues:
-            if re.search(rf"(?<!\d){at[1]}(?!\w)", key) or "-" in key:
-                return ("constraints", "residues", key)
-    return ("design",) if "design" in message else ("constraints",)
 
 
 def _file_hash(path: Path) -> str:

@@ -29,7 +29,7 @@ from seqalign.campaign.metrics import (
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
-from seqalign.campaign.schema import Campaign, ConstraintSpec, RewardSpec
+from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.yaml import Source
@@ -279,7 +279,7 @@ class Letters:
     def probe(self, model: Model, n: int = 3) -> tuple[Designs, str]:
         """Return n allowed sequences near the wild type, (1, n), and what they are in words."""
         space = space_of(model)
-        letters = [space._options(i) for i in range(space.length)]
+        letters = space.allowed
         base = [
             space.wild_type[i] if space.wild_type and space.wild_type[i] in some else some[0]
             for i, some in enumerate(letters)
@@ -376,21 +376,19 @@ class Letters:
             "free": space.free,
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
-            "max_mutations": space.max_mutations,
+            "constraints": plan.campaign.constraints,
         }
 
     def say(self, plan: Plan, say: Say) -> None:
         """Say which letters may change, and where."""
-        space, most = space_of(plan.model), space_of(plan.model).max_mutations
+        space = space_of(plan.model)
         say(
             f"\nDesign map ({space.length} positions, {space.free} free, "
-            f"{space.length - space.free} fixed"
-            + (f", at most {most} mutations" if most is not None else "")
-            + ")"
+            f"{space.length - space.free} fixed)"
         )
-        for line in design_map(plan.model, space, plan.campaign.constraints):
+        for line in design_map(plan.model, space):
             say(line)
-        if plan.campaign.constraints != ConstraintSpec():
+        if space.constraints:
             say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:

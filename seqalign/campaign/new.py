@@ -17,6 +17,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from seqalign import weights
+from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.residues import LETTERS
 from seqalign.files.structure import Structure, read_structure
@@ -31,7 +32,8 @@ from seqalign.registry import (
     parameters,
     takers,
 )
-from seqalign.space.space import CHARGE
+from seqalign.space.installed import find, keys
+from seqalign.space.positions import ConstraintError, Positions
 
 __all__ = ["Draft", "new"]
 
@@ -71,7 +73,7 @@ class _Given:
         alpha: how close to follow them.
         chains: of a structure; None for a sequence.
         residues: text that names all residues of a structure.
-        copies: two chains of equal numbers.
+        absent: sentences on constraints that are not shown.
     """
 
     title: str
@@ -84,7 +86,7 @@ class _Given:
     alpha: float
     chains: Sequence[str] | None = None
     residues: str | None = None
-    copies: Sequence[str] = ()
+    absent: Sequence[str] = ()
 
 
 def new(given: Path, out: Path, model: str | None = None) -> Draft:
@@ -184,28 +186,18 @@ def _of_structure(file: Path, model: str) -> _Given:
     numbering, letters = structure.known_numbering, structure.wild_type
     chains = list(dict.fromkeys(numbering.chains))
     residues = _all_of(numbering)
-    free = list(range(1, len(letters) + 1))
-    twins = next(
-        (
-            [a, b]
-            for i, a in enumerate(chains)
-            for b in chains[i + 1 :]
-            if _numbers(numbering, a) == _numbers(numbering, b)
-        ),
-        [],
-    )
+    at = Positions(PROTEIN, len(letters), letters, numbering=numbering)
     return _Given(
         title=f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
         model=model,
         about=_about(structure),
         ends=numbering.name(1),
-        constraints=_constraints(letters, numbering, free, twins, cysteine=True),
         active="max_homopolymer",
         guides="stability",
         alpha=0.5,
         chains=chains if all(chains) else [],
         residues=residues,
-        copies=twins,
+        **_constraints(at),
     )
 
 
@@ -244,7 +236,8 @@ def _of_sequence(file: Path, model: str | None) -> _Given:
                 f"{len(letters)} of {file} are another sequence. Leave --model out, or take esm2."
             )
         kept = set(numbering.positions(getattr(_loaded(model).process, "keep", ""), "keep"))
-    free = [i for i in range(1, len(letters) + 1) if i not in kept]
+    fixed = "".join(a if i in kept else PROTEIN.mask_symbol for i, a in enumerate(letters, 1))
+    at = Positions(PROTEIN, len(letters), letters, fixed)
     about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1", *_ruler(letters)]
     if kept:
         shown = _ranges(sorted(kept))
@@ -254,11 +247,11 @@ def _of_sequence(file: Path, model: str | None) -> _Given:
         title=f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
         model=model,
         about=about,
-        ends=str(free[0]),
-        constraints=_constraints(letters, numbering, free, [], cysteine=False),
+        ends=at.name(at.free[0]),
         active="max_mutations",
         guides="pdz3" if known else "",
         alpha=0.15 if known else 0.5,
+        **_constraints(at),
     )
 
 
@@ -277,10 +270,6 @@ def _loaded(model: str) -> Model:
     if found.space is None:
         raise SpecError(f"The model {model!r} draws images. Leave --model out.")
     return found
-
-
-def _numbers(numbering: Numbering, chain: str) -> list[str]:
-    return [n for c, n in zip(numbering.chains, numbering.numbers, strict=True) if c == chain]
 
 
 def _all_of(numbering: Numbering) -> str | None:
@@ -351,49 +340,19 @@ def _about(structure: Structure) -> list[str]:
     return lines
 
 
-def _constraints(
-    letters: str, numbering: Numbering, free: Sequence[int], twins: Sequence[str], *, cysteine: bool
-) -> list[tuple[str, Any, str]]:
+def _constraints(at: Positions) -> dict[str, Any]:
     """Return (key, example, comment) of every constraint, each valid for this protein."""
-    n = len(free)
-    one, two, three = (free[min(k, n - 1)] for k in (n // 4, n // 2, 3 * n // 4))
-    wild = letters[one - 1]
-    allow = wild + "".join(a for a in "AILMV" if a != wild)
-    residues = {
-        numbering.name(three): {"bias": {"K": -0.5}},
-        numbering.name(two): {"omit": "".join(a for a in "PG" if a != letters[two - 1])},
-        numbering.name(one): {"allow": allow},
-    }
-    longest = max(len(list(run)) for _, run in groupby(letters))
-    charge = sum(CHARGE.get(a, 0) for a in letters)
-    alanine = -(-100 * letters.count("A") // len(letters)) / 100
-    own = "the wild type has"
-    rows: list[tuple[str, Any, str]] = [
-        (
-            "omit",
-            "C" if cysteine or "C" not in letters else "M" if "M" not in letters else "W",
-            f"letters that never appear; {own} C × {letters.count('C')}",
-        ),
-        ("residues", dict(reversed(residues.items())), "bias adds to logits and is no constraint"),
-        ("max_mutations", max(1, min(12, n // 4)), "from the wild type"),
-        ("max_homopolymer", max(4, longest), f"longest run of one letter; {own} {longest}"),
-        ("composition", {"A": {"max": max(0.15, alanine)}}, "fractions of all residues"),
-        ("forbid", ["N[^P][ST]"], "regular expressions; this one is N-glycosylation"),
-        ("net_charge", {"min": charge - 4, "max": charge + 4}, f"K, R +1, D, E -1; {own} {charge}"),
-    ]
-    if len(free) > 1:
-        pair = [numbering.name(one), numbering.name(three if three != one else free[-1])]
-        if twins:
-            home = dict(
-                zip(
-                    zip(numbering.chains, numbering.numbers, strict=True),
-                    range(1, len(numbering) + 1),
-                    strict=True,
-                )
-            )
-            number = _numbers(numbering, twins[0])[0]
-            pair = [numbering.name(home[(c, number)]) for c in twins]
-        rows.insert(2, ("tie", [pair], "positions that take the same letter"))
-    if twins:
-        rows.insert(3, ("homo_oligomer", [list(twins)], "chains tied position by position"))
-    return rows
+    found, absent = [], []
+    for key in keys():
+        try:
+            found.append(find(key))
+        except ConstraintError as error:
+            absent.append(str(error))
+    shown, found = [], sorted(found, key=lambda c: (c.rank, c.key))
+    for c in found:
+        example = c.example(at)
+        if example is None:
+            absent.append(f"{c.key}: nothing to show for this protein.")
+        else:
+            shown.append((c.key, *example))
+    return {"constraints": shown, "absent": absent}

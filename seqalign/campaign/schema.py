@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from seqalign.core.callables import OnFailure
+from seqalign.space.constraint import ConstraintError
+from seqalign.space.installed import keys, schema
 
-__all__ = ["Campaign", "ResidueSpec", "RewardSpec"]
+__all__ = ["Campaign", "RewardSpec"]
 
 
 class _Strict(BaseModel):
@@ -39,40 +43,20 @@ class DesignSpec(_Strict):
     proteinmpnn: dict[str, str] = Field(default_factory=dict)
 
 
-class ResidueSpec(_Strict):
-    """Letters of some positions; `bias` is added to the model's logits and is no constraint."""
-
-    allow: str | None = None
-    omit: str | None = None
-    bias: dict[str, float] | None = None
-
-
-class BoundsSpec(_Strict):
-    """An interval; an open end is left out."""
-
-    min: float | None = Field(default=None, allow_inf_nan=False)
-    max: float | None = Field(default=None, allow_inf_nan=False)
+def _constraints(given: Any) -> Any:
+    """Return constraints by key, each checked by its own schema; what is not said is left out."""
+    if not isinstance(given, Mapping):
+        return given
+    there = {key: value for key, value in given.items() if value is not None}
+    try:
+        model = schema(key for key in there if key in keys())
+    except ConstraintError as error:
+        raise PydanticCustomError("constraint", "{said}", {"said": str(error)}) from error
+    return model.model_validate(there).model_dump(exclude_none=True, exclude_unset=True)
 
 
-class ChargeSpec(_Strict):
-    """An interval of whole charges."""
-
-    min: int | None = None
-    max: int | None = None
-
-
-class ConstraintSpec(_Strict):
-    """Hard constraints."""
-
-    omit: str = ""
-    residues: dict[str, ResidueSpec] = Field(default_factory=dict)
-    tie: list[list[str | int]] = Field(default_factory=list)
-    homo_oligomer: list[list[str]] = Field(default_factory=list)
-    max_mutations: int | None = Field(default=None, ge=0)
-    max_homopolymer: int | None = Field(default=None, ge=1)
-    composition: dict[str, BoundsSpec] = Field(default_factory=dict)
-    forbid: list[str] = Field(default_factory=list)
-    net_charge: ChargeSpec | None = None
+# hard constraints by key, as plain values: what is installed decides which there are
+Constraints = Annotated[dict[str, Any], BeforeValidator(_constraints)]
 
 
 class ModelSpec(_Open):
@@ -157,7 +141,7 @@ class Campaign(_Strict):
     seed: int = Field(default=0, ge=0)
     input: InputSpec = InputSpec()
     design: DesignSpec = DesignSpec()
-    constraints: ConstraintSpec = ConstraintSpec()
+    constraints: Constraints = Field(default_factory=dict)
     model: ModelSpec
     rewards: dict[str, RewardSpec] = Field(min_length=1)
     sampler: SamplerSpec = SamplerSpec()

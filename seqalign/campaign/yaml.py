@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from seqalign.campaign.schema import Campaign
 from seqalign.registry import names, nearest
+from seqalign.space.installed import known, schema
 
 __all__ = ["CampaignError", "KeyPath", "Source", "read"]
 
@@ -194,24 +195,10 @@ def _refuse_later(data: Any, source: Source, path: KeyPath = ()) -> None:
 
 def _known_keys(path: KeyPath) -> tuple[str, ...]:
     """Return the keys the schema knows in the mapping at a path."""
-    model: Any = Campaign
-    for part in path:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return ()
-        field = model.model_fields.get(str(part))
-        if field is None:
-            return ()
-        hint = field.annotation
-        args = getattr(hint, "__args__", ())
-        model = next((a for a in args if isinstance(a, type) and issubclass(a, BaseModel)), hint)
-        if getattr(hint, "__origin__", None) is dict:
-            rest = path[path.index(part) + 1 :]
-            return (
-                tuple(model.model_fields)
-                if len(rest) == 1 and hasattr(model, "model_fields")
-                else ()
-            )
-    return tuple(model.model_fields) if hasattr(model, "model_fields") else ()
+    if path[:1] == ("constraints",):
+        below = path[1:]
+        return known(schema([str(below[0])]), below) if below else tuple(names("constraint"))
+    return known(Campaign, path)
 
 
 def _short(value: Any) -> str:
@@ -255,6 +242,8 @@ def _sentence(error: Mapping[str, Any], source: Source) -> str:
         return f"{place}unknown key. {nearest(str(path[-1]), _known_keys(path[:-1]))}"
     if kind == "missing":
         return f"{place}this key is required and missing. Add it."
+    if kind == "constraint":
+        return f"{place}{error['msg']}"
     if kind == "literal_error":
         return f"{place}{_short(value)} is not allowed; choose {error['ctx']['expected']}."
     if kind == "string_pattern_mismatch":

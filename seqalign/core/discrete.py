@@ -65,6 +65,7 @@ class CategoricalPosterior:
     columns: ClassVar[None] = None
     log_probs: Tensor
     relaxed: Tensor | None = None
+    columns: ClassVar[None] = None
 
     @cached_property
     def mean(self) -> Tensor:

@@ -1,8 +1,8 @@
 """Is there a sequence at all? An exact search by integer programming, before anything is sampled.
 
-One 0/1 variable per unit and allowed letter; counters and runs are linear in them, and each
-forbidden pattern is the flow through its automaton. What is found is checked letter by letter by
-the caller; "no sequence" is the solver's proof.
+One 0/1 variable per unit and allowed letter; counters and rows are linear in them, and any other
+automaton is a flow through its states. What is found is checked letter by letter by the caller; "no
+sequence" is the solver's proof.
 
 References:
     Côté, Gendron & Rousseau, "Modeling the regular constraint with integer programming", CPAIOR
@@ -12,17 +12,18 @@ References:
 
 from __future__ import annotations
 
-from collections import Counter as Count
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from seqalign.space.automaton import Automaton
-from seqalign.space.lookahead import Counter
+from seqalign.space.constraint import Constraint, Positions
+from seqalign.space.counter import Counter, Flags
+from seqalign.space.units import Units
 
-__all__ = ["Problem", "Undecided"]
+__all__ = ["Part", "Problem", "Undecided"]
 
 SECONDS = 60.0
 
@@ -32,27 +33,47 @@ class Undecided(RuntimeError):
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """What one constraint asks of units.
+
+    Attributes:
+        constraint: it.
+        counter: a weighted count of units within bounds, or None.
+        automaton: what every chain must obey, or None.
+    """
+
+    constraint: Constraint
+    counter: Counter | None
+    automaton: Automaton | None
+
+    @classmethod
+    def of(cls, constraint: Constraint, at: Positions, units: Units) -> Part:
+        """Ask a constraint."""
+        counter = constraint.counter(at)
+        counter = None if counter is None else units.counter(counter)
+        return cls(constraint, counter, constraint.automaton(at))
+
+
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Constraints on one letter per unit.
 
     Attributes:
+        at: the positions.
+        units: what takes one letter.
         allowed: (U, V) flags.
-        chains: units in reading order, one tuple per chain.
-        counters: bounds on weighted counts.
-        run: largest number of equal letters in a row; None for no limit.
-        patterns: one automaton per forbidden pattern.
+        parts: counters and automata.
     """
 
-    allowed: npt.NDArray[np.bool_]
-    chains: tuple[tuple[int, ...], ...]
-    counters: tuple[Counter, ...] = ()
-    run: int | None = None
-    patterns: tuple[Automaton, ...] = ()
+    at: Positions
+    units: Units
+    allowed: Flags
+    parts: tuple[Part, ...]
 
-    def solve(self, nearest: Counter | None = None) -> tuple[list[int], int] | None:
-        """Return tokens (U,) that obey everything and a distance, or None if there are none.
+    def solve(self, nearest: Part | None = None) -> list[int] | None:
+        """Return tokens (U,) that obey everything, or None if there are none.
 
-        The distance is by how much the sequence misses the bounds of `nearest`, as small as can be.
+        The count of `nearest` may miss its bounds, by as little as can be.
 
         Raises:
             Undecided: the search took longer than a minute.
@@ -67,21 +88,23 @@ class Problem:
         slack = len(units)
         for u in range(len(self.allowed)):
             model.row({int(i): 1.0 for i in place[u] if i >= 0}, 1, 1)
-        for c in (*self.counters, *([nearest] if nearest else [])):
-            weights = {
-                i: float(c.weight[u, a])
-                for i, (u, a) in enumerate(zip(units, letters, strict=True))
-                if c.weight[u, a]
-            }
-            for sign, bound in ((1, c.high), (-1, c.low)):
+        for part in self.parts:
+            c = part.counter
+            weights = (
+                {}
+                if c is None
+                else {
+                    i: float(c.weight[u, a])
+                    for i, (u, a) in enumerate(zip(units, letters, strict=True))
+                    if c.weight[u, a]
+                }
+            )
+            for sign, bound in () if c is None else ((1, c.high), (-1, c.low)):
                 if bound is not None:
                     row = {i: sign * w for i, w in weights.items()}
-                    model.row(row | ({slack: -1.0} if c is nearest else {}), -np.inf, sign * bound)
-        for chain in dict.fromkeys(self.chains):
-            if self.run is not None:
-                self._runs(model, place, chain, self.run)
-            for automaton in self.patterns:
-                _flow(model, place, chain, automaton)
+                    free = {slack: -1.0} if part is nearest else {}
+                    model.row(row | free, -np.inf, sign * bound)
+            self._read(model, place, part)
         whole = np.zeros(model.size)
         whole[:slack] = 1
         cost = np.zeros(model.size)
@@ -109,19 +132,74 @@ class Problem:
         tokens = [0] * len(self.allowed)
         for u, a in zip(units[chosen].tolist(), letters[chosen].tolist(), strict=True):
             tokens[u] = a
-        return tokens, round(float(found.x[slack]))
+        return tokens
 
-    @staticmethod
-    def _runs(
-        model: _Model, place: npt.NDArray[np.int64], chain: tuple[int, ...], run: int
-    ) -> None:
-        """No run + 1 sites in a row may hold one letter."""
-        for i in range(len(chain) - run):
-            window = Count(chain[i : i + run + 1])
-            able = (place[list(window)] >= 0).all(0)
-            for a in np.flatnonzero(able).tolist():
-                row = {int(place[u, a]): float(n) for u, n in window.items()}
-                model.row(row, -np.inf, run)
+    def _read(self, model: _Model, place: npt.NDArray[np.int64], part: Part) -> None:
+        """Add what reads the chains, as rows or as a flow through each different chain."""
+        if part.automaton is None:
+            return
+        rows = part.constraint.rows(self.at)
+        if rows is None:
+            for chain in dict.fromkeys(self.units.sites):
+                _flow(model, place, chain, part.automaton)
+            return
+        unit = self.units.of.tolist()
+        for numbers, most in rows:
+            row: dict[int, float] = {}
+            for (i, a), n in numbers.items():
+                variable = int(place[unit[i], a])
+                row[variable] = row.get(variable, 0.0) + n
+            # a letter that is not allowed is no variable; a sum that cannot be too large says
+            # nothing
+            row.pop(-1, None)
+            if sum(row.values()) > most:
+                model.row(row, -np.inf, most)
+
+    # why there is none ----------------------------------------------------------------------------
+
+    def without(self, part: Part, *instead: Part) -> Problem:
+        """Return the problem with other parts in the place of one."""
+        return replace(self, parts=(*(p for p in self.parts if p is not part), *instead))
+
+    def conflict(self, allowed: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        """Return why no sequence obeys all parts, and where that is written.
+
+        `allowed` are the letters of each position, L strings.
+        """
+        for part in self.parts:
+            # the one constraint without which there would be a sequence, and how far it would
+            # have to give way
+            if self.without(part).solve() is not None:
+                c = part.constraint
+                return c.cure(self.at, _Search(self, part, allowed)), c.path
+        kept = self
+        for part in self.parts:
+            less = kept.without(part)
+            kept = less if less.solve() is None else kept
+        names = [p.constraint.title for p in kept.parts]
+        path = kept.parts[0].constraint.path if kept.parts else ()
+        if len(names) == 1:
+            return f"{names[0]} leaves no sequence among the allowed letters; loosen it.", path
+        return f"{', '.join(names)} exclude one another; loosen at least one of them.", path
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Questions about the one part that leaves no sequence."""
+
+    problem: Problem
+    part: Part
+    allowed: tuple[str, ...]
+
+    def nearest(self) -> int:
+        tokens, counter = self.problem.solve(nearest=self.part), self.part.counter
+        assert tokens is not None
+        assert counter is not None
+        return counter.total(tokens)
+
+    def admits(self, other: Constraint) -> bool:
+        part = Part.of(other, self.problem.at, self.problem.units)
+        return self.problem.without(self.part, part).solve() is not None
 
 
 class _Model:

@@ -74,23 +74,13 @@ def uncommented(text):
 
 def build(campaign, length, wild, numbering):
     """The design space of a campaign, without a network."""
-    c = campaign.constraints
     return DesignSpace.build(
         PROTEIN,
         length,
         wild_type=wild,
         design=campaign.design.residues,
         fix=campaign.design.fix,
-        omit=c.omit,
-        allow={k: v.allow for k, v in c.residues.items() if v.allow is not None},
-        omit_at={k: v.omit for k, v in c.residues.items() if v.omit is not None},
-        tie=c.tie,
-        homo_oligomer=c.homo_oligomer,
-        max_mutations=c.max_mutations,
-        max_homopolymer=c.max_homopolymer,
-        composition={k: v.model_dump(exclude_none=True) for k, v in c.composition.items()},
-        forbid=c.forbid,
-        net_charge=c.net_charge and c.net_charge.model_dump(exclude_none=True),
+        **campaign.constraints,
         numbering=numbering,
     )
 

@@ -143,7 +143,7 @@ def test_a_process_of_a_file_is_a_model(campaign):
     reward = {"net": {"python": "mine.py:charge"}}
     plan = campaign(reward, model={"python": "mine.py:masked"}, constraints={"max_mutations": 2})
     assert plan.model.wild_type == "MKTAY"
-    assert plan.model.space.max_mutations == 2
+    assert [c.key for c in plan.model.space.constraints] == ["max_mutations"]
     assert plan.config["resolved"]["model"]["python"] == "mine.py:masked"
     plan = campaign(
         reward, model={"python": "mine.py:uniform", "length": 4}, constraints={"omit": "C"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import exact
 import pytest
 import torch
 from checks import counts_are, mean_is
@@ -17,7 +18,8 @@ from seqalign.core.gaussian import Gaussian
 from seqalign.core.process import draw
 from seqalign.core.sequence import Alphabet
 from seqalign.core.streams import Streams
-from seqalign.space.space import DesignSpace, RestrictedReveal
+from seqalign.space.restrict import RestrictedReveal
+from seqalign.space.space import DesignSpace
 
 B, K, L, V = 2, 4, 3, 3
 ABC = Alphabet("ABC")
@@ -233,7 +235,7 @@ def restricted(budget: int, seed: int, tilt: float = 0.0):
     mutation.
     """
     length = 4
-    space = DesignSpace(ABC, "____", ("ABC", "BC", "AB", "ABC"), "AACB", budget)
+    space = exact.space("____", ("ABC", "BC", "AB", "ABC"), "AACB", budget)
     x_t = torch.tensor([[[3, 3, 3, 3], [3, 3, 1, 3], [3, 1, 3, 1], [0, 3, 3, 3]]])
     logits = randn(1, 4, length, V, seed=seed, scale=1.5)
     process = MaskedProcess(lambda x, t: logits, ABC, length, 4, "parallel")
@@ -318,8 +320,9 @@ def test_restricted_reveal_draws_its_own_log_prob():
             return v[:, k : k + 1].expand(1, n, *v.shape[2:])
 
         wide = RestrictedReveal(
-            space, Categorical(rows(q.log_probs)), rows(x_t), guide.map(rows), rows(x_t) == V
-        )
+            space.lookahead, Categorical(rows(q.log_probs)), rows(x_t), guide.map(rows),
+            rows(x_t) == V,
+        )  # fmt: skip
         x, log_q = wide.draw(Streams(1, (0,)).at(k))
         assert torch.allclose(log_q, wide.log_prob(x), atol=1e-10)
         counts_are(torch.bincount((x[0] * place).sum(-1), minlength=len(support)), law[0, k])

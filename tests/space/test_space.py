@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from exact import AKD, CONSTRAINED, PairReward, masked
+from exact import space as made
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -35,7 +36,9 @@ from seqalign.methods.das import DAS
 from seqalign.methods.guidance import Guidance
 from seqalign.methods.smc import PlainSMC
 from seqalign.methods.tds import TDS
-from seqalign.space.space import DesignSpace, positions
+from seqalign.space.constraint import ConstraintError
+from seqalign.space.max_mutations import MaxMutations
+from seqalign.space.space import DesignSpace
 
 ABC = Alphabet("ABC")
 V = 3
@@ -60,7 +63,7 @@ V = 3
     ],
 )
 def test_positions_reads_its_language(text, answer):
-    assert positions(text, 8) == answer
+    assert Numbering.plain(8).positions(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_positions_reads_its_language(text, answer):
 )
 def test_positions_says_what_is_wrong_and_where(text, message):
     with pytest.raises(ValueError, match=f"here: .*{message}"):
-        positions(text, 8, "here")
+        Numbering.plain(8).positions(text, "here")
 
 
 @settings(max_examples=200, deadline=None)
@@ -93,7 +96,7 @@ def test_positions_says_what_is_wrong_and_where(text, message):
 @example(text="٣-５", length=9)
 def test_any_text_is_read_or_refused_with_a_value_error(text, length):
     try:
-        answer = positions(text, length)
+        answer = Numbering.plain(length).positions(text)
     except ValueError:
         return
     assert list(answer) == sorted(set(answer))
@@ -111,8 +114,7 @@ def test_build_reads_every_field():
         fix={2: "C"},
         design="1-4",
         omit="A",
-        allow={"3": "AC"},
-        omit_at={"4": "B"},
+        residues={"3": {"allow": "AC"}, "4": {"omit": "B"}},
         max_mutations=4,
     )
     # 2 is fixed by letter, 5 lies outside the design, omit A holds everywhere that is free
@@ -142,10 +144,9 @@ def test_fix_wins_over_omit_and_keeps_the_wild_type():
         ({"fix": {2: "AB"}}, "."),
         ({"omit": "Z"}, "'Z' is not one of"),
         ({"omit": "ABC"}, "no letter is allowed at position 1"),
-        ({"allow": {"2": "Z"}}, r"\['Z'\] at position 2"),
-        ({"allow": {"2": ""}}, "no letter is allowed at position 2"),
-        ({"allow": {"9": "A"}}, "allow: '9' is outside"),
-        ({"omit_at": {"9": "A"}}, "omit: '9' is outside"),
+        ({"residues": {"2": {"allow": "Z"}}}, "'Z' at '2' is not one of"),
+        ({"residues": {"2": {"allow": ""}}}, "no letter is allowed at position 2"),
+        ({"residues": {"9": {"allow": "A"}}}, "residues: '9' is outside"),
         ({"max_mutations": 1}, "needs a wild_type"),
         ({"max_mutations": -1, "wild_type": "AAA"}, ">= 0"),
         ({"max_mutations": 1, "wild_type": "AAB", "omit": "A"}, "smallest feasible value is 2"),
@@ -161,10 +162,12 @@ def test_infeasible_spaces_are_refused_with_the_place_and_the_cure(options, mess
 
 
 def test_direct_construction_is_checked_too():
-    with pytest.raises(ValueError, match="must agree"):
-        DesignSpace(ABC, "___", ("A", "B"))
-    with pytest.raises(ValueError, match="fixed to 'A', which is not among"):
-        DesignSpace(ABC, "A", ("BC",))
+    with pytest.raises(ConstraintError, match="fixed has 3 letters, the model designs 2"):
+        DesignSpace(ABC, 2, fixed="___")
+    with pytest.raises(ConstraintError, match="numbering names 3 positions"):
+        DesignSpace(ABC, 2, numbering=Numbering.plain(3))
+    with pytest.raises(ValueError, match="discount must be in"):
+        DesignSpace(ABC, 2, discount=1)
 
 
 # membership ---------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ def spaces(draw, length: int | None = None, budget: bool | None = None):
     options = [f if f != "_" else a for f, a in zip(fixed, allowed, strict=True)]
     forced = sum(w not in o for w, o in zip(wild, options, strict=True))
     limit = draw(st.integers(forced, n)) if use else None
-    return DesignSpace(ABC, fixed, allowed, wild, limit)
+    return made(fixed, allowed, wild, limit)
 
 
 def words(length: int) -> Tensor:
@@ -203,14 +206,14 @@ def test_contains_and_violations_agree(space):
             a in o and f in ("_", a)
             for a, o, f in zip(word, space.allowed, space.fixed, strict=True)
         )
-        if space.max_mutations is not None:
-            changes = sum(a != w for a, w in zip(word, space.wild_type, strict=True))
-            by_hand = by_hand and changes <= space.max_mutations
+        changes = sum(a != w for a, w in zip(word, space.wild_type, strict=True))
+        budgets = [c.most for c in space.constraints if isinstance(c, MaxMutations)]
+        by_hand = by_hand and all(changes <= most for most in budgets)
         assert by_hand == ok
 
 
 def test_violations_are_sentences():
-    space = DesignSpace(ABC, "A__", ("A", "ABC", "AB"), "AAA", 1)
+    space = made("A__", ("A", "ABC", "AB"), "AAA", 1)
     assert space.violations("BBC") == [
         "position 1 is 'B', allowed are 'A'",
         "position 3 is 'C', allowed are 'AB'",
@@ -220,7 +223,7 @@ def test_violations_are_sentences():
 
 
 def test_start_reveals_the_fixed_letters_only():
-    space = DesignSpace(ABC, "_B_", ("ABC",) * 3)
+    space = made("_B_", ("ABC",) * 3)
     x = torch.full((2, 4, 3), ABC.mask)
     assert ABC.decode(space.start(x)[0])[0] == "_B_"
     x[..., 1] = 2
@@ -336,8 +339,8 @@ def test_condition_without_constraints_is_the_identity():
     log_pi = torch.log_softmax(torch.randn(1, 2, 4, V, dtype=torch.float64), -1)
     x, unknown = torch.full((1, 2, 4), V), torch.ones(1, 2, 4, dtype=torch.bool)
     for space in (
-        DesignSpace(ABC, "____", ("ABC",) * 4),
-        DesignSpace(ABC, "____", ("ABC",) * 4, "ABCA", 4),
+        made("____", ("ABC",) * 4),
+        made("____", ("ABC",) * 4, "ABCA", 4),
     ):
         log_h, guide = space.condition(CategoricalPosterior(log_pi), x, unknown)
         assert torch.allclose(log_h, torch.zeros(1, 2).double(), atol=1e-12)
@@ -382,7 +385,7 @@ def test_a_thousand_positions_neither_underflow_nor_cancel(budget, kind):
     }[kind]
     change = np.log(-np.expm1(keep))
     log_pi = torch.tensor(np.stack((keep, change + np.log(0.7), change + np.log(0.3)), -1))
-    space = DesignSpace(ABC, "_" * length, ("ABC",) * length, "A" * length, budget)
+    space = made("_" * length, ("ABC",) * length, "A" * length, budget)
     log_pi = log_pi.expand(1, 1, length, V)
     x = torch.full((1, 1, length), V)
     log_h, guide = space.condition(CategoricalPosterior(log_pi), x, x == V)
@@ -399,7 +402,7 @@ def test_probabilities_of_1e_minus_200_and_exact_zeros():
     ).double()
     x = torch.full((1, 1, 4), V)
     for budget in (1, 2, 3, 4):
-        space = DesignSpace(ABC, "____", ("ABC",) * 4, "AAAA", budget)
+        space = made("____", ("ABC",) * 4, "AAAA", budget)
         log_h, guide = space.condition(CategoricalPosterior(log_pi[None, None]), x, x == V)
         every = words(4)
         every = every[space.contains(every[None])[0]]
@@ -412,7 +415,7 @@ def test_particles_with_different_budgets_left_share_one_call():
     length = 6
     gen = torch.Generator().manual_seed(0)
     log_pi = torch.log_softmax(3 * torch.randn(1, 5, length, V, generator=gen).double(), -1)
-    space = DesignSpace(ABC, "_" * length, ("ABC",) * length, "A" * length, 3)
+    space = made("_" * length, ("ABC",) * length, "A" * length, 3)
     x = torch.full((1, 5, length), V)
     for k in range(5):
         x[0, k, :k] = 1  # k mutations are spent already; the last particle is beyond the budget
@@ -435,7 +438,7 @@ def test_wild_type_is_never_forced_before_the_budget_is_spent():
     """
     log_pi = torch.tensor([[0.2, 0.5, 0.3], [0.4, 0.3, 0.3]], dtype=torch.float64)
     log_pi = log_pi.log()[None, None]
-    space = DesignSpace(ABC, "__", ("ABC",) * 2, "AA", 1)
+    space = made("__", ("ABC",) * 2, "AA", 1)
     x = torch.full((1, 1, 2), V)
     log_h, guide = space.condition(CategoricalPosterior(log_pi), x, x == V)
     h = 0.2 * 0.4 + 0.8 * 0.4 + 0.2 * 0.6
@@ -446,7 +449,7 @@ def test_wild_type_is_never_forced_before_the_budget_is_spent():
 
 def test_restrict_touches_only_budgeted_parallel_kernels():
     q = Categorical(torch.zeros(1, 1, 2, V + 1))
-    free = DesignSpace(ABC, "__", ("AB",) * 2)
+    free = made("__", ("AB",) * 2)
     x, post = torch.full((1, 1, 2), V), CategoricalPosterior(torch.zeros(1, 1, 2, V))
     assert free.restrict(q, x, post, x == V) is q
 
@@ -479,9 +482,9 @@ class RandomNetwork:
 )
 def test_never_a_dead_end(space, budget, kind, method, seed, scale):
     if budget is not None:
-        forced = sum(space.wild_type[i] not in space._options(i) for i in range(5))
+        forced = sum(space.wild_type[i] not in space.allowed[i] for i in range(5))
         assume(forced <= budget)
-        space = DesignSpace(ABC, space.fixed, space.allowed, space.wild_type, budget)
+        space = made(space.fixed, space.allowed, space.wild_type, budget)
     process = (
         UniformProcess(RandomNetwork(5, V, seed, scale), ABC, 5, 3)
         if kind == "uniform"
@@ -544,7 +547,7 @@ def rules(seed: int) -> tuple[int, dict[str, Any]]:
         ),
         "net_charge": lambda: ends([-3, -2, -1, 0, 1, 2, 3]),
         "tie": lambda: [[named.name(i) for i in r.sample(range(1, n + 1), 2)]],
-        "allow": lambda: {named.name(r.randint(1, n)): r.choice(["AK", "D", "KD"])},
+        "residues": lambda: {named.name(r.randint(1, n)): {"allow": r.choice(["AK", "D", "KD"])}},
         "fix": lambda: {named.name(r.randint(1, n)): r.choice("AKD")},
     }
     chosen = {key: make() for key, make in options.items() if r.random() < 0.4}
@@ -566,7 +569,7 @@ def obeys(rule: dict[str, Any], word: str, skip: str = "") -> bool:
     while len(settled) > size:
         size = len(settled)
         settled |= {i for g in groups if g & settled for i in g}
-    allow = {named.positions(k)[0]: a for k, a in rule.get("allow", {}).items()}
+    allow = {named.positions(k)[0]: a["allow"] for k, a in rule.get("residues", {}).items()}
     charge = word.count("K") - word.count("D")
     shares = [(sum(a in k for a in word) / n, e) for k, e in rule.get("composition", {}).items()]
     bounds = [*shares, (charge, rule.get("net_charge", {}))]
@@ -739,20 +742,27 @@ def test_ties_must_be_revealed_together():
         ({"tie": [["A1"]]}, "ties nothing"),
         ({"tie": [["A1", "A9"]]}, "tie: 'A9'"),
         ({"tie": [["A1", "B1"]], "fix": {"A1": "A", "B1": "K"}}, "A1, B1: fixed to A and K"),
-        ({"tie": [["A1", "B1"]], "allow": {"A1": "A", "B1": "K"}}, "no letter is allowed at all"),
+        (
+            {"tie": [["A1", "B1"]], "residues": {"A1": {"allow": "A"}, "B1": {"allow": "K"}}},
+            "no letter is allowed at all",
+        ),
         ({"homo_oligomer": [["A", "C"]]}, "there is no 'C'"),
         ({"homo_oligomer": [["A"]]}, "two or more chains"),
         ({"homo_oligomer": [["A", "B"]]}, r"A \(3 positions\) and B \(2\).*residue 3 is in one"),
         ({"max_homopolymer": 0}, "max_homopolymer must be >= 1"),
         ({"composition": {"A": {"max": 3}}}, "3 is not a fraction of the 5 letters"),
         ({"composition": {"X": {"max": 0.3}}}, "one or more different letters"),
-        ({"composition": {"A": {"most": 0.3}}}, "write min, max or both"),
+        ({"composition": {"A": {"most": 0.3}}}, "A.most: unknown key. Known: min, max"),
+        ({"composition": {"A": {}}}, "write min, max or both"),
         ({"composition": {"A": {"min": 0.3, "max": 0.35}}}, "no whole number of the 5 letters"),
         ({"net_charge": {"min": 2, "max": 1}}, "min 2 is above max 1"),
-        ({"net_charge": {"max": 0.5}}, "not a whole number"),
+        ({"net_charge": {"max": 0.5}}, "net_charge.max: 0.5 does not fit: .*a valid integer"),
         ({"forbid": ["A("]}, "never closed"),
         ({"forbid": ["A", "K", "D"]}, "forbid"),
-        ({"net_charge": {"min": 4}, "omit_at": {"A1-2": "K"}}, "largest feasible value is 3"),
+        (
+            {"net_charge": {"min": 4}, "residues": {"A1-2": {"omit": "K"}}},
+            "largest feasible value is 3",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_with_its_place(options, message):

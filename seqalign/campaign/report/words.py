@@ -11,6 +11,8 @@ import numpy as np
 
 from seqalign.campaign.report.parts import Groups, as_float, column
 from seqalign.campaign.summary import Summary
+from seqalign.space.constraint import ConstraintError
+from seqalign.space.installed import constraints
 
 __all__ = ["Card", "Verdict", "asked", "cards", "shown", "verdicts"]
 
@@ -112,7 +114,7 @@ def cards(summary: Summary) -> list[Card]:
 def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say in words what the campaign asked for."""
     rules = []
-    resolved, constraints = config["resolved"], config["constraints"]
+    resolved = config["resolved"]
     guides = [
         label
         + ("" if spec["weight"] == 1 else f" × {spec['weight']:g}")
@@ -127,17 +129,15 @@ def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     prompts = resolved.get("prompts")
     if prompts:
         rules.insert(0, ("Draw", prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"))
-    if constraints["max_mutations"] is not None:
-        rules.append(("At most", f"{constraints['max_mutations']} mutations"))
-    if constraints["omit"]:
-        rules.append(("Never", constraints["omit"]))
     if config["design"]["residues"]:
         rules.append(("Design", str(config["design"]["residues"])))
     if config["design"]["fix"]:
         rules.append(("Fix", str(config["design"]["fix"])))
-    for key, spec in constraints["residues"].items():
-        said = "; ".join(f"{k} {v}" for k, v in spec.items() if v)
-        rules.append((f"At {key}", said))
+    for key, value in config["constraints"].items():
+        try:
+            rules += [c.words() for c in constraints({key: value})]
+        except ConstraintError:  # of a package that is not installed here
+            rules.append((key, str(value)))
     if config["select"]["filters"]:
         rules.append(("Keep if", ", ".join(config["select"]["filters"])))
     sampler = config["resolved"]["sampler"]

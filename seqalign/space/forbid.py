@@ -1,0 +1,65 @@
+"""A pattern that matches nowhere."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from seqalign.space.automaton import Automaton
+from seqalign.space.constraint import Constraint, ConstraintError, Positions, Search
+from seqalign.space.pattern import forbidding
+
+__all__ = ["Forbid"]
+
+
+@dataclass(frozen=True)
+class Forbid(Constraint):
+    """A regular expression that matches nowhere within a chain (see `seqalign.space.pattern`)."""
+
+    pattern: str
+    key: ClassVar[str] = "forbid"
+    rank: ClassVar[int] = 90
+    schema: ClassVar[Any] = list[str]
+
+    @classmethod
+    def of(cls, value: Any) -> tuple[Self, ...]:
+        """Read a list of patterns."""
+        return tuple(map(cls, value))
+
+    @classmethod
+    def example(cls, at: Positions) -> tuple[Any, str]:
+        """Show a motif that cells modify."""
+        return ["N[^P][ST]"], "regular expressions; this one is N-glycosylation"
+
+    @property
+    def title(self) -> str:
+        """Name the pattern, too."""
+        return f"forbid {self.pattern!r}"
+
+    def words(self) -> tuple[str, str]:
+        """Name the pattern."""
+        return "No match of", self.pattern
+
+    def automaton(self, at: Positions) -> Automaton:
+        """Read what the pattern has seen."""
+        try:
+            return forbidding(self.pattern, at.alphabet.letters)
+        except ValueError as error:
+            raise ConstraintError(str(error), self.path) from error
+
+    def broken(self, sequence: str, at: Positions) -> list[str]:
+        """Return a sentence for each match."""
+        return [
+            f"{at.span(chain[0] + match.start(), chain[0] + match.end())} is {match[0]!r}, which "
+            f"matches the forbidden {self.pattern!r}"
+            for chain in at.chains
+            for match in re.finditer(self.pattern, sequence[chain[0] : chain[-1] + 1])
+        ]
+
+    def cure(self, at: Positions, search: Search) -> str:
+        """Name the pattern."""
+        return (
+            f"forbid: the other constraints make a match of {self.pattern!r} unavoidable. Leave it "
+            f"out or loosen them."
+        )

@@ -1,0 +1,136 @@
+"""The installed constraints, by key: found, checked and built from what a user writes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ValidationError, create_model
+
+from seqalign.space.constraint import Constraint, ConstraintError, Schema
+
+__all__ = ["constraints", "find", "keys", "known", "schema"]
+
+
+@cache
+def _scan(search_path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    points = {p.name: p for p in reversed(tuple(entry_points(group="seqalign.constraints")))}
+    # nobody takes the name of one of our own
+    own = {k: p for k, p in points.items() if p.module.startswith("seqalign.")}
+    return dict(sorted((points | own).items()))
+
+
+def keys() -> list[str]:
+    """Return the keys of all installed constraints."""
+    return list(_scan(tuple(sys.path)))
+
+
+@cache
+def _load(point: EntryPoint) -> type[Constraint]:
+    found = point.load()
+    if not (isinstance(found, type) and issubclass(found, Constraint)) or found.key != point.name:
+        raise TypeError(f"it is no Constraint with the key {point.name!r}")
+    return found
+
+
+def find(key: str) -> type[Constraint]:
+    """Return the constraint of a key.
+
+    Raises:
+        ConstraintError: there is none, or its package cannot be imported.
+    """
+    point = _scan(tuple(sys.path)).get(key)
+    if point is None:
+        raise ConstraintError(
+            f"There is no constraint {key!r}. Known: {', '.join(keys())}.", (key,)
+        )
+    try:
+        return _load(point)
+    except Exception as error:
+        # a plugin may fail in any way; the cause stays attached
+        package = point.dist.name if point.dist is not None else point.module
+        raise ConstraintError(
+            f"The constraint {key!r} ({point.value} of {package}) cannot be used: "
+            f"{type(error).__name__}: {error}. Mend or remove the package.",
+            (key,),
+        ) from error
+
+
+def _value(cls: type[Constraint]) -> Any:
+    """Return the type of a constraint's value."""
+    if cls.schema is not None:
+        return cls.schema
+    hints = get_type_hints(cls)
+    given: dict[str, Any] = {
+        f.name: (hints[f.name], ... if f.default is MISSING else f.default)
+        for f in fields(cls)  # type: ignore[arg-type]
+    }
+    return create_model(cls.__name__, __base__=Schema, **given)
+
+
+@cache
+def _schema(some: tuple[type[Constraint], ...]) -> type[BaseModel]:
+    given: dict[str, Any] = {cls.key: (_value(cls), None) for cls in some}
+    return create_model("Constraints", __base__=Schema, **given)
+
+
+def schema(some: Iterable[str]) -> type[BaseModel]:
+    """Return the mapping of some constraints by key, in the order in which they count.
+
+    Raises:
+        ConstraintError: a package cannot be imported.
+    """
+    return _schema(tuple(sorted(map(find, some), key=lambda c: (c.rank, c.key))))
+
+
+def known(model: Any, path: tuple[str | int, ...]) -> tuple[str, ...]:
+    """Return the keys that a pydantic model knows in the mapping at a path below it."""
+    for n, part in enumerate(path):
+        field = model.model_fields.get(str(part)) if _is_model(model) else None
+        if field is None:
+            return ()
+        hint = field.annotation
+        args = getattr(hint, "__args__", ())
+        model = next((a for a in args if _is_model(a)), hint)
+        if getattr(hint, "__origin__", None) is dict:
+            return tuple(model.model_fields) if len(path) == n + 2 and _is_model(model) else ()
+    return tuple(model.model_fields) if _is_model(model) else ()
+
+
+def _is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings and sequences as YAML would hold them."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def constraints(given: Mapping[str, Any]) -> tuple[Constraint, ...]:
+    """Return the constraints that values by key mean: `{"max_mutations": 8}`; None is none.
+
+    Raises:
+        ConstraintError: a key is unknown or a value does not fit; `path` says where.
+    """
+    there = {k: _plain(v) for k, v in given.items() if v is not None}
+    model = schema(there)
+    try:
+        fits = model.model_validate(there).model_dump(exclude_none=True, exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = first["loc"]
+        where, value = ".".join(map(str, path)), first["input"]
+        said = first["msg"][0].lower() + first["msg"][1:]
+        if first["type"] == "extra_forbidden":
+            near = known(model, path[:-1])
+            raise ConstraintError(
+                f"{where}: unknown key. Known: {', '.join(near)}.", path
+            ) from error
+        raise ConstraintError(f"{where}: {value!r} does not fit: {said}.", path) from error
+    return tuple(made for key, value in fits.items() for made in find(key).of(value))

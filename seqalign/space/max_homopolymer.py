@@ -1,0 +1,82 @@
+"""The longest run of one letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, ClassVar
+
+from seqalign.space.automaton import Automaton
+from seqalign.space.constraint import Constraint, ConstraintError, Positions, Row, Search
+
+__all__ = ["MaxHomopolymer"]
+
+
+@dataclass(frozen=True)
+class MaxHomopolymer(Constraint):
+    """The largest number of equal letters in a row, within a chain."""
+
+    most: int
+    key: ClassVar[str] = "max_homopolymer"
+    rank: ClassVar[int] = 80
+    schema: ClassVar[Any] = int
+
+    def __post_init__(self) -> None:
+        """Refuse what no letter obeys."""
+        if self.most < 1:
+            raise ConstraintError(f"max_homopolymer must be >= 1, got {self.most}.", self.path)
+
+    @classmethod
+    def example(cls, at: Positions) -> tuple[Any, str]:
+        """Show what the wild type obeys."""
+        longest = max((len(list(run)) for _, run in groupby(at.wild_type or "")), default=1)
+        return max(4, longest), f"longest run of one letter; the wild type has {longest}"
+
+    def words(self) -> tuple[str, str]:
+        """Say how many."""
+        return "At most", f"{self.most} equal letters in a row"
+
+    def automaton(self, at: Positions) -> Automaton | None:
+        """Read the last letter and how often it stands in a row: state 0, then most per letter."""
+        if self.most >= max(map(len, at.chains)):
+            return None
+        v, most = len(at.alphabet), self.most
+        begin = tuple(1 + a * most for a in range(v))
+        step = [begin]
+        for a in range(v):
+            for n in range(1, most + 1):
+                again = begin[a] + n if n < most else -1
+                step.append(tuple(again if b == a else begin[b] for b in range(v)))
+        return Automaton(tuple(step), (True,) * len(step)).merged()
+
+    def rows(self, at: Positions) -> Iterator[Row]:
+        """Bound every letter in every window that is one too long."""
+        for chain in at.chains:
+            for start in chain[: max(0, len(chain) - self.most)]:
+                window = range(start, start + self.most + 1)
+                for a in range(len(at.alphabet)):
+                    yield {(i, a): 1 for i in window}, self.most
+
+    def broken(self, sequence: str, at: Positions) -> list[str]:
+        """Return a sentence for each long run."""
+        return [
+            f"{at.span(chain[0] + run.start(), chain[0] + run.end())} is a run of {len(run[0])} "
+            f"{run[1]!r}, at most {self.most} are allowed"
+            for chain in at.chains
+            for run in re.finditer(r"(.)\1*", sequence[chain[0] : chain[-1] + 1])
+            if len(run[0]) > self.most
+        ]
+
+    def cure(self, at: Positions, search: Search) -> str:
+        """Find the smallest feasible value."""
+        low, high = self.most, max(map(len, at.chains))
+        while high - low > 1:
+            middle = (low + high) // 2
+            fits = search.admits(replace(self, most=middle))
+            low, high = (low, middle) if fits else (middle, high)
+        return (
+            f"max_homopolymer is {self.most}, which the other constraints make impossible; the "
+            f"smallest feasible value is {high}."
+        )

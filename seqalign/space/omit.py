@@ -1,0 +1,38 @@
+"""Letters that never appear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from seqalign.space.constraint import Constraint, Positions
+from seqalign.space.counter import Flags
+
+__all__ = ["Omit"]
+
+
+@dataclass(frozen=True)
+class Omit(Constraint):
+    """No position that is designed takes one of these letters; fixed ones keep theirs."""
+
+    letters: str
+    key: ClassVar[str] = "omit"
+    rank: ClassVar[int] = 10
+    schema: ClassVar[Any] = str
+
+    @classmethod
+    def example(cls, at: Positions) -> tuple[Any, str]:
+        """Show a letter that stands seldom."""
+        wild = at.wild_type or ""
+        return min("CMW", key=wild.count), f"never appear; the wild type has C × {wild.count('C')}"
+
+    def words(self) -> tuple[str, str]:
+        """Name the letters."""
+        return "Never", self.letters
+
+    def flags(self, at: Positions) -> Flags:
+        """Allow the other letters everywhere."""
+        never = at.letters(self.letters, "omit")
+        return np.array([[a not in never for a in at.alphabet.letters]] * at.length)

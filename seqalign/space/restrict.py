@@ -1,0 +1,129 @@
+"""Proposals that reveal several letters at once and stay within the allowed set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqalign.core.discrete import Categorical, CategoricalPosterior, OpenPosterior
+from seqalign.core.process import draw
+from seqalign.core.streams import Streams
+from seqalign.space.lookahead import Lookahead
+from seqalign.space.units import Units
+
+__all__ = ["RestrictedReveal", "TiedReveal"]
+
+
+@dataclass(frozen=True)
+class RestrictedReveal:
+    """A parallel reveal whose letters are drawn one after another under the look-ahead.
+
+    The set of units to reveal comes from `q`; then q(a) ∝ q_i(a) · h(so far, i = a), where h takes
+    the later revealed units with the letters of `q` and all others with the posterior `guide`. A
+    unit is a position, or a tied group; U = L without ties.
+
+    Attributes:
+        lookahead: over units.
+        q: (B, K, U, V [+ 1]) letters and mask.
+        x_t: (B, K, U) tokens.
+        guide: the conditioned posterior, (B, K, U, V).
+        unknown: (B, K, U) open units.
+    """
+
+    lookahead: Lookahead
+    q: Categorical
+    x_t: Tensor
+    guide: CategoricalPosterior | OpenPosterior
+    unknown: Tensor
+
+    def sample(self, rng: Streams) -> Tensor:
+        """Draw x_s, (B, K, U)."""
+        return self.draw(rng)[0]
+
+    def draw(self, rng: Streams) -> tuple[Tensor, Tensor]:
+        """Draw x_s (B, K, U) with its log-probability (B, K)."""
+        v = self.lookahead.allowed.shape[1]
+        pattern = self.q.sample(rng.at("set"))
+        chosen = self.unknown & (pattern < v)
+        noise = rng.at("letters").uniform((*chosen.shape, v), chosen.device)
+        return self._walk(chosen, -torch.log(-torch.log(noise)), None)
+
+    def log_prob(self, x_s: Tensor) -> Tensor:
+        """Return the log-probability of x_s, (B, K)."""
+        v = self.lookahead.allowed.shape[1]
+        same = ((x_s == self.x_t) | self.unknown).all(-1)
+        _, log_q = self._walk(self.unknown & (x_s < v), None, x_s)
+        return torch.where(same, log_q, -torch.inf)
+
+    def tilt(self, g: Tensor) -> RestrictedReveal:
+        """Tilt the letters and the reveal rate; the constraints hold as before."""
+        return replace(self, q=self.q.tilt(g))
+
+    def _walk(
+        self, chosen: Tensor, noise: Tensor | None, given: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        v = self.lookahead.allowed.shape[1]
+        letters = self.q.log_probs[..., :v]
+        mass = torch.logsumexp(letters, -1)
+        # the reveal pattern: hidden with the mask's probability, shown with the rest
+        log_q = torch.where(chosen, mass, 0.0)
+        if self.q.log_probs.shape[-1] > v:
+            log_q = log_q + torch.where(self.unknown & ~chosen, self.q.log_probs[..., v], 0.0)
+        source = torch.where(chosen[..., None], letters - mass[..., None], self.guide.log_probs)
+        rows = chosen.shape[:-1]
+        a, more = self.lookahead.draw(
+            source.flatten(0, 1),
+            chosen.flatten(0, 1),
+            None if given is None else given.flatten(0, 1),
+            None if noise is None else noise.flatten(0, 1),
+        )
+        x_s = torch.where(chosen, a.unflatten(0, rows), self.x_t)
+        return x_s, log_q.sum(-1) + more.unflatten(0, rows)
+
+
+@dataclass(frozen=True)
+class TiedReveal:
+    """A proposal over units, read as one over positions: a tied group takes one letter.
+
+    Attributes:
+        inner: the proposal over units.
+        units: the tied groups.
+        x_t: (B, K, L) tokens.
+        unknown: (B, K, L) open positions.
+    """
+
+    inner: Any
+    units: Units
+    x_t: Tensor
+    unknown: Tensor
+
+    def sample(self, rng: Streams) -> Tensor:
+        """Draw x_s, (B, K, L)."""
+        return self._spread(self.inner.sample(rng))
+
+    def draw(self, rng: Streams) -> tuple[Tensor, Tensor]:
+        """Draw x_s (B, K, L) with its log-probability (B, K)."""
+        units, log_q = draw(self.inner, rng)
+        return self._spread(units), log_q
+
+    def _spread(self, units: Tensor) -> Tensor:
+        return torch.where(self.unknown, units[..., self.units.of], self.x_t)
+
+    def log_prob(self, x_s: Tensor) -> Tensor:
+        """Return the log-probability of x_s, (B, K); -inf unless every group has one letter."""
+        mask = self.units.mask
+        hidden = torch.zeros_like(x_s[..., self.units.leader])
+        hidden = hidden.index_add_(-1, self.units.of, (x_s == mask).long()) > 0
+        units = torch.where(hidden, mask, x_s[..., self.units.leader])
+        same = (self._spread(units) == x_s).all(-1)
+        return torch.where(same, self.inner.log_prob(units), -torch.inf)
+
+    def tilt(self, g: Tensor) -> TiedReveal:
+        """Tilt each group by the sum over its open positions; g (B, K, L, V [+ 1])."""
+        shape = (*g.shape[:2], len(self.units.leader), g.shape[-1])
+        total = torch.zeros(shape, dtype=g.dtype, device=g.device)
+        total.index_add_(2, self.units.of, torch.where(self.unknown[..., None], g, 0.0))
+        return replace(self, inner=self.inner.tilt(total))
