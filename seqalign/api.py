@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from seqalign.core.budget import Budget
+from seqalign.core.budget import Budget, OverBudget
 from seqalign.core.callables import Command, Function, OnFailure, as_reward, function
 from seqalign.core.method import Looped, Method
 from seqalign.core.objective import Reward, calibrate, open_zscores
@@ -30,7 +30,7 @@ from seqalign.files.pictures import contact_sheet, data_uri, png
 from seqalign.files.text import fasta, to_csv, write_atomic
 from seqalign.load import Model
 from seqalign.methods.best_of_n import BestOfN
-from seqalign.registry import SpecError, build_method
+from seqalign.registry import SpecError, build_method, to_mapping
 from seqalign.space.space import DesignSpace
 
 __all__ = ["Picks", "Result", "RewardMaker", "draw", "references", "sample", "settle"]
@@ -38,7 +38,9 @@ __all__ = ["Picks", "Result", "RewardMaker", "draw", "references", "sample", "se
 REFERENCES = 64
 """Unguided designs that fix the constants of a zscore."""
 SHOWN = 8
-"""Designs that a result prints."""
+"""Designs that a result prints; with prompts, so many of all of them."""
+ROWS, COLUMNS, WIDTH, SIDE = 18, 12, 120, 128
+"""What a table shows at most: rows, columns of HTML, characters of a line, pixels of a picture."""
 
 
 class RewardMaker:
@@ -219,16 +221,24 @@ class Picks:
         return [":".join(mutations(s, wild, self.model.residues)) for s in self.sequences]
 
     def rows(self) -> list[dict[str, str | int | float]]:
-        """Return one row per design: what it is, its reward and its log-weight."""
+        """Return one row per design: what it is, its reward and its log-weight.
+
+        A vector has its numbers in columns x1, x2, ...; an image has none.
+        """
         found: list[dict[str, str | int | float]] = []
-        letters = self.designs.alphabet is not None
+        letters, said = self.designs.alphabet is not None, self.mutations()
+        sequences = self.sequences if letters else []
+        numbers = [] if letters or self.designs.x.dim() != 3 else self.images.tolist()
         for n, (r, w) in enumerate(zip(self.rewards, self.log_w, strict=True)):
             row: dict[str, str | int | float] = {"sample": n + 1}
             if letters:
-                row |= {"sequence": self.sequences[n], "mutations": self.mutations()[n]}
+                row["sequence"] = sequences[n]
+            if self.model.wild_type is not None:
+                row["mutations"] = said[n]
             if self.prompts is not None:
                 row["prompt"] = self.prompts[n]
-            found.append({**row, "reward": r, "log_w": w})
+            row |= {"reward": r, "log_w": w}
+            found.append(row | {f"x{i}": v for i, v in enumerate(numbers and numbers[n], 1)})
         return found
 
     def to_fasta(self, path: str | Path) -> None:
@@ -293,28 +303,45 @@ class Picks:
         write_atomic(Path(path), contact_sheet(rows))
 
     def _images(self) -> list[str]:
-        """Return the images as data URIs; none where the designs are no images."""
+        """Return the images a table shows as data URIs; none where the designs are no images."""
         x = self.designs.x
         if self.designs.alphabet is not None or x.dim() != 5 or x.shape[2] not in (1, 3):
             return []
-        return [data_uri(image) for image in self.images]
+        small = self.images[:ROWS]
+        if max(small.shape[-2:]) > SIDE:
+            scale = SIDE / max(small.shape[-2:])
+            size = [max(1, round(scale * n)) for n in small.shape[-2:]]
+            small = interpolate(small, size, mode="area")
+        return [data_uri(image) for image in small]
 
 
-def _cut(value: str | int | float, most: int = 72) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def _cell(value: str | int | float) -> str:
+    """Return a value as one line of text."""
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
+
+
+def _more(rows: Sequence[Any]) -> list[str]:
+    """Return what says that a table shows some rows only."""
+    return [f"… {len(rows) - ROWS} more"] if len(rows) > ROWS else []
+
+
 def _text(rows: Sequence[Mapping[str, str | int | float]]) -> str:
-    """Return rows as aligned text."""
+    """Return rows as aligned text; where a line is too long, its widest columns are cut."""
     if not rows:
         return "no designs"
-    table = [list(rows[0]), *([_cut(v) for v in row.values()] for row in rows)]
+    table = [list(rows[0]), *([_cell(v) for v in row.values()] for row in rows[:ROWS])]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
+    while sum(widths) + 2 * (len(widths) - 1) > WIDTH and max(widths) > 16:
+        widths[widths.index(max(widths))] -= 1
+    lines = [
+        "  ".join(_cut(cell, n).ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
         for row in table
-    )
+    ]
+    return "\n".join([*(_cut(line, WIDTH) for line in lines), *_more(rows)])
 
 
 def _html(rows: Sequence[Mapping[str, str | int | float]], images: Sequence[str]) -> str:
@@ -322,14 +349,24 @@ def _html(rows: Sequence[Mapping[str, str | int | float]], images: Sequence[str]
     if not rows:
         return "<p>no designs</p>"
     head = "".join(
-        f"<th>{escape(key)}</th>" for key in (["image"] if images else []) + list(rows[0])
+        f"<th>{escape(key)}</th>" for key in ["image"] * bool(images) + list(rows[0])[:COLUMNS]
     )
     body = ""
-    for n, row in enumerate(rows):
+    for n, row in enumerate(rows[:ROWS]):
         cells = [f'<td><img src="{images[n]}" alt="" width="64"></td>'] if images else []
-        cells += [f"<td>{escape(_cut(v))}</td>" for v in row.values()]
+        shown = list(row.values())[:COLUMNS]
+        cells += [f"<td>{escape(_cut(_cell(v), WIDTH))}</td>" for v in shown]
         body += f"<tr>{''.join(cells)}</tr>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return "".join([table, *(f"<p>{line}</p>" for line in _more(rows))])
+
+
+def _called(method: Method) -> str:
+    """Return the registered name of a method, or its class's."""
+    try:
+        return str(to_mapping(method)["name"])
+    except SpecError:
+        return type(method).__name__
 
 
 @dataclass(frozen=True, repr=False)
@@ -373,7 +410,7 @@ class Result:
 
     @property
     def reward_calls(self) -> int:
-        """Reward calls of the run."""
+        """Reward calls of the run, without those of a calibration."""
         return self.samples.reward_calls
 
     def _groups(self) -> Iterator[tuple[int, Samples]]:
@@ -403,7 +440,7 @@ class Result:
             self.model,
         )
 
-    @cached_property
+    @property
     def _all(self) -> Picks:
         return self.best(self.samples.rewards.numel())
 
@@ -427,20 +464,25 @@ class Result:
         """Write one PNG of the n best images of each prompt, with their rewards."""
         self.best(n).contact_sheet(path, per_line=min(n, 8))
 
-    def _head(self) -> str:
+    def _head(self) -> list[str]:
+        """Return how the run went, line by line."""
         b, k = self.samples.log_w.shape
         islands = f"{b} island{'s' if b > 1 else ''} of {k} particles"
-        lines = [
-            f"{type(self.method).__name__} on {self.model.name}, reward {_cut(self.reward.name)}, "
-            f"alpha {self.method.alpha:g}, {islands}, seed {self.seed}"
-        ]
-        ess = self.samples.ess
         said = [f"{self.network_calls:,} network calls", f"{self.reward_calls:,} reward calls"]
-        said.append(f"effective sample size {float(ess.mean()):.1f} of {k}")
         if self.log_z is not None:
-            spread = f" ± {float(self.log_z.std()):.2f} over islands" if b > 1 else ""
-            said.append(f"log Z {float(self.log_z.mean()):.2f}{spread}")
-        return "\n".join([*lines, ", ".join(said)])
+            said.append(f"effective sample size {float(self.samples.ess.mean()):.1f} of {k}")
+            spread = float(self.log_z.std()) if b > 1 else math.nan
+            over = f" ± {spread:.2f} over islands" if math.isfinite(spread) else ""
+            said.append(f"log Z {float(self.log_z.mean()):.2f}{over}")
+        lines = [
+            f"{_called(self.method)} on {self.model.name}, alpha {self.method.alpha:g}, {islands}, "
+            f"seed {self.seed}",
+            f"reward {self.reward.name}",
+            ", ".join(said),
+        ]
+        if not self.samples.finished:
+            lines.append(f"stopped after step {self.particles[0].step} of {self.model.steps}")
+        return [_cut(_cell(line), WIDTH) for line in lines]
 
     def _shown(self) -> Picks:
         return self.best(max(1, SHOWN // self.model.conditions))
@@ -448,15 +490,15 @@ class Result:
     def __repr__(self) -> str:
         """Show how the run went and its best designs, on one screen."""
         if not self.samples.finished:
-            return f"{self._head()}\nstopped after step {self.samples.trace[-1].step}"
-        lines = repr(self._shown()).splitlines()
-        most = 20
-        more = [f"… {len(lines) - most} more"] if len(lines) > most else []
-        count = f"{len(self._all)} distinct designs, the best:"
-        return "\n".join([self._head(), count, *lines[:most], *more])
+            return "\n".join(self._head())
+        every = self.samples.rewards.numel()
+        count = sum(len(some.best(every)) for _, some in self._groups())
+        return "\n".join(
+            [*self._head(), f"{count} distinct designs, the best:", repr(self._shown())]
+        )
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<p>{escape(line)}</p>" for line in self._head().splitlines())
+        head = "".join(f"<p>{escape(line)}</p>" for line in self._head())
         return head + (self._shown()._repr_html_() if self.samples.finished else "")
 
 
@@ -495,12 +537,14 @@ def sample(
             on from.
         begin: step to begin at.
         stop: step to end at.
-        budget: network and reward calls that the whole run must not exceed.
+        budget: network and reward calls that the whole run must not exceed; a calibration spends
+            network calls of it.
         observe: sees every step and its particles, island by island.
         **params: the method's: `sample(model, reward, "das", alpha=0.3, tempering="adaptive")`.
 
     Raises:
-        SpecError: the method or a parameter is unknown.
+        OverBudget: the next call would exceed the budget; it has not been made.
+        SpecError: the method or a parameter is unknown, or `start` does not fit the run.
         TypeError: the method needs a gradient that the reward or the model lacks.
     """
     if islands < 1 or particles < 1:
@@ -519,11 +563,20 @@ def sample(
     if isinstance(method, Looped):
         # what cannot work is refused before the designs of a calibration are drawn
         method.loop(model.process, reward, model.space)
-    fixed, calls = settle(model, reward, seed)
+    n = islands * model.conditions
+    states = _starts(start, n, particles)
+    done: list[Samples] = []
+
+    def unguided(*given: Any, **options: Any) -> Samples:
+        left = budget and Budget(_left(budget, 0, done).network)
+        done.append(draw(*given, budget=left, **options))
+        return done[-1]
+
+    fixed, calls = settle(model, reward, seed, unguided)
     parts: list[Samples] = []
-    for island in range(islands * model.conditions):
-        parts.append(
-            draw(
+    for island in range(n):
+        try:
+            part = draw(
                 model,
                 method,
                 fixed,
@@ -531,28 +584,45 @@ def sample(
                 seed=seed,
                 island=island,
                 replicates=islands,
-                start=_start(start, island),
+                start=states[island],
                 begin=begin,
                 stop=stop,
-                budget=_left(budget, calls, parts),
+                budget=budget and _left(budget, calls, parts),
                 observe=observe,
             )
-        )
-    states = tuple(p.particles for p in parts if p.particles is not None)
-    return Result(join(parts), model, fixed, method, seed, islands, calls, states)
+        except OverBudget as error:
+            where = f"This was island {island + 1} of {n}, with what was left of {budget}."
+            raise OverBudget(f"{error} {where}") from error
+        parts.append(part)
+    left = tuple(p.particles for p in parts if p.particles is not None)
+    return Result(join(parts), model, fixed, method, seed, islands, calls, left)
 
 
-def _start(start: Tensor | Sequence[Particles] | None, island: int) -> Particles | Tensor | None:
-    """Return what one island starts from."""
+def _starts(
+    start: Tensor | Sequence[Particles] | None, islands: int, particles: int
+) -> Sequence[Particles | Tensor | None]:
+    """Return what each island starts from.
+
+    Raises:
+        SpecError: there are states of more or fewer islands or particles than the run has.
+    """
     if start is None:
-        return None
-    return start[island : island + 1] if isinstance(start, Tensor) else start[island]
+        return [None] * islands
+    some = list(start.split(1)) if isinstance(start, Tensor) else list(start)
+    for state in some:
+        held = (state if isinstance(state, Tensor) else state.x).shape[1]
+        if held != particles:
+            raise SpecError(f"start holds {held} particles an island, the run has {particles}.")
+    if len(some) != islands:
+        raise SpecError(
+            f"start holds {len(some)} islands, the run has {islands}. Give the states of every "
+            "island; a run has particles if it was stopped before its end."
+        )
+    return some
 
 
-def _left(budget: Budget | None, calibration: int, parts: Sequence[Samples]) -> Budget | None:
+def _left(budget: Budget, calibration: int, parts: Sequence[Samples]) -> Budget:
     """Return what is left of a budget."""
-    if budget is None:
-        return None
     network = calibration + sum(p.network_calls for p in parts)
     reward = sum(p.reward_calls for p in parts)
     return Budget(

@@ -179,7 +179,9 @@ class Sum(Reward):
     @property
     def name(self) -> str:  # type: ignore[override]
         """Formula of the sum."""
-        return " + ".join(f"{w:g}*{r.name}" for w, r in self.terms)
+        ones = {1.0: "", -1.0: "-"}
+        said = " + ".join(f"{ones.get(w, f'{w:g}*')}{r.name}" for w, r in self.terms)
+        return said.replace(" + -", " - ")
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
