@@ -25,6 +25,8 @@ drawing never influenced a weight; the validation drawings chose among the check
 *Reproducibility.* Every step draws from a generator seeded by (seed, step), so that a run that was
 stopped and continued with `--resume` ends with the same weights as an undisturbed one.
 
+One file: what is drawn, how it is denoised and what judges it are one recipe.
+
 References:
     Progressive distillation for fast sampling of diffusion models, Salimans & Ho, 2022,
     https://arxiv.org/abs/2202.00512

@@ -22,6 +22,8 @@ weights, its pseudocount chosen on the validation rows for its own benefit.
 *Reproducibility.* Every step draws from a generator seeded by (seed, step), so that a run that was
 stopped and continued with `--resume` ends with the same weights as an undisturbed one.
 
+One file: the rows, the objective, and the profile that the figures are read against are one recipe.
+
 References:
     Simple and effective masked diffusion language models, Sahoo et al., 2024,
     https://arxiv.org/abs/2406.07524

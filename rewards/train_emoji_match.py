@@ -27,6 +27,8 @@ of the cosines is the one with the best score on validation names (temperature s
 *Reproducibility.* Every step draws from a generator seeded by (seed, step), so that a run that was
 stopped and continued with `--resume` ends with the same weights as an undisturbed one.
 
+One file: what is shown, how it is attacked and what judges it are one recipe.
+
 References:
     Representation learning with contrastive predictive coding, van den Oord, Li & Vinyals, 2018,
     https://arxiv.org/abs/1807.03748 (equation 4).

@@ -4,12 +4,12 @@
     python -m seqalign.rewards.train_pdz3 --data DATA --evaluate      # every figure of the cards
 
 The unknowns are ΔΔG_fold and ΔΔG_bind of all 84 · 19 substitutions. Both scans share the folding
-energies. Each set of energies has a Gaussian prior whose covariance is a sum of products of a
-similarity of positions and a similarity of amino acids; the weight of each term is a variance
+energies. Each set of energies has a Gaussian prior whose covariance is a sum of terms
+(`pdz3_prior`); the weight of each term is a variance
 component learned from the training rows alone, so an unseen substitution is predicted from its
 position, from similar letters and from similar positions, and shrunk as far as the data say. The
 posterior is found by Gauss-Newton steps, and the ensemble is drawn from its Laplace approximation.
-Every step is deterministic.
+Every step is deterministic. One file: the scans, the fit and what judges it are one recipe.
 
 What the rows do not decide (the terms of the prior, their length scales, the pinned globals) was
 chosen on the first two splits with seed 10, apart from the reported seeds 0 to 4, and on the one
@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -52,6 +51,16 @@ from seqalign.core.sequence import PROTEIN
 from seqalign.models.splits import substitution_half, substitution_held_out, variant_held_out
 from seqalign.rewards import pdz3
 from seqalign.rewards.pdz3 import BACKGROUNDS, RT, WILD_TYPE, Landscape
+from seqalign.rewards.pdz3_prior import (
+    INDEX,
+    LENGTH,
+    LETTER,
+    LETTERS,
+    POSITION,
+    SIZE,
+    Prior,
+    covariances,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -60,21 +69,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-Prior = Literal["full", "scan"]
 Variant = tuple[str, ...]
 
-LETTERS: Final = PROTEIN.letters
-LENGTH: Final = len(WILD_TYPE)
-SUBSTITUTIONS: Final = [(i, a) for i, wild in enumerate(WILD_TYPE) for a in LETTERS if a != wild]
-INDEX: Final = {f"{WILD_TYPE[i]}{i}{a}": n for n, (i, a) in enumerate(SUBSTITUTIONS)}
-SIZE: Final = len(SUBSTITUTIONS)
-POSITION: Final = np.array([i for i, _ in SUBSTITUTIONS])
-LETTER: Final = np.array([LETTERS.index(a) for _, a in SUBSTITUTIONS])
-WILD: Final = np.array([LETTERS.index(a) for a in WILD_TYPE])
 
 SCANS: Final = ("abundance", "binding")
 SPLITS: Final = ("random rows", "unseen substitutions", "singles → doubles")
-CHAIN: Final = "6qji_p_trunc_2022_A"
 
 # Globals: folding and binding free energy of the wild type (kcal/mol), then floor and span of each
 # scan. The free energies are pinned at Faure et al.'s scale: the scans identify them poorly, and a
@@ -97,41 +96,6 @@ START: Final = {
     "letter in the environment": 0.03,
     "natural frequency": 0.3,
 }
-
-
-# Kyte-Doolittle hydropathy; residue volume (Å3, Zamyatnin 1972); helix propensity (kcal/mol, Pace
-# and Scholtz 1998, proline cut at 1.2); strand propensity (kcal/mol, Minor and Kim 1994, cut at
-# -1.4).
-def _scale(letters: str, values: str) -> dict[str, float]:
-    return dict(zip(letters, map(float, values.split()), strict=True))
-
-
-HYDROPATHY: Final = _scale(
-    "ARNDCQEGHILKMFPSTWYV",
-    "1.8 -4.5 -3.5 -3.5 2.5 -3.5 -3.5 -0.4 -3.2 4.5 3.8 -3.9 1.9 2.8 -1.6 -0.8 -0.7 -0.9 -1.3 4.2",
-)
-VOLUME: Final = _scale(
-    "ARNDCQEGHILKMFPSTWYV",
-    "88.6 173.4 114.1 111.1 108.5 143.8 138.4 60.1 153.2 166.7 "
-    "166.7 168.6 162.9 189.9 112.7 89.0 116.1 227.8 193.6 140.0",
-)
-HELIX: Final = _scale(
-    "ALRMKQEIWSYFHVNTCDGP",
-    "0 0.21 0.21 0.24 0.26 0.39 0.40 0.41 0.49 0.50 0.53 0.54 0.61 0.61 0.65 0.66 0.68 0.69 1 1.2",
-)
-STRAND: Final = _scale(
-    "TIYFVMSWCLRQKENHADGP",
-    "1.1 1 0.96 0.86 0.82 0.72 0.7 0.54 0.52 0.51 "
-    "0.45 0.23 0.27 0.01 -0.08 -0.02 0 -0.94 -1.2 -1.4",
-)
-CHARGE: Final = {"D": -1.0, "E": -1.0, "K": 1.0, "R": 1.0, "H": 0.2}
-BACKGROUND_FREQUENCY: Final = np.array(
-    [
-        *(0.0825, 0.0137, 0.0545, 0.0675, 0.0386, 0.0707, 0.0227, 0.0596, 0.0584, 0.0966),
-        *(0.0242, 0.0406, 0.0470, 0.0393, 0.0553, 0.0656, 0.0534, 0.0687, 0.0108, 0.0292),
-    ]
-)
-"""Letter frequencies of UniProtKB/Swiss-Prot."""
 
 
 @dataclass(frozen=True)
@@ -173,167 +137,6 @@ def read_scan(path: Path) -> Scan:
             variants.append(variant)
             scores.append(float(score))
     return Scan(variants, np.array(scores))
-
-
-def _standard(values: Sequence[float] | Array) -> Array:
-    v = np.asarray(values, dtype=np.float64)
-    return np.asarray((v - v.mean()) / v.std())
-
-
-def _rbf(x: Array, length: float) -> Array:
-    square = ((x[:, None] - x[None]) ** 2).sum(-1)
-    return np.asarray(np.exp(-square / (2 * length**2)))
-
-
-def letter_similarity() -> Array:
-    """Return the similarity of amino acids, (20, 20), 1 on the diagonal."""
-    descriptors = np.stack(
-        [
-            1.2 * _standard([HYDROPATHY[a] for a in LETTERS]),
-            1.2 * _standard([VOLUME[a] for a in LETTERS]),
-            _standard([CHARGE.get(a, 0.0) for a in LETTERS]),
-            0.7 * _standard([HELIX[a] for a in LETTERS]),
-            0.7 * _standard([STRAND[a] for a in LETTERS]),
-            3.0 * np.array([a == "P" for a in LETTERS]),
-            1.5 * np.array([a == "G" for a in LETTERS]),
-            1.5 * np.array([a in "FWYH" for a in LETTERS]),
-            1.2 * np.array([a in "VIT" for a in LETTERS]),
-        ],
-        axis=1,
-    )
-    return _rbf(descriptors, 2.0)
-
-
-def read_backbone(path: Path) -> tuple[Array, Array]:
-    """Read the PDZ3 backbone: distances (84, 84) between C-beta atoms in Å, and burial (84, 2).
-
-    Burial is a soft count of neighbors within 9 Å and the count of C-beta atoms within 12 Å in the
-    half sphere of the side chain.
-
-    Raises:
-        ValueError: the file does not hold the chain.
-    """
-    with gzip.open(path, "rt") as file:
-        found = next((line for line in file if CHAIN in line), None)
-    if found is None:
-        raise ValueError(f"{path} has no chain {CHAIN!r}; the backbone of the construct is needed.")
-    atoms = {k: np.array(v, dtype=np.float64) for k, v in json.loads(found)["coords"].items()}
-    to_alpha, to_carbonyl = atoms["CA"] - atoms["N"], atoms["C"] - atoms["CA"]
-    # Ideal C-beta from the backbone.
-    side = (
-        -0.58273431 * np.cross(to_alpha, to_carbonyl)
-        + 0.56802827 * to_alpha
-        - 0.54067466 * to_carbonyl
-    )
-    beta = side + atoms["CA"]
-    distance = np.linalg.norm(beta[:, None] - beta[None], axis=-1)
-    neighbors = expit(9.0 - distance).sum(1)
-    reach = beta[None] - atoms["CA"][:, None]
-    span = np.linalg.norm(reach, axis=-1)
-    ahead = np.einsum("ijk,ik->ij", reach, side) > 0
-    half_sphere = (ahead & (span < 12.0)).sum(1)
-    return distance, np.stack([neighbors, half_sphere], axis=1).astype(np.float64)
-
-
-def read_family(path: Path) -> tuple[Array, Array]:
-    """Read the PDZ family: log-frequencies (84, 20) near PSD-95, and per position (84, 2) features.
-
-    Sequences are weighted by 1 / (number of sequences 80 % identical), and, for the
-    log-frequencies, by their closeness to PSD-95. The features are entropy (nats) and mean
-    hydropathy in the whole family. Positions without a column have the background frequencies.
-    """
-    with gzip.open(path, "rt") as file:
-        lines = {line.strip() for line in file if not line.startswith(">")}
-    rows = sorted(line for line in lines if line.count("-") < 20)
-    codes = {a: n for n, a in enumerate(LETTERS)}
-    tokens = np.array([[codes.get(a, 20) for a in row] for row in rows])
-    # PSD-95 itself is in the family: its row says which column holds which position.
-    own = max((r for r in rows if _fits(r)), key=lambda r: len(r.replace("-", "")))
-    start = WILD_TYPE.index(own.replace("-", "")[:20])
-    column: dict[int, int] = {}
-    position = start
-    for c, letter in enumerate(own):
-        if letter != "-":
-            while WILD_TYPE[position] != letter:  # a position deleted from the alignment
-                position += 1
-            column[position] = c
-            position += 1
-    hot = np.eye(21, dtype=np.float32)[tokens].reshape(len(rows), -1)
-    copies = np.concatenate(
-        [
-            ((hot[s : s + 500] @ hot.T) / tokens.shape[1] > 0.8).sum(1)
-            for s in range(0, len(rows), 500)
-        ]
-    )
-    weight = 1.0 / copies
-    target = tokens[rows.index(own)]
-    identity = ((tokens == target) & (target < 20)).sum(1) / (target < 20).sum()
-    near = weight * np.exp(8.0 * (np.minimum(identity, 0.8) - 0.8)) * (identity > 0.25) * 20.0
-
-    def frequencies(w: Array, pseudo: float) -> Array:
-        out = np.tile(BACKGROUND_FREQUENCY, (LENGTH, 1))
-        for i, c in column.items():
-            count = np.bincount(tokens[:, c], weights=w, minlength=21)[:20]
-            out[i] = (count + pseudo * BACKGROUND_FREQUENCY) / (count.sum() + pseudo)
-        return out
-
-    whole, close = frequencies(weight, 20.0), np.log(frequencies(near, 5.0))
-    close[[i for i in range(LENGTH) if i not in column]] = 0.0
-    entropy = -(whole * np.log(whole)).sum(1)
-    hydropathy = whole @ _standard([HYDROPATHY[a] for a in LETTERS])
-    outside = [i for i in range(LENGTH) if i not in column]
-    hydropathy[outside] = hydropathy.mean()
-    return close, np.stack([entropy, hydropathy], axis=1)
-
-
-def _fits(row: str) -> bool:
-    """Whether a row of the alignment is the construct, some positions left out."""
-    rest = iter(WILD_TYPE)
-    return all(letter in rest for letter in row.replace("-", ""))
-
-
-def covariances(data: Path | None, prior: Prior = "full") -> dict[str, Array]:
-    """Return the terms of the prior covariance, each (1596, 1596) with mean diagonal 1.
-
-    Args:
-        data: folder with structures/ and msas/; only the "full" prior reads it.
-        prior: "scan" knows the sequence only; "full" adds the backbone and the natural family.
-
-    Raises:
-        ValueError: a "full" prior without `data`.
-    """
-    k_letter = letter_similarity()
-    same = (POSITION[:, None] == POSITION[None]).astype(np.float64)
-    letters = k_letter[np.ix_(LETTER, LETTER)]
-    wild = k_letter[np.ix_(WILD[POSITION], WILD[POSITION])]
-    # Similarity of the changes (wild → a) and (wild → b) at one position.
-    cross = k_letter[np.ix_(LETTER, WILD[POSITION])]
-    terms = {
-        "position": same,
-        "letter at the position": same * letters,
-        "letter": letters,
-        "wild letter and letter": wild * letters,
-        "individual": np.eye(SIZE),
-    }
-    if prior == "scan":
-        terms["change at the position"] = same * (letters - cross - cross.T + wild)
-    else:
-        if data is None:
-            raise ValueError(
-                "The full prior reads the backbone and the natural family: give `data`, the folder "
-                "with structures/ and msas/, or use prior='scan'."
-            )
-        distance, burial = read_backbone(data / "structures/chains_extra.jsonl.gz")
-        log_frequency, family = read_family(data / "msas/pf00595_pdz.fasta.gz")
-        features = np.concatenate([burial, family], axis=1)
-        features = (features - features.mean(0)) / features.std(0)
-        environment = _rbf(features, 1.2)[np.ix_(POSITION, POSITION)]
-        near = np.exp(-((distance / 7.0) ** 2) / 2)
-        loss = log_frequency[POSITION, WILD[POSITION]] - log_frequency[POSITION, LETTER]
-        terms["position in space"] = near[np.ix_(POSITION, POSITION)]
-        terms["letter in the environment"] = environment * letters
-        terms["natural frequency"] = np.outer(loss, loss)
-    return {name: term * (SIZE / np.trace(term)) for name, term in terms.items()}
 
 
 @dataclass(frozen=True)

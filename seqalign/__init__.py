@@ -30,13 +30,8 @@ from seqalign.core.sequence import DNA, PROTEIN, RNA, Alphabet
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.core.wrappers import Cached, Chunked, Counted
-from seqalign.registry import (
-    Model,
-    SpecError,
-    load_method,
-    load_model,
-    load_reward,
-)
+from seqalign.load import Model, load_method, load_model, load_reward
+from seqalign.registry import SpecError
 from seqalign.space.space import DesignSpace
 
 _keep_freed_memory()

@@ -28,8 +28,9 @@ from seqalign.core.streams import Streams
 from seqalign.files.numbering import mutations
 from seqalign.files.pictures import contact_sheet, data_uri, png
 from seqalign.files.text import fasta, to_csv, write_atomic
+from seqalign.load import Model
 from seqalign.methods.best_of_n import BestOfN
-from seqalign.registry import Model, SpecError, build_method, to_mapping
+from seqalign.registry import SpecError, build_method, to_mapping
 from seqalign.space.space import DesignSpace
 
 __all__ = ["Picks", "Result", "RewardMaker", "draw", "references", "sample", "settle"]

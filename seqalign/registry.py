@@ -15,37 +15,29 @@ import re
 import reprlib
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.util import find_spec
-from itertools import groupby
 from typing import Any, Literal, cast, get_args
 
 import yaml
 
 from seqalign.build import SpecError, make, nearest, plain, settable
-from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.method import Method
-from seqalign.core.objective import Reward
 from seqalign.core.potential import Potential
-from seqalign.core.process import Process
 from seqalign.core.proposal import Proposal
 from seqalign.core.selection import Selection
 from seqalign.core.tempering import Tempering
 from seqalign.core.value import Value
-from seqalign.files.numbering import Numbering
-from seqalign.space.constraint import Constraint, ConstraintError
-from seqalign.space.space import DesignSpace
 
 __all__ = [
     "KINDS",
     "Kind",
-    "Model",
     "SpecError",
     "build_method",
     "call",
@@ -54,9 +46,6 @@ __all__ = [
     "describe",
     "draws_images",
     "entry",
-    "load_method",
-    "load_model",
-    "load_reward",
     "names",
     "nearest",
     "package",
@@ -85,104 +74,6 @@ _STRATEGIES: dict[Kind, Any] = {
 }
 _DATACLASSES: tuple[Kind, ...] = ("method", *_STRATEGIES)
 _OWN = "seqalign"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A pretrained process together with what may be designed.
-
-    Attributes:
-        name: the model's name.
-        process: the reverse diffusion; with letters, it has as many steps as the space needs.
-        space: hard constraints on letters; None where there are no letters, or no constraints.
-        card: what the model's card says.
-        params: parameters the model was built with.
-    """
-
-    name: str
-    process: Process
-    space: DesignSpace | None
-    card: Mapping[str, Any]
-    params: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, process: Any, space: DesignSpace | None = None) -> Model:
-        """Wrap a process that is at hand; a model stays what it is.
-
-        Raises:
-            SpecError: it is neither, or a space is given for what has one.
-        """
-        if isinstance(process, cls):
-            if space is not None:
-                raise SpecError(
-                    f"The model {process.name!r} has a design space of its own. Give space with a "
-                    "bare process, or constraints to load_model."
-                )
-            return process
-        missing = [a for a in ("posterior", "transition", "decode") if not hasattr(process, a)]
-        if missing:
-            raise SpecError(
-                f"{type(process).__name__} is no model: it has no {missing[0]}. Give what "
-                "load_model returns, a process, or wrap a diffusers pipeline first: "
-                "seqalign.models.pipelines.from_pipeline(pipeline, prompt='...')."
-            )
-        return cls(str(getattr(process, "name", type(process).__name__)), process, space, {}, {})
-
-    @property
-    def wild_type(self) -> str | None:
-        """The sequence that mutations are counted from."""
-        return None if self.space is None else self.space.wild_type
-
-    @property
-    def numbering(self) -> Numbering | None:
-        """What positions are called; None without letters."""
-        if self.space is None:
-            return None
-        return self.space.numbering or Numbering.plain(self.space.length)
-
-    @property
-    def residues(self) -> tuple[str, ...]:
-        """Names of the L positions in mutations: author numbers, with the chain if several."""
-        numbering = self.numbering
-        if numbering is None:
-            return ()
-        if len(set(numbering.chains)) == 1:
-            return numbering.numbers
-        return tuple(numbering.name(i) for i in range(1, len(numbering) + 1))
-
-    @property
-    def chains(self) -> tuple[int, ...]:
-        """Lengths of the chains, in order; FASTA joins them by '/'."""
-        numbering = self.numbering
-        if numbering is None:
-            return ()
-        return tuple(len(list(run)) for _, run in groupby(numbering.chains))
-
-    @property
-    def prompts(self) -> tuple[str, ...] | None:
-        """What is asked for, in words; None without text."""
-        prompts: tuple[str, ...] | None = getattr(self.process, "prompts", None)
-        return prompts
-
-    @property
-    def conditions(self) -> int:
-        """The number of prompts, 1 without text: each is an island of its own, or several."""
-        return 1 if self.prompts is None else len(self.prompts)
-
-    @property
-    def steps(self) -> int:
-        """Steps of the process."""
-        return len(self.process.times) - 1
-
-    @property
-    def calls(self) -> int:
-        """Visits of the network that one unguided design takes."""
-        masked = isinstance(self.process, MaskedProcess) and self.space is not None
-        return self.space.reveals if masked else self.steps
-
-    def one(self, condition: int) -> Process:
-        """Return the process of one prompt, by its row."""
-        return self.process if self.prompts is None else self.process.take([condition])
 
 
 # entry points -------------------------------------------------------------------------------------
@@ -463,11 +354,6 @@ def build_method(name: str, params: Mapping[str, Any]) -> Method:
     return cast(Method, make(cls, params, _choices, what=f"The method {name!r}"))
 
 
-def load_method(name: str, /, **params: Any) -> Method:
-    """Return a method by name: `load_method("das", alpha=0.3, tempering="adaptive")`."""
-    return build_method(name, params)
-
-
 def to_mapping(method: Method) -> dict[str, Any]:
     """Turn a method back into the mapping that builds it, with every default; its name comes first.
 
@@ -589,151 +475,3 @@ def draws_images(name: str) -> bool:
     if isinstance(discrete, bool):
         return not discrete
     return bool({"prompt", "prompts"} & set(parameters("model", name)))
-
-
-def load_reward(name: str, /, **params: Any) -> Reward:
-    """Return a reward by name.
-
-    Raises:
-        SpecError: the name or a parameter is unknown, or what it needs is not installed.
-    """
-    made = call(f"The reward {name!r}", _load("reward", name), params, name)
-    if not isinstance(made, Reward):
-        raise SpecError(f"The reward {name!r} made a {type(made).__name__}, not a Reward.")
-    return made
-
-
-def load_model(
-    name: str | Process,
-    /,
-    *,
-    wild_type: str | None = None,
-    design: str | Sequence[int | str] | None = None,
-    fix: str | Sequence[int | str] | Mapping[int | str, str] = "",
-    constraints: Sequence[Constraint] = (),
-    steps: int | None = None,
-    **params: Any,
-) -> Model:
-    """Return a `Model` of sequences, with its design space, or an `ImageModel`.
-
-    The model is named, or a process at hand, which takes no `params`.
-
-    An image model takes `prompt` or `prompts` and what else its factory does, and none of the
-    arguments about letters.
-
-    Residues are named as in the structure ("A1-56, not A30"), or count from 1 where there is none.
-    Positions the model knows nothing about, and chains that are only seen, keep the wild type
-    unless `design` names them. Every installed constraint is a keyword, with the value it has in a
-    campaign: `max_mutations=8, residues={"A9": {"allow": "ILV"}}`; or give objects as
-    `constraints`. Order "random" gets one step per free position unless `steps` is given; what
-    else is given goes to the model.
-
-    Raises:
-        SpecError: the name or a parameter is unknown, or does not fit the kind of model.
-        ConstraintError: the constraints cannot be met, or leave nothing to design.
-    """
-    own = None
-    if not isinstance(name, str):
-        own, name = name, str(getattr(name, "name", type(name).__name__))
-    known = [] if own is not None else parameters("model", name)
-    named = {k: params.pop(k) for k in names("constraint") if k in params and k not in known}
-    letters = {
-        "wild_type": wild_type,
-        "design": design,
-        "fix": fix,
-        "constraints": constraints,
-        **named,
-    }
-    if draws_images(name) if own is None else not own.discrete:
-        return _image_model(name, own, letters, steps, params)
-    if wild_type is not None and "wild_type" in known:
-        params["wild_type"] = wild_type
-    process = _process(name, own, params)
-    if getattr(process, "discrete", True) is False:
-        # a plugin whose signature does not tell
-        return _image_model(name, own, letters, steps, params)
-    if not isinstance(process, (MaskedProcess, UniformProcess)):
-        raise SpecError(
-            f"The model {name!r} is a {type(process).__name__}; sequence design needs a "
-            "MaskedProcess or a UniformProcess."
-        )
-    wild_type = wild_type or getattr(process, "wild_type", None)
-    length, numbering = process.length, _numbering(process)
-    wanted, keep = design, getattr(process, "keep", "")
-    if wanted is None and keep:
-        kept = set(numbering.positions(keep, "keep"))
-        wanted = [numbering.name(i) for i in range(1, length + 1) if i not in kept]
-    space = DesignSpace.build(
-        process.alphabet,
-        length,
-        wild_type=wild_type,
-        design=wanted,
-        fix=fix,
-        constraints=constraints,
-        numbering=numbering,
-        **named,
-    )
-    if not space.free:
-        raise ConstraintError(
-            f"Nothing is left to design: all {length} positions are fixed. Free some with design, "
-            "or fix fewer.",
-            ("fix" if fix else "design",),
-        )
-    order = getattr(process, "order", None)
-    if isinstance(process, MaskedProcess):
-        process = replace(process, bias=space.bias, blocks=space.blocks)
-    elif space.bias is not None:
-        raise ConstraintError(
-            f"{name!r} is a UniformProcess; a bias is for masked models. Drop it.", ("residues",)
-        )
-    # tied positions are revealed together, in one step
-    if steps is None and order == "random":
-        steps = space.reveals
-    if steps is not None:
-        if order == "random" and steps < space.reveals:
-            raise SpecError(
-                f"steps = {steps} is too few: order 'random' reveals one position per step and "
-                f"{space.reveals} are free. "
-                f"Leave steps out, or set steps >= {space.reveals}.",
-                ("steps",),
-            )
-        process = replace(process, steps=steps)
-    return Model(name, process, space, card("model", name) if own is None else {}, dict(params))
-
-
-def _process(name: str, own: Process | None, params: Mapping[str, Any]) -> Any:
-    """Return the process at hand, or the one of a name."""
-    if own is None:
-        return call(f"The model {name!r}", _load("model", name), params, name)
-    if params:
-        key = next(iter(params))
-        raise SpecError(f"The process {name!r} is built: {key} is set where it is made.", (key,))
-    return own
-
-
-def _numbering(process: MaskedProcess | UniformProcess) -> Numbering:
-    """Return what the positions of a process are called."""
-    given: Numbering | None = getattr(process, "numbering", None)
-    return given or Numbering.plain(process.length)
-
-
-def _image_model(
-    name: str,
-    own: Process | None,
-    letters: Mapping[str, Any],
-    steps: int | None,
-    params: Mapping[str, Any],
-) -> Model:
-    """Build a continuous model; what speaks of letters is refused."""
-    wrong = [k for k, v in letters.items() if v is not None and v not in ("", (), [], {})]
-    if wrong:
-        raise SpecError(
-            f"The model {name!r} draws images, and {wrong[0]} is about the letters of sequences. "
-            "Leave it out.",
-            (wrong[0],),
-        )
-    given = dict(params) if steps is None else {**params, "steps": steps}
-    process = _process(name, own, given)
-    if getattr(process, "discrete", True) or not hasattr(process, "posterior"):
-        raise SpecError(f"The model {name!r} made a {type(process).__name__}, no image process.")
-    return Model(name, process, None, card("model", name) if own is None else {}, given)

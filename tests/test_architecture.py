@@ -21,7 +21,7 @@ LAYERS = [
     {"files"},
     {"space"},
     {"methods"},
-    {"registry", "build", "api"},
+    {"registry", "build", "load", "api"},
     {"campaign"},
     {"cli", "__init__", "__main__"},
 ]

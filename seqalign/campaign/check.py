@@ -22,15 +22,8 @@ from seqalign.campaign.terms import Term, load_term, origin
 from seqalign.campaign.yaml import Source
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward, RewardError, Sum, evaluate
-from seqalign.registry import (
-    Model,
-    SpecError,
-    build_method,
-    entry,
-    names,
-    nearest,
-    to_mapping,
-)
+from seqalign.load import Model
+from seqalign.registry import SpecError, build_method, entry, names, nearest, to_mapping
 
 __all__ = ["check"]
 

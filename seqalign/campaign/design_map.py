@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from seqalign.registry import Model
+from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
 __all__ = ["design_map"]

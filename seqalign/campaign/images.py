@@ -41,7 +41,7 @@ from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.pictures import contact_sheet, png, read_png
-from seqalign.registry import Model
+from seqalign.load import Model
 
 __all__ = ["Images"]
 

@@ -15,14 +15,8 @@ from seqalign.core.process import Process
 from seqalign.files.mpnn_options import import_options
 from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
-from seqalign.registry import (
-    Model,
-    SpecError,
-    load_model,
-    names,
-    parameters,
-    takers,
-)
+from seqalign.load import Model, load_model
+from seqalign.registry import SpecError, names, parameters, takers
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.installed import constraints
 

@@ -11,7 +11,7 @@ from seqalign.campaign.store import RunFolder
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step, join
-from seqalign.registry import Model
+from seqalign.load import Model
 
 __all__ = ["Progress", "calibrate", "run_arm"]
 

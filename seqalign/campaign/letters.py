@@ -41,7 +41,7 @@ from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.numbering import mutations
 from seqalign.files.sheet import Layout, Sheet
-from seqalign.registry import Model
+from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
 __all__ = ["TOP", "Letters", "Scored", "score", "space_of"]

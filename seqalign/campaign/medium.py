@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from seqalign.core.objective import Reward
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.files.structure import Structure
-from seqalign.registry import Model
+from seqalign.load import Model
 
 __all__ = [
     "Arm",
@@ -151,10 +151,10 @@ class Medium(Protocol):
         recurs: whether a design comes again, so that scores are worth remembering.
     """
 
-    kind: str
-    key: str
-    each: str | None
-    recurs: bool
+    kind: ClassVar[str]
+    key: ClassVar[str]
+    each: ClassVar[str | None]
+    recurs: ClassVar[bool]
 
     # before a run
 

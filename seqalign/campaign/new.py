@@ -22,16 +22,8 @@ from seqalign.files.numbering import Numbering
 from seqalign.files.residues import LETTERS
 from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
-from seqalign.registry import (
-    Model,
-    SpecError,
-    draws_images,
-    entry,
-    load_model,
-    names,
-    parameters,
-    takers,
-)
+from seqalign.load import Model, load_model
+from seqalign.registry import SpecError, draws_images, entry, names, parameters, takers
 from seqalign.space.installed import find, keys
 from seqalign.space.positions import ConstraintError, Positions
 

@@ -13,7 +13,7 @@ from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
 from seqalign.files.sheet import Layout
 from seqalign.files.text import read_sequences
-from seqalign.registry import Model
+from seqalign.load import Model
 
 __all__ = ["Constants", "evaluation_calls", "read_candidates", "score", "stored_constants"]
 

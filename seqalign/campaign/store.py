@@ -24,7 +24,7 @@ from seqalign.campaign.summary import Summary, from_json
 from seqalign.core.particles import Samples, Step
 from seqalign.core.process import Designs
 from seqalign.files.text import finite, write_atomic
-from seqalign.registry import Model
+from seqalign.load import Model
 
 __all__ = ["RunFolder"]
 

@@ -19,13 +19,8 @@ from seqalign.core.objective import Reward, RewardError, Wrapper
 from seqalign.core.process import Designs
 from seqalign.core.wrappers import Cached
 from seqalign.files.structure import Structure
-from seqalign.registry import (
-    SpecError,
-    card_id,
-    load_reward,
-    names,
-    parameters,
-)
+from seqalign.load import load_reward
+from seqalign.registry import SpecError, card_id, names, parameters
 
 __all__ = ["Term", "load_term", "origin"]
 

@@ -1,5 +1,8 @@
 """Discrete diffusion: masked (absorbing) and uniform processes with their reverse kernels.
 
+One file: a posterior, the kernels it makes and their tilts read the same rows of letters, and are
+exact only together.
+
 References:
     Austin et al., "Structured denoising diffusion models in discrete state-spaces", NeurIPS 2021,
     arXiv 2107.03006. Sahoo et al., "Simple and effective masked diffusion language models", NeurIPS
@@ -65,7 +68,6 @@ class CategoricalPosterior:
     columns: ClassVar[None] = None
     log_probs: Tensor
     relaxed: Tensor | None = None
-    columns: ClassVar[None] = None
 
     @cached_property
     def mean(self) -> Tensor:

@@ -29,7 +29,6 @@ __all__ = [
     "RectifiedFlow",
     "Schedule",
     "VariancePreserving",
-    "no_letters",
 ]
 
 # (B, K, *event) states and t to the (B, K, *event) mean of p(x_0 | x_t); one that holds something
@@ -43,7 +42,6 @@ class Schedule(Protocol):
 
     def __call__(self, t: float) -> tuple[float, float]:
         """Return (a, b) at time t in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -137,36 +135,24 @@ class Gaussian:
         return Gaussian(self.mean + self.sigma**2 * g.to(self.mean.dtype), self.sigma)
 
 
-def no_letters(space: Space | None) -> None:
-    """Refuse a design space for states without letters.
-
-    Raises:
-        TypeError: there is one.
-    """
-    if space is not None:
-        raise TypeError(
-            "A DesignSpace holds letters; continuous processes have none. Drop the constraints."
-        )
-
-
 class Continuous(Protocol):
     """What every process with continuous states and a schedule answers alike."""
 
-    absorbing: ClassVar[bool] = False
+    @property
+    def absorbing(self) -> bool:
+        """Nothing settles before the end."""
+        return False
 
     @property
     def times(self) -> Tensor:
         """(T + 1,) decreasing from 1 to 0."""
-        ...
 
     @property
     def eta(self) -> float:
         """Scale of the noise of a step; 0 is deterministic."""
-        ...
 
     def schedule(self, t: float) -> tuple[float, float]:
         """Return (a, b) of x_t = a·x_0 + b·noise."""
-        ...
 
     def relax(self, x: Tensor) -> Tensor:
         """Return x."""
@@ -182,13 +168,17 @@ class Continuous(Protocol):
 
     def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
         """Draw x_t at times[step] from the forward process."""
-        no_letters(space)
+        if space is not None:
+            self.check(0, space)
         a, b = self.schedule(float(self.times[step]))
         return a * x_0 + b * rng.normal(x_0.shape, x_0.device).to(x_0.dtype)
 
     def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
         """Refuse a design space, and steps without noise."""
-        no_letters(space)
+        if space is not None:
+            raise TypeError(
+                "A DesignSpace holds letters; continuous processes have none. Drop the constraints."
+            )
         if self.eta == 0:
             raise ValueError(
                 "eta = 0 makes every step deterministic: particles cannot explore and weights "

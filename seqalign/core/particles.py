@@ -138,8 +138,11 @@ class Step:
 
     def cpu(self) -> Step:
         """Return the same on the CPU."""
-        there = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Step(**{k: v.cpu() if isinstance(v, Tensor) else v for k, v in there.items()})
+        there: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            there[item.name] = value.cpu() if isinstance(value, Tensor) else value
+        return Step(**there)
 
     @classmethod
     def of(cls, moved: Particles, chosen: Particles | None, calls: tuple[int, int]) -> Step:

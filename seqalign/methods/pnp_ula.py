@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Meter, Metered
-from seqalign.core.gaussian import Gaussian, no_letters
+from seqalign.core.gaussian import Continuous, Gaussian
 from seqalign.core.method import Looped
 from seqalign.core.objective import Reward
 from seqalign.core.process import Process, Space
@@ -39,7 +39,7 @@ class _Here(NamedTuple):
 class _Langevin(Metered):
     def __init__(self, process: Process, method: PnPULA, meter: Meter | None = None) -> None:
         super().__init__(process, meter)
-        self.method, self.differentiable = method, True
+        self.method, self.differentiable, self.eta = method, True, 1.0
         levels = [(*self.schedule(t), t) for t in process.times.tolist()[:-1]]
         level = min(levels, key=lambda v: abs(v[1] - method.sigma * v[0]))[2]
         self.times = torch.full((method.iterations + 1,), level, dtype=torch.float64)
@@ -52,7 +52,7 @@ class _Langevin(Metered):
             return _Here(x, super().posterior(self.schedule(t)[0] * x, t).mean)
 
     def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
-        no_letters(space)  # the noise of a step is its own, not that of the process
+        Continuous.check(self, steps, space)  # the noise of a step is its own
 
     def transition(self, x_t: Tensor, posterior: _Here, t: float, s: float) -> Gaussian:
         (a, b), step, box = self.schedule(t), self.method.step, self.method.box

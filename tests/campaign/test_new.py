@@ -18,8 +18,8 @@ from seqalign.campaign.yaml import read
 from seqalign.cli.main import app
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import read_structure
+from seqalign.load import load_model
 from seqalign.models.language_checkpoints import VOCABULARY
-from seqalign.registry import load_model
 from seqalign.space.space import DesignSpace
 
 STRUCTURES = sorted(

@@ -23,11 +23,12 @@ from seqalign.core.objective import evaluate
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.core.streams import Streams
+from seqalign.load import load_reward
 from seqalign.methods.smc import PlainSMC
 from seqalign.models import language_checkpoints
 from seqalign.models.language import SPECIAL, dplm, esm2, load_language_model
 from seqalign.models.language_checkpoints import VOCABULARY, to_transformers
-from seqalign.registry import SpecError, load_reward
+from seqalign.registry import SpecError
 from seqalign.rewards.language import pseudo_log_likelihood
 from seqalign.space.space import DesignSpace
 

@@ -15,6 +15,7 @@ import yaml
 import seqalign.models
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
+from seqalign.load import load_model
 from seqalign.models.pdz import (
     BACKGROUND,
     COLUMN_OF,
@@ -47,7 +48,6 @@ from seqalign.models.train_pdz import (
     split_rows,
     train,
 )
-from seqalign.registry import load_model
 from seqalign.space.space import positions
 
 DATA = Path(os.environ.get("SEQALIGN_DATA", Path(__file__).parents[3] / "shared" / "data"))

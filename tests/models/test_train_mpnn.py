@@ -17,15 +17,17 @@ from backbones import BENCHMARK, backbone_of, network
 from checks import mean_is
 from torch import Tensor
 
+from seqalign.models import mpnn_data
 from seqalign.models import train_mpnn as training
 from seqalign.models.backbone import Backbone
 from seqalign.models.inverse_folding import mpnn_mini
+from seqalign.models.mpnn_data import Chain
 from seqalign.models.mpnn_weights import LETTERS, MASKED, embeddings, shipped
-from seqalign.models.train_mpnn import Chain, Settings
+from seqalign.models.train_mpnn import Settings
 
 DATA = Path(os.environ.get("SEQALIGN_DATA", "absent"))
 needs_data = pytest.mark.skipif(
-    not (DATA / training.TRAIN).exists(), reason="needs the public structures; set SEQALIGN_DATA"
+    not (DATA / mpnn_data.TRAIN).exists(), reason="needs the public structures; set SEQALIGN_DATA"
 )
 TINY = Settings(passes=4, residues=120, crop=40, width=16, neighbors=6, warmup=2)
 
@@ -41,9 +43,9 @@ def random_letters(n: int, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def parts() -> training.Parts:
+def parts() -> mpnn_data.Parts:
     chains = [chain(f"c{i:03}", random_letters(40 + i % 7, i), seed=i) for i in range(110)]
-    return training.split(chains, [], [])
+    return mpnn_data.split(chains, [], [])
 
 
 # data ---------------------------------------------------------------------------------------------
@@ -55,7 +57,7 @@ def test_clusters_stay_whole_and_minis_are_kept_out():
     # an extra chain that contains a third of the mini condemns its cluster
     leaking = chain("x", random_letters(60, 1001) + letters_of(mini)[:17], cluster="c050")
     kin = [chain(f"k{i}", random_letters(50, 2000 + i), cluster=f"c{i:03}") for i in range(100)]
-    parts = training.split(chains, [*kin, leaking], [mini])
+    parts = mpnn_data.split(chains, [*kin, leaking], [mini])
     held = {c.cluster for c in (*parts.test, *parts.validation)}
     inside = {c.cluster for group in parts.train for c in group}
     assert (len(parts.test), len(parts.validation)) == (60, 30)
@@ -65,7 +67,7 @@ def test_clusters_stay_whole_and_minis_are_kept_out():
     assert len(inside) == 9
     assert all(len({c.cluster for c in g}) == 1 and len(g) == 2 for g in parts.train)
     assert {c.name[0] for c in (*parts.test, *parts.validation)} == {"c"}
-    again = training.split(chains[::-1], [*kin, leaking], [mini])
+    again = mpnn_data.split(chains[::-1], [*kin, leaking], [mini])
     assert [c.name for c in again.test] == [c.name for c in parts.test]
 
 
@@ -75,7 +77,7 @@ def letters_of(c: Chain) -> str:
 
 def test_too_little_data_is_said():
     with pytest.raises(ValueError, match="Only 3 clusters"):
-        training.split([chain(f"c{i}", random_letters(45, i)) for i in range(3)], [], [])
+        mpnn_data.split([chain(f"c{i}", random_letters(45, i)) for i in range(3)], [], [])
 
 
 def test_files_are_read_and_copies_cut(tmp_path):
@@ -88,14 +90,14 @@ def test_files_are_read_and_copies_cut(tmp_path):
     path = tmp_path / "chains.jsonl.gz"
     with gzip.open(path, "wt") as out:
         out.write("".join(json.dumps(r) + "\n" for r in rows))
-    one, two, cut = training.read_chains(path)
+    one, two, cut = mpnn_data.read_chains(path)
     assert letters_of(one) == letters_of(two) == unit
     assert letters_of(cut) == unit[:50]
     assert torch.allclose(two.coords, backbone_of(112).coords[:60])
     with pytest.raises(FileNotFoundError, match="give --data"):
-        training.read_chains(tmp_path / "absent.jsonl.gz")
+        mpnn_data.read_chains(tmp_path / "absent.jsonl.gz")
     with pytest.raises(FileNotFoundError, match="give --data"):
-        training.read_minis(tmp_path / "absent.tar.xz")
+        mpnn_data.read_minis(tmp_path / "absent.tar.xz")
 
 
 def test_minis_are_read_from_their_archive(tmp_path):
@@ -106,7 +108,7 @@ def test_minis_are_read_from_their_archive(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
-    minis = training.read_minis(tmp_path / "minis.tar.xz")
+    minis = mpnn_data.read_minis(tmp_path / "minis.tar.xz")
     assert [m.name for m in minis] == ["a", "b"]
     assert letters_of(minis[0]) == structure.sequence
     assert (minis[0].coords - structure.coords).abs().max() < 1e-3
@@ -179,7 +181,7 @@ def test_samples_are_drawn_letter_by_letter():
 
 
 def test_figures_are_those_of_the_chains(parts):
-    frequencies = training.background(parts)
+    frequencies = mpnn_data.background(parts)
     assert float(frequencies.sum()) == pytest.approx(1)
     net = training.new_network(TINY, frequencies).eval().requires_grad_(False)
     with torch.no_grad():
@@ -235,11 +237,11 @@ def test_the_loss_falls_where_there_is_something_to_learn(tmp_path):
         return Chain.of(f"c{i:03}", f"c{i:03}", "A" * 22 + "L" * 22, coords)
 
     chains = [labelled(i) for i in range(100)]
-    parts = training.split(chains, [], [])
+    parts = mpnn_data.split(chains, [], [])
     settings = Settings(**{**vars(TINY), "passes": 8, "residues": 88, "crop": 44})
     trained = training.train(parts, settings, tmp_path, check_every=8, log=lambda line: None)
     value = training.perplexity(trained, parts.validation[:5], 6, states=4)
-    frequencies = training.background(parts)
+    frequencies = mpnn_data.background(parts)
     blind = math.exp(-float(frequencies.log()[parts.test[0].tokens].mean()))
     assert value < 0.9 * blind
 
@@ -248,7 +250,7 @@ def test_the_loss_falls_where_there_is_something_to_learn(tmp_path):
 def folder(tmp_path) -> Path:
     """Write a small data folder."""
     (tmp_path / "structures").mkdir()
-    for path, count in ((training.TRAIN, 100), (training.EXTRA, 5)):
+    for path, count in ((mpnn_data.TRAIN, 100), (mpnn_data.EXTRA, 5)):
         with gzip.open(tmp_path / path, "wt") as out:
             for i in range(count):
                 coords = backbone_of(40, seed=i).coords
@@ -256,7 +258,7 @@ def folder(tmp_path) -> Path:
                 row = {"name": f"c{i:03}", "seq": random_letters(40, i), "coords": table}
                 out.write(json.dumps(row | {"cluster": str(i)}) + "\n")
     text = backbone_of(34).to_pdb().encode()
-    with tarfile.open(tmp_path / training.MINIS, "w:xz") as archive:
+    with tarfile.open(tmp_path / mpnn_data.MINIS, "w:xz") as archive:
         member = tarfile.TarInfo("a.pdb")
         member.size = len(text)
         archive.addfile(member, io.BytesIO(text))
@@ -317,8 +319,8 @@ def test_the_shipped_weights_are_small_and_a_process():
 @needs_data
 @pytest.mark.slow
 def test_the_card_tells_the_truth():
-    parts = training.read_parts(DATA, log=lambda line: None)
-    frequencies = training.background(parts)
+    parts = mpnn_data.read_parts(DATA, log=lambda line: None)
+    frequencies = mpnn_data.background(parts)
     figures = training.summary(training.evaluate(shipped().network, parts.test, frequencies))
     for what, key in (
         ("any-order perplexity per residue", "perplexity"),
@@ -329,9 +331,9 @@ def test_the_card_tells_the_truth():
 
 @needs_data
 def test_held_out_chains_are_predicted_better_than_the_background():
-    parts = training.read_parts(DATA, log=lambda line: None)
+    parts = mpnn_data.read_parts(DATA, log=lambda line: None)
     chosen = sorted(parts.test, key=len)[:12]
     value = training.perplexity(shipped().network, chosen, shipped().neighbors, states=8)
-    frequencies = training.background(parts)
+    frequencies = mpnn_data.background(parts)
     letters = torch.cat([c.tokens for c in chosen])
     assert value < 0.75 * math.exp(-float(frequencies.log()[letters].mean()))

@@ -594,7 +594,7 @@ def pdb(tiny, tmp_path):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_by_name_and_from_a_file(tiny, pdb, metric):
-    from seqalign.registry import load_reward
+    from seqalign.load import load_reward
 
     if metric in ("hydrophobic", "surface", "ss-match"):
         pytest.importorskip("biotite")

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.models.splits import substitution_half
-from seqalign.rewards import pdz3, train_pdz3
+from seqalign.rewards import pdz3, pdz3_prior, train_pdz3
 
 NAMES = [f"pdz3-{kind}{twin}" for twin in ("", "-holdout") for kind in ("stability", "affinity")]
 FACTORIES = {name: partial(pdz3.landscape, registered=name) for name in NAMES}
@@ -121,7 +121,7 @@ def test_uncertainty_is_larger_for_substitutions_the_half_never_held(name):
     reward = FACTORIES[name]()
     known = "B" if name.endswith("holdout") else "A"
     seen, unseen = [], []
-    for i, a in train_pdz3.SUBSTITUTIONS:
+    for i, a in pdz3_prior.SUBSTITUTIONS:
         x = WILD.clone()
         x[i] = PROTEIN.letters.index(a)
         (seen if substitution_half(i, a) == known else unseen).append(x)
@@ -146,7 +146,7 @@ def test_twins_share_no_row_and_no_substitution_but_the_backgrounds():
         ("P0G",),
         ("P0G", "V4A"),
         ("P0G", "V4R"),
-        *((f"{pdz3.WILD_TYPE[i]}{i}{a}",) for i, a in train_pdz3.SUBSTITUTIONS),
+        *((f"{pdz3.WILD_TYPE[i]}{i}{a}",) for i, a in pdz3_prior.SUBSTITUTIONS),
     ]
     halves = {part: [v for v in variants if train_pdz3.half(v) == part] for part in "AB"}
     own = {
@@ -183,7 +183,7 @@ def test_split_rules():
 def tiny_scans():
     """A synthetic scan of ten positions in the thermodynamic form."""
     rng = np.random.default_rng(0)
-    names = [n for n in train_pdz3.INDEX if int(n[1:-1]) < 10]
+    names = [n for n in pdz3_prior.INDEX if int(n[1:-1]) < 10]
     energy = dict(zip(names, rng.gamma(2.0, 0.5, len(names)), strict=True))
     variants = [(n,) for n in names]
     variants += [(n, m) for n, m in zip(names, names[19:], strict=False)]
@@ -198,16 +198,21 @@ def tiny_scans():
 
 def test_training_is_deterministic_and_recovers_a_synthetic_scan(monkeypatch):
     # Ten positions instead of 84, for speed; every table is built from these names.
-    small = [n for n, (i, _) in enumerate(train_pdz3.SUBSTITUTIONS) if i < 10]
-    pairs = [train_pdz3.SUBSTITUTIONS[n] for n in small]
+    small = [n for n, (i, _) in enumerate(pdz3_prior.SUBSTITUTIONS) if i < 10]
+    pairs = [pdz3_prior.SUBSTITUTIONS[n] for n in small]
     names = [f"{pdz3.WILD_TYPE[i]}{i}{a}" for i, a in pairs]
-    monkeypatch.setattr(train_pdz3, "SUBSTITUTIONS", pairs)
-    monkeypatch.setattr(train_pdz3, "INDEX", {n: k for k, n in enumerate(names)})
-    monkeypatch.setattr(train_pdz3, "SIZE", len(small))
-    monkeypatch.setattr(train_pdz3, "POSITION", train_pdz3.POSITION[small])
-    monkeypatch.setattr(train_pdz3, "LETTER", train_pdz3.LETTER[small])
+    few = {
+        "SUBSTITUTIONS": pairs,
+        "INDEX": {n: k for k, n in enumerate(names)},
+        "SIZE": len(small),
+        "POSITION": pdz3_prior.POSITION[small],
+        "LETTER": pdz3_prior.LETTER[small],
+    }
+    for name, value in few.items():
+        monkeypatch.setattr(pdz3_prior, name, value)
+        monkeypatch.setattr(train_pdz3, name, value, raising=False)
     scans, energy = tiny_scans()
-    terms = train_pdz3.covariances(None, "scan")
+    terms = pdz3_prior.covariances(None, "scan")
     first, second = (train_pdz3.fit(scans, terms, iterations=5) for _ in range(2))
     assert np.array_equal(first.mean, second.mean)
     assert np.array_equal(first.draw(2, 0), second.draw(2, 0))
@@ -220,7 +225,7 @@ def test_training_is_deterministic_and_recovers_a_synthetic_scan(monkeypatch):
 
 def test_full_prior_needs_data():
     with pytest.raises(ValueError, match="give `data`"):
-        train_pdz3.covariances(None, "full")
+        pdz3_prior.covariances(None, "full")
 
 
 def test_scan_reader_names_file_and_line(tmp_path):

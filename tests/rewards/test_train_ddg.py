@@ -15,9 +15,9 @@ from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
-from seqalign.rewards import ddg, train_ddg
+from seqalign.rewards import ddg, ddg_data, train_ddg
+from seqalign.rewards.ddg_data import Chain, Row
 from seqalign.rewards.potts import Potts
-from seqalign.rewards.train_ddg import Chain, Row
 
 
 def sequence(seed, length=40):
@@ -60,9 +60,9 @@ def rows_of(made, n, seed=0, protein="x"):
 def test_e_values_tell_homologs_from_strangers():
     a, b = sequence(1, 100), sequence(2, 100)
     half = "".join(x if i % 2 else y for i, (x, y) in enumerate(zip(a, b, strict=True)))
-    assert train_ddg.e_value(a, a) < 1e-30
-    assert train_ddg.e_value(a, half) < 1e-3
-    assert train_ddg.e_value(a, b) > 1e-2
+    assert ddg_data.e_value(a, a) < 1e-30
+    assert ddg_data.e_value(a, half) < 1e-3
+    assert ddg_data.e_value(a, b) > 1e-2
 
 
 def test_groups_are_linked_through_a_third_protein_and_through_any_chain():
@@ -75,7 +75,7 @@ def test_groups_are_linked_through_a_third_protein_and_through_any_chain():
         ("5EEE", "A"): sequence(5),
         ("5EEE", "B"): sequence(3),
     }
-    group = train_ddg.homology_groups(sequences)
+    group = ddg_data.homology_groups(sequences)
     assert group["1AAA"] == group["2BBB"] == group["3CCC"]
     assert group["4DDD"] == group["5EEE"] != group["1AAA"]
 
@@ -85,7 +85,7 @@ def test_mini_families_are_kept_out_and_halves_and_folds_are_whole_groups():
     chains["0YYY", "A"] = chain(0)
     rows = [r for key, c in chains.items() for r in rows_of(c, 5, protein=key[0])]
     minis = {"1ABC": sequence(3), "HHH_rd1_1": sequence(4)}
-    split = train_ddg.split(chains, rows, minis)
+    split = ddg_data.split(chains, rows, minis)
     # the designed one has no family, whatever it looks like
     assert split.kept_out == {"3XXX"}
     assert split.half["0XXX"] == split.half["0YYY"]
@@ -96,14 +96,14 @@ def test_mini_families_are_kept_out_and_halves_and_folds_are_whole_groups():
 
 def test_deal_is_balanced_and_independent_of_the_order():
     sizes = {"a": 9, "b": 5, "c": 4, "d": 3, "e": 3}
-    dealt = train_ddg._deal(sizes, 2)
-    assert dealt == train_ddg._deal(dict(reversed(sizes.items())), 2)
+    dealt = ddg_data._deal(sizes, 2)
+    assert dealt == ddg_data._deal(dict(reversed(sizes.items())), 2)
     assert [sum(n for g, n in sizes.items() if dealt[g] == h) for h in (0, 1)] == [12, 12]
 
 
 def test_a_cluster_with_one_homolog_goes_as_a_whole():
     chains = [chain(1, "a", "7"), chain(2, "b", "7"), chain(3, "c", "8")]
-    kept = train_ddg.strangers(chains, [sequence(2)])
+    kept = ddg_data.strangers(chains, [sequence(2)])
     assert [c.name for c in kept] == ["c"]
 
 
@@ -154,7 +154,7 @@ def test_the_regression_finds_a_signal_and_clips_an_outlier():
     found = x @ train_ddg.fit(x, rows)
     assert np.corrcoef(found, truth)[0, 1] > 0.9
     wild = [replace(rows[0], stability=1e6), *rows[1:]]
-    clipped = [replace(rows[0], stability=train_ddg.CLIP), *rows[1:]]
+    clipped = [replace(rows[0], stability=ddg_data.CLIP), *rows[1:]]
     np.testing.assert_array_equal(train_ddg.fit(x, wild), train_ddg.fit(x, clipped))
 
 
@@ -237,7 +237,7 @@ def test_rows_that_do_not_fit_their_backbone_are_refused(data):
     other = next(a for a in PROTEIN.letters if a != wild)
     path.write_text("\n".join([text[0], f"0ABC,A:{other}3{wild},1.0"]))
     with pytest.raises(ValueError, match="does not fit the backbone's letter"):
-        train_ddg.measured(data)
+        ddg_data.measured(data)
 
 
 def test_nothing_to_do_is_an_error(data):

@@ -25,7 +25,6 @@ from seqalign.core.discrete import (
     Categorical,
     CategoricalPosterior,
     MaskedProcess,
-    OpenPosterior,
     UniformProcess,
 )
 from seqalign.core.sequence import PROTEIN, Alphabet
@@ -295,7 +294,7 @@ def test_open_positions_alone_are_conditioned_as_all(space, seed, scale, single,
     logits = scale * torch.randn(1, k, n, V, generator=gen, dtype=torch.float64)
     logits = logits.float() if single else logits
     law = MaskedProcess(lambda x, t: logits, ABC, n, n).posterior(x, 1.0)
-    assert isinstance(law, OpenPosterior)
+    assert law.columns is not None
     log_h, guide = space.condition(law, x, x == V)
     want_h, want = space.condition(law.whole(), x, x == V)
     near = {"atol": 1e-5, "rtol": 1e-4} if single else {"atol": 1e-10, "rtol": 1e-9}
@@ -326,7 +325,7 @@ def test_a_budget_of_a_whole_domain_is_conditioned_in_plain_numbers(dtype):
         law = process.posterior(x, 1.0)
         log_h, guide = space.condition(law, x, x == PROTEIN.mask)
         want_h, want = space.condition(law.whole(), x, x == PROTEIN.mask)
-        assert isinstance(guide, OpenPosterior)
+        assert guide.columns is not None
         close = 2e-5 if dtype == torch.float32 else 1e-10
         assert torch.allclose(log_h, want_h, atol=close, rtol=0)
         assert torch.allclose(guide.mean, want.mean, atol=close, rtol=0)
