@@ -6,9 +6,9 @@ YAML.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -60,14 +60,35 @@ class Method(Protocol):
         """
 
 
-class Looped(ABC):
-    """A method that is one sweep of the loop: it says which, and is called as every method is."""
+class Looped:
+    """A method that is one sweep of the loop: its fields are the parts of the loop.
+
+    What a method names `tilt` is its proposal, what it names `resample` its selection.
+
+    Attributes:
+        alpha: temperature of the target, in units of the reward.
+        value: estimate of the soft value at intermediate steps.
+        tempering: schedule of lam.
+        potential: how values become the log-twist: difference, max or sum.
+        proposal: base or tilted.
+        tilt: which gradient tilts the proposal, and its scale.
+        resample: scheme and threshold of resampling.
+        branch: children per particle, M.
+    """
 
     consistent: ClassVar[bool]
 
-    @abstractmethod
+    def parts(self) -> Mapping[str, Any]:
+        """Return the parts of the loop that are no fields, by their names in `SMC`."""
+        return {}
+
     def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
         """Return the sampler of these hyper-parameters."""
+        known = {f.name for f in fields(SMC) if f.init}
+        named = {"tilt": "proposal", "resample": "selection"}
+        own = {named.get(f.name, f.name): getattr(self, f.name) for f in fields(cast(Any, self))}
+        given = {k: v for k, v in own.items() if k in known} | dict(self.parts())
+        return SMC(process, reward, space=space, **given)
 
     def __call__(
         self,

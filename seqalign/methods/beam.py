@@ -8,14 +8,12 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.selection import TopK
-from seqalign.core.smc import SMC
 from seqalign.core.value import Automatic, Value
 
 __all__ = ["Beam"]
@@ -23,27 +21,13 @@ __all__ = ["Beam"]
 
 @dataclass(frozen=True)
 class Beam(Looped):
-    """Keep the K best of K·M.
-
-    Attributes:
-        alpha: temperature of the target, in units of the reward.
-        branch: children per particle, M.
-        value: estimate of the soft value at intermediate steps.
-    """
+    """Keep the K best of K·M."""
 
     alpha: float = 1.0
     branch: int = 4
     value: Value = Automatic()
     consistent: ClassVar[bool] = False
 
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(
-            process,
-            reward,
-            self.alpha,
-            value=self.value,
-            selection=TopK(),
-            branch=self.branch,
-            space=space,
-        )
+    def parts(self) -> Mapping[str, Any]:
+        """Keep the best of all children."""
+        return {"selection": TopK()}

@@ -10,29 +10,23 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.selection import Keep
-from seqalign.core.smc import SMC
 
 __all__ = ["BestOfN"]
 
 
 @dataclass(frozen=True)
 class BestOfN(Looped):
-    """Importance sampling from the pretrained model.
-
-    Attributes:
-        alpha: temperature of the target, in units of the reward.
-    """
+    """Importance sampling from the pretrained model."""
 
     alpha: float = 1.0
     consistent: ClassVar[bool] = True
 
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(process, reward, self.alpha, value=None, selection=Keep(), space=space)
+    def parts(self) -> Mapping[str, Any]:
+        """Look at the reward at the end only, and keep every particle."""
+        return {"value": None, "selection": Keep()}

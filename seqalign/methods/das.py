@@ -14,11 +14,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Resample
-from seqalign.core.smc import SMC
 from seqalign.core.tempering import Adaptive, Tempering
 from seqalign.core.value import Automatic, Value
 
@@ -27,15 +24,7 @@ __all__ = ["DAS"]
 
 @dataclass(frozen=True)
 class DAS(Looped):
-    """Tempered SMC with a tilted proposal.
-
-    Attributes:
-        alpha: temperature of the target, in units of the reward.
-        value: estimate of the soft value at intermediate steps.
-        tempering: schedule of lam.
-        tilt: which gradient tilts the proposal, and its scale.
-        resample: scheme and threshold of resampling.
-    """
+    """Tempered SMC with a tilted proposal."""
 
     alpha: float = 1.0
     value: Value = Automatic()
@@ -43,16 +32,3 @@ class DAS(Looped):
     tilt: Tilted = Tilted()
     resample: Resample = Resample()
     consistent: ClassVar[bool] = True
-
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(
-            process,
-            reward,
-            self.alpha,
-            value=self.value,
-            proposal=self.tilt,
-            tempering=self.tempering,
-            selection=self.resample,
-            space=space,
-        )

@@ -10,15 +10,13 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Keep
-from seqalign.core.smc import SMC
 from seqalign.core.tempering import Constant, Tempering
 from seqalign.core.value import PosteriorMean
 
@@ -27,28 +25,13 @@ __all__ = ["Guidance"]
 
 @dataclass(frozen=True)
 class Guidance(Looped):
-    """The tilted proposal, unweighted.
-
-    Attributes:
-        alpha: temperature of the target, in units of the reward.
-        tempering: schedule of lam.
-        tilt: which gradient tilts the proposal, and its scale.
-    """
+    """The tilted proposal, unweighted."""
 
     alpha: float = 1.0
     tempering: Tempering = Constant()
     tilt: Tilted = Tilted()
     consistent: ClassVar[bool] = False
 
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(
-            process,
-            reward,
-            self.alpha,
-            value=PosteriorMean(),
-            proposal=self.tilt,
-            tempering=self.tempering,
-            selection=Keep(),
-            space=space,
-        )
+    def parts(self) -> Mapping[str, Any]:
+        """Keep every particle."""
+        return {"value": PosteriorMean(), "selection": Keep()}

@@ -9,15 +9,13 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Base, Proposal
 from seqalign.core.selection import OneChild, Resample
-from seqalign.core.smc import SMC
 from seqalign.core.tempering import Linear, Tempering
 from seqalign.core.value import Automatic, Value
 
@@ -26,16 +24,7 @@ __all__ = ["NestedIS"]
 
 @dataclass(frozen=True)
 class NestedIS(Looped):
-    """SMC whose proposal is the best of M, exactly weighted.
-
-    Attributes:
-        alpha: temperature of the target, in units of the reward.
-        branch: children per particle, M.
-        value: estimate of the soft value at intermediate steps.
-        tempering: schedule of lam.
-        proposal: base or tilted.
-        resample: scheme and threshold of resampling.
-    """
+    """SMC whose proposal is the best of M, exactly weighted."""
 
     alpha: float = 1.0
     branch: int = 4
@@ -45,16 +34,6 @@ class NestedIS(Looped):
     resample: Resample = Resample()
     consistent: ClassVar[bool] = True
 
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(
-            process,
-            reward,
-            self.alpha,
-            value=self.value,
-            proposal=self.proposal,
-            tempering=self.tempering,
-            selection=OneChild(weigh=True, then=self.resample),
-            branch=self.branch,
-            space=space,
-        )
+    def parts(self) -> Mapping[str, Any]:
+        """Keep one child per parent with the mean weight of all, then resample."""
+        return {"selection": OneChild(weigh=True, then=self.resample)}

@@ -14,10 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.selection import Resample
-from seqalign.core.smc import SMC
 from seqalign.core.tempering import Linear, Tempering
 from seqalign.core.value import Automatic, Value
 
@@ -26,29 +23,10 @@ __all__ = ["PlainSMC"]
 
 @dataclass(frozen=True)
 class PlainSMC(Looped):
-    """Tempered SMC, gradient-free.
-
-    Attributes:
-        alpha: temperature of the target, in units of the reward.
-        value: estimate of the soft value at intermediate steps.
-        tempering: schedule of lam.
-        resample: scheme and threshold of resampling.
-    """
+    """Tempered SMC, gradient-free."""
 
     alpha: float = 1.0
     value: Value = Automatic()
     tempering: Tempering = Linear()
     resample: Resample = Resample()
     consistent: ClassVar[bool] = True
-
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(
-            process,
-            reward,
-            self.alpha,
-            value=self.value,
-            tempering=self.tempering,
-            selection=self.resample,
-            space=space,
-        )

@@ -9,14 +9,12 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.selection import OneChild
-from seqalign.core.smc import SMC
 from seqalign.core.value import Automatic, Value
 
 __all__ = ["SVDD"]
@@ -24,27 +22,13 @@ __all__ = ["SVDD"]
 
 @dataclass(frozen=True)
 class SVDD(Looped):
-    """Soft value-based decoding.
-
-    Attributes:
-        alpha: temperature of the choice, in units of the reward; 0 is greedy.
-        branch: children per particle, M.
-        value: estimate of the soft value at intermediate steps.
-    """
+    """Soft value-based decoding; alpha = 0 is greedy."""
 
     alpha: float = 1.0
     branch: int = 8
     value: Value = Automatic()
     consistent: ClassVar[bool] = False
 
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(
-            process,
-            reward,
-            self.alpha or 1.0,
-            value=self.value,
-            selection=OneChild(greedy=self.alpha == 0),
-            branch=self.branch,
-            space=space,
-        )
+    def parts(self) -> Mapping[str, Any]:
+        """Keep one child per parent, drawn by its value."""
+        return {"alpha": self.alpha or 1.0, "selection": OneChild(greedy=self.alpha == 0)}

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seqalign.core.method import Looped
-from seqalign.core.objective import Reward
-from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Resample
-from seqalign.core.smc import SMC
 from seqalign.core.tempering import Constant, Tempering
 from seqalign.core.value import Automatic, Value
 
@@ -26,15 +23,7 @@ __all__ = ["TDS"]
 
 @dataclass(frozen=True)
 class TDS(Looped):
-    """SMC with a tilted proposal and no tempering.
-
-    Attributes:
-        alpha: temperature of the target, in units of the reward.
-        value: estimate of the soft value at intermediate steps.
-        tempering: schedule of lam.
-        tilt: which gradient tilts the proposal, and its scale.
-        resample: scheme and threshold of resampling.
-    """
+    """SMC with a tilted proposal and no tempering."""
 
     alpha: float = 1.0
     value: Value = Automatic()
@@ -42,16 +31,3 @@ class TDS(Looped):
     tilt: Tilted = Tilted()
     resample: Resample = Resample()
     consistent: ClassVar[bool] = True
-
-    def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler."""
-        return SMC(
-            process,
-            reward,
-            self.alpha,
-            value=self.value,
-            proposal=self.tilt,
-            tempering=self.tempering,
-            selection=self.resample,
-            space=space,
-        )

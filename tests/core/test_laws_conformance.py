@@ -79,7 +79,8 @@ def test_frozen_documented_and_readable(name):
     module = sys.modules[cls.__module__]
     assert "References:" in module.__doc__
     for item in dataclasses.fields(cls):
-        assert f"{item.name}:" in cls.__doc__, f"{name}.{item.name} is not documented"
+        said = cls.__doc__ + (Looped.__doc__ if issubclass(cls, Looped) else "")
+        assert f"{item.name}:" in said, f"{name}.{item.name} is not documented"
     assert isinstance(cls.consistent, bool)
     # repr = hash = YAML
     scope = names() | {cls.__name__: cls}
