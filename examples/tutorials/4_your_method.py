@@ -6,19 +6,19 @@ Run python examples/tutorials/4_your_method.py; it takes seconds, and with --qui
 import itertools
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 import seqalign as sa
 from seqalign.core.method import Looped
-from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Resample
 from seqalign.core.tempering import Linear
 
 
 # Every weighted-particle method is one loop, branch → propose → weight → select, with other parts.
+# They are fields of a frozen dataclass, which a campaign can set, or made from fields by `parts`.
 # This one tilts the proposal by the gradient, lets the reward in late (lam = (i / n)^power), and
 # resamples at every second step. It claims to be consistent, which is tested below.
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Late(Looped):
 
     alpha: float = 1.0
     power: float = 2.0
+    tilt: Tilted = Tilted()
+    resample: Resample = Resample("systematic", ess_below=1.0, every=2)
     consistent: ClassVar[bool] = True
 
-    def loop(self, process: Process, reward: sa.Reward, space: Space | None = None) -> sa.SMC:
-        """Return the sampler of these hyper-parameters."""
-        parts = {"proposal": Tilted(), "tempering": Linear(self.power), "space": space}
-        selection = Resample("systematic", ess_below=1.0, every=2)
-        return sa.SMC(process, reward, self.alpha, selection=selection, **parts)
+    def parts(self) -> dict[str, Any]:
+        """Return the schedule of lam."""
+        return {"tempering": Linear(self.power)}
 
 
 class Differ(sa.Reward):
