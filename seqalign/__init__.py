@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError as _NotFound
 from importlib.metadata import version as _version
 
 from seqalign.allocator import keep_freed_memory as _keep_freed_memory
-from seqalign.api import Picks, Result, RewardMaker, sample
+from seqalign.api import RewardMaker, sample
 from seqalign.core.budget import Budget
 from seqalign.core.callables import function
 from seqalign.core.discrete import MaskedProcess, UniformProcess
@@ -32,6 +32,7 @@ from seqalign.core.streams import Streams
 from seqalign.core.wrappers import Cached, Chunked, Counted
 from seqalign.load import Model, load_method, load_model, load_reward
 from seqalign.registry import SpecError
+from seqalign.result import Picks, Result
 from seqalign.space.space import DesignSpace
 
 _keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The Python door: sample designs from a model aligned to a reward, and look at what comes back.
+"""The Python door: sample designs from a model aligned to a reward.
 
 One island is the unit of work: its random streams are keyed by its global id, and it is sent
 through the network alone, so that nothing else changes its result. The streams of a prompt are
@@ -8,39 +8,30 @@ keyed by its words: what it gives does not depend on the prompts beside it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from html import escape
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from seqalign.core.budget import Budget, OverBudget
 from seqalign.core.callables import Command, Function, OnFailure, as_reward, function
 from seqalign.core.method import Looped, Method
 from seqalign.core.objective import Reward, calibrate, open_zscores
 from seqalign.core.particles import Particles, Samples, Step, join
-from seqalign.core.process import Designs, Process
+from seqalign.core.process import Process
 from seqalign.core.streams import Streams
-from seqalign.files.numbering import mutations
-from seqalign.files.pictures import contact_sheet, data_uri, png
-from seqalign.files.text import fasta, to_csv, write_atomic
 from seqalign.load import Model
 from seqalign.methods.best_of_n import BestOfN
-from seqalign.registry import SpecError, build_method, to_mapping
+from seqalign.registry import SpecError, build_method
+from seqalign.result import Result
 from seqalign.space.space import DesignSpace
 
-__all__ = ["Picks", "Result", "RewardMaker", "draw", "references", "sample", "settle"]
+__all__ = ["RewardMaker", "draw", "even", "references", "sample", "settle"]
 
 REFERENCES = 64
 """Unguided designs that fix the constants of a zscore."""
-SHOWN = 8
-"""Designs that a result prints; with prompts, so many of all of them."""
-ROWS, COLUMNS, WIDTH, SIDE = 18, 12, 120, 128
-"""What a table shows at most: rows, columns of HTML, characters of a line, pixels of a picture."""
 
 
 class RewardMaker:
@@ -162,344 +153,6 @@ def settle(
         ]
     )
     return calibrate(reward, unguided.designs), unguided.network_calls
-
-
-# results ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, repr=False)
-class Picks:
-    """Some designs of a result, best first; with prompts, prompt by prompt.
-
-    Attributes:
-        designs: (n, 1), each an island of its own.
-        rewards: one per design.
-        log_w: one per design.
-        model: what they were drawn from.
-    """
-
-    designs: Designs
-    rewards: list[float]
-    log_w: list[float]
-    model: Model
-
-    def __len__(self) -> int:
-        """Count the designs."""
-        return len(self.rewards)
-
-    def __repr__(self) -> str:
-        """Show the designs as a table of text."""
-        return _text(self.rows())
-
-    def _repr_html_(self) -> str:
-        return _html(self.rows(), self._images())
-
-    @property
-    def sequences(self) -> list[str]:
-        """The letters of each design.
-
-        Raises:
-            TypeError: the designs are continuous.
-        """
-        return [row[0] for row in self.designs.sequences]
-
-    @property
-    def images(self) -> Tensor:
-        """The values of each design, (n, *event); images (C, H, W) in [0, 1]."""
-        return self.designs.x[:, 0]
-
-    @property
-    def prompts(self) -> list[str] | None:
-        """What each was asked for; None without text."""
-        return None if self.designs.prompts is None else list(self.designs.prompts)
-
-    def mutations(self) -> list[str]:
-        """Return the mutations of each design, such as V39A:D40G; "" without a wild type."""
-        wild = self.model.wild_type
-        if wild is None:
-            return [""] * len(self)
-        return [":".join(mutations(s, wild, self.model.residues)) for s in self.sequences]
-
-    def rows(self) -> list[dict[str, str | int | float]]:
-        """Return one row per design: what it is, its reward and its log-weight.
-
-        A vector has its numbers in columns x1, x2, ...; an image has none.
-        """
-        found: list[dict[str, str | int | float]] = []
-        letters, said = self.designs.alphabet is not None, self.mutations()
-        sequences = self.sequences if letters else []
-        numbers = [] if letters or self.designs.x.dim() != 3 else self.images.tolist()
-        for n, (r, w) in enumerate(zip(self.rewards, self.log_w, strict=True)):
-            row: dict[str, str | int | float] = {"sample": n + 1}
-            if letters:
-                row["sequence"] = sequences[n]
-            if self.model.wild_type is not None:
-                row["mutations"] = said[n]
-            if self.prompts is not None:
-                row["prompt"] = self.prompts[n]
-            row |= {"reward": r, "log_w": w}
-            found.append(row | {f"x{i}": v for i, v in enumerate(numbers and numbers[n], 1)})
-        return found
-
-    def to_fasta(self, path: str | Path) -> None:
-        """Write FASTA with sample, reward and, given a wild type, mutations in the header."""
-        records = []
-        said = self.mutations()
-        for n, (s, r) in enumerate(zip(self.sequences, self.rewards, strict=True)):
-            header = f"sample={n + 1}, reward={r:.4f}"
-            if self.model.wild_type is not None:
-                header += f", mutations={said[n] or 'none'}"
-            records.append((header, s))
-        write_atomic(Path(path), fasta(records))
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write CSV with what each design is, its reward and its log-weight."""
-        rows = self.rows()
-        write_atomic(Path(path), to_csv(rows, list(rows[0]) if rows else ["sample"]))
-
-    def to_dataframe(self) -> Any:
-        """Return a pandas data frame of `rows`.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError(
-                "A data frame needs pandas, which is not installed. Run: pip install pandas; or "
-                "take rows(), or to_csv(path).",
-                name=error.name,
-            ) from error
-        return pd.DataFrame(self.rows())
-
-    def to_images(self, folder: str | Path) -> list[Path]:
-        """Write PNG files 0001.png, 0002.png, ... and return their paths.
-
-        Raises:
-            ValueError: the designs are no images.
-        """
-        paths = [Path(folder) / f"{n:04d}.png" for n in range(1, len(self) + 1)]
-        for path, image in zip(paths, self.images, strict=True):
-            write_atomic(path, png(image))
-        return paths
-
-    def contact_sheet(self, path: str | Path, per_line: int = 8) -> None:
-        """Write one PNG of all images with their rewards, a prompt after the other.
-
-        Raises:
-            ValueError: the designs are no images.
-        """
-        texts = self.prompts or [""] * len(self)
-        lines: list[tuple[str, list[tuple[Tensor, str]]]] = []
-        for image, reward, text in zip(self.images, self.rewards, texts, strict=True):
-            fresh = not lines or lines[-1][0] != text
-            if fresh or len(lines[-1][1]) == per_line:
-                lines.append((text, []))
-            lines[-1][1].append((image, f"{reward:.2f}"))
-        # a prompt that needs several lines is written once
-        titles = [t if n == 0 or lines[n - 1][0] != t else "" for n, (t, _) in enumerate(lines)]
-        rows = [(t, [cells]) for t, (_, cells) in zip(titles, lines, strict=True)]
-        write_atomic(Path(path), contact_sheet(rows))
-
-    def _images(self) -> list[str]:
-        """Return the images a table shows as data URIs; none where the designs are no images."""
-        x = self.designs.x
-        if self.designs.alphabet is not None or x.dim() != 5 or x.shape[2] not in (1, 3):
-            return []
-        small = self.images[:ROWS]
-        if max(small.shape[-2:]) > SIDE:
-            scale = SIDE / max(small.shape[-2:])
-            size = [max(1, round(scale * n)) for n in small.shape[-2:]]
-            small = interpolate(small, size, mode="area")
-        return [data_uri(image) for image in small]
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _cell(value: str | int | float) -> str:
-    """Return a value as one line of text."""
-    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
-
-
-def _more(rows: Sequence[Any]) -> list[str]:
-    """Return what says that a table shows some rows only."""
-    return [f"… {len(rows) - ROWS} more"] if len(rows) > ROWS else []
-
-
-def _text(rows: Sequence[Mapping[str, str | int | float]]) -> str:
-    """Return rows as aligned text; where a line is too long, its widest columns are cut."""
-    if not rows:
-        return "no designs"
-    table = [list(rows[0]), *([_cell(v) for v in row.values()] for row in rows[:ROWS])]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    while sum(widths) + 2 * (len(widths) - 1) > WIDTH and max(widths) > 16:
-        widths[widths.index(max(widths))] -= 1
-    lines = [
-        "  ".join(_cut(cell, n).ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    ]
-    return "\n".join([*(_cut(line, WIDTH) for line in lines), *_more(rows)])
-
-
-def _html(rows: Sequence[Mapping[str, str | int | float]], images: Sequence[str]) -> str:
-    """Return rows as an HTML table, with a picture in each where there are pictures."""
-    if not rows:
-        return "<p>no designs</p>"
-    head = "".join(
-        f"<th>{escape(key)}</th>" for key in ["image"] * bool(images) + list(rows[0])[:COLUMNS]
-    )
-    body = ""
-    for n, row in enumerate(rows[:ROWS]):
-        cells = [f'<td><img src="{images[n]}" alt="" width="64"></td>'] if images else []
-        shown = list(row.values())[:COLUMNS]
-        cells += [f"<td>{escape(_cut(_cell(v), WIDTH))}</td>" for v in shown]
-        body += f"<tr>{''.join(cells)}</tr>"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return "".join([table, *(f"<p>{line}</p>" for line in _more(rows))])
-
-
-def _called(method: Method) -> str:
-    """Return the registered name of a method, or its class's."""
-    try:
-        return str(to_mapping(method)["name"])
-    except SpecError:
-        return type(method).__name__
-
-
-@dataclass(frozen=True, repr=False)
-class Result:
-    """Weighted designs and how they came about; printing it shows the best.
-
-    Attributes:
-        samples: (B, K) weighted designs; islands prompt by prompt, `replicates` of each.
-        model: what was sampled from.
-        reward: what was aligned to, with every constant fixed.
-        method: how.
-        seed: the run's seed.
-        replicates: islands per prompt.
-        calibration_calls: network calls spent on zscore constants before the run.
-        particles: of each island of a run that was stopped; `sample(start=...)` goes on from them.
-    """
-
-    samples: Samples
-    model: Model
-    reward: Reward
-    method: Method
-    seed: int
-    replicates: int = 1
-    calibration_calls: int = 0
-    particles: tuple[Particles, ...] = ()
-
-    @property
-    def log_z(self) -> Tensor | None:
-        """Estimates of log Z, (B,); None for methods that are not consistent."""
-        return self.samples.log_z
-
-    @property
-    def trace(self) -> tuple[Step, ...]:
-        """One `Step` per step."""
-        return self.samples.trace
-
-    @property
-    def network_calls(self) -> int:
-        """Network calls of the run, calibration included."""
-        return self.samples.network_calls + self.calibration_calls
-
-    @property
-    def reward_calls(self) -> int:
-        """Reward calls of the run, without those of a calibration."""
-        return self.samples.reward_calls
-
-    def _groups(self) -> Iterator[tuple[int, Samples]]:
-        """Yield the islands of each prompt, with the first one's row."""
-        whole = len(self.samples.log_w) if self.model.prompts is None else self.replicates
-        for begin in range(0, len(self.samples.log_w), whole):
-            yield begin, self.samples.take(slice(begin, begin + whole))
-
-    def best(self, n: int = 1) -> Picks:
-        """Return the n distinct designs with the highest reward; with prompts, of each prompt.
-
-        Raises:
-            ValueError: the run was stopped before its end.
-        """
-        if not self.samples.finished:
-            raise ValueError(
-                "The run was stopped before its end and has no designs yet: go on with "
-                "sample(..., start=result.particles), or run without stop."
-            )
-        found = [(begin + b, k) for begin, some in self._groups() for b, k in some.best(n).tolist()]
-        rows, columns = [b for b, _ in found], [k for _, k in found]
-        designs = self.samples.designs
-        return Picks(
-            designs.each(rows, columns),
-            self.samples.rewards[rows, columns].tolist(),
-            self.samples.log_w[rows, columns].tolist(),
-            self.model,
-        )
-
-    @property
-    def _all(self) -> Picks:
-        return self.best(self.samples.rewards.numel())
-
-    def to_csv(self, path: str | Path) -> None:
-        """Write every distinct design as CSV, best first."""
-        self._all.to_csv(path)
-
-    def to_dataframe(self) -> Any:
-        """Return every distinct design as a pandas data frame, best first.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        return self._all.to_dataframe()
-
-    def to_images(self, folder: str | Path) -> list[Path]:
-        """Write every distinct image as PNG, best first within a prompt; return the paths."""
-        return self._all.to_images(folder)
-
-    def contact_sheet(self, path: str | Path, n: int = 8) -> None:
-        """Write one PNG of the n best images of each prompt, with their rewards."""
-        self.best(n).contact_sheet(path, per_line=min(n, 8))
-
-    def _head(self) -> list[str]:
-        """Return how the run went, line by line."""
-        b, k = self.samples.log_w.shape
-        islands = f"{b} island{'s' if b > 1 else ''} of {k} particles"
-        said = [f"{self.network_calls:,} network calls", f"{self.reward_calls:,} reward calls"]
-        if self.log_z is not None:
-            said.append(f"effective sample size {float(self.samples.ess.mean()):.1f} of {k}")
-            spread = float(self.log_z.std()) if b > 1 else math.nan
-            over = f" ± {spread:.2f} over islands" if math.isfinite(spread) else ""
-            said.append(f"log Z {float(self.log_z.mean()):.2f}{over}")
-        lines = [
-            f"{_called(self.method)} on {self.model.name}, alpha {self.method.alpha:g}, {islands}, "
-            f"seed {self.seed}",
-            f"reward {self.reward.name}",
-            ", ".join(said),
-        ]
-        if not self.samples.finished:
-            lines.append(f"stopped after step {self.particles[0].step} of {self.model.steps}")
-        return [_cut(_cell(line), WIDTH) for line in lines]
-
-    def _shown(self) -> Picks:
-        return self.best(max(1, SHOWN // self.model.conditions))
-
-    def __repr__(self) -> str:
-        """Show how the run went and its best designs, on one screen."""
-        if not self.samples.finished:
-            return "\n".join(self._head())
-        every = self.samples.rewards.numel()
-        count = sum(len(some.best(every)) for _, some in self._groups())
-        return "\n".join(
-            [*self._head(), f"{count} distinct designs, the best:", repr(self._shown())]
-        )
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<p>{escape(line)}</p>" for line in self._head())
-        return head + (self._shown()._repr_html_() if self.samples.finished else "")
 
 
 # the door -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 import seqalign as sa
 from seqalign.core.budget import OverBudget
 from seqalign.core.process import Designs
-from seqalign.registry import Model
+from seqalign.load import Model
 
 WILD = "MKTAYIAKQR"
 NUMBERS = torch.Generator().manual_seed(0)

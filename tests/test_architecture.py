@@ -21,15 +21,15 @@ LAYERS = [
     {"files"},
     {"space"},
     {"methods"},
-    {"registry", "build", "load", "api"},
+    {"registry", "build", "load", "result", "api"},
     {"campaign"},
     {"cli", "__init__", "__main__"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 PLUGINS_SEE = LAYER["space"]
 TOP = {
-    "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "constraints.txt",
-    ".ci", ".gitignore", "seqalign", "rewards", "models", "tests", "examples",
+    "pyproject.toml", "README.md", "CONTRIBUTING.md", "LICENSE", "CHANGELOG.md", "Makefile",
+    "constraints.txt", ".ci", ".gitignore", "seqalign", "rewards", "models", "tests", "examples",
 }  # fmt: skip
 PLUGIN_LIBRARIES = {
     "torch",

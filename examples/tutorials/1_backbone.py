@@ -1,7 +1,6 @@
 """A backbone: sequences that fold into it, under hard constraints, aligned to stability, to FASTA.
 
-    python examples/tutorials/1_backbone.py            # about a minute; --quick draws a few
-
+Run python examples/tutorials/1_backbone.py; it takes about a minute, and with --quick draws a few.
 The backbone is a SUMO-like domain (PDB entry 3A4R). Any PDB, mmCIF or BinaryCIF file will do.
 """
 

@@ -38,6 +38,7 @@ class Turns(sa.Reward):
 
 
 def main(particles: int) -> None:
+    """Align a model of natural PDZ domains to two formulas."""
     model = sa.load_model("pdz-mini", design="18-45", omit="C", max_mutations=6)
     stability = sa.load_reward("pdz3-stability")
 
