@@ -453,15 +453,23 @@ def to_mapping(method: Method) -> dict[str, Any]:
     )
 
 
-def _call(kind: Kind, name: str, factory: Callable[..., Any], params: Mapping[str, Any]) -> Any:
-    """Call a factory after its signature has been compared with the parameters."""
+def _call(
+    kind: Kind,
+    name: str,
+    factory: Callable[..., Any],
+    params: Mapping[str, Any],
+    more: Sequence[str] = (),
+) -> Any:
+    """Call a factory after its signature has been compared with the parameters.
+
+    `more` are names that would have been understood, too.
+    """
     known = inspect.signature(factory).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for key in params:
             if key not in known:
-                raise SpecError(
-                    f"The {kind} {name!r} has no parameter {key!r}. {nearest(key, known)}", (key,)
-                )
+                near = nearest(key, [*known, *more])
+                raise SpecError(f"The {kind} {name!r} has no parameter {key!r}. {near}", (key,))
     for key, p in known.items():
         if (
             p.default is p.empty
@@ -567,7 +575,7 @@ def load_model(
         return _image_model(name, factory, letters, steps, params)
     if wild_type is not None and "wild_type" in known:
         params["wild_type"] = wild_type
-    process = _call("model", name, factory, params)
+    process = _call("model", name, factory, params, names("constraint"))
     if getattr(process, "discrete", True) is False:
         # a plugin whose signature does not tell
         return _image_model(name, factory, letters, steps, params)
