@@ -164,7 +164,7 @@ def load_model(
         return _image_model(name, own, letters, steps, params)
     if wild_type is not None and "wild_type" in known:
         params["wild_type"] = wild_type
-    process = _process(name, own, params)
+    process = _process(name, own, params, names("constraint"))
     if getattr(process, "discrete", True) is False:
         # a plugin whose signature does not tell
         return _image_model(name, own, letters, steps, params)
@@ -217,10 +217,12 @@ def load_model(
     return Model(name, process, space, card("model", name) if own is None else {}, dict(params))
 
 
-def _process(name: str, own: Process | None, params: Mapping[str, Any]) -> Any:
+def _process(
+    name: str, own: Process | None, params: Mapping[str, Any], more: Sequence[str] = ()
+) -> Any:
     """Return the process at hand, or the one of a name."""
     if own is None:
-        return call(f"The model {name!r}", _load("model", name), params, name)
+        return call(f"The model {name!r}", _load("model", name), params, name, more)
     if params:
         key = next(iter(params))
         raise SpecError(f"The process {name!r} is built: {key} is set where it is made.", (key,))

@@ -399,11 +399,16 @@ def _signature(what: str, factory: Callable[..., Any]) -> dict[str, inspect.Para
 
 
 def call(
-    what: str, factory: Callable[..., Any], params: Mapping[str, Any], registered: str | None = None
+    what: str,
+    factory: Callable[..., Any],
+    params: Mapping[str, Any],
+    registered: str | None = None,
+    more: Sequence[str] = (),
 ) -> Any:
     """Call a factory of a user or plugin after its signature has been compared with `params`.
 
-    A factory with a parameter `registered` is told the name it was found by.
+    A factory with a parameter `registered` is told the name it was found by; `more` are names that
+    would have been understood, too.
 
     Raises:
         SpecError: a parameter is unknown or missing (`path` says which), or the factory fails.
@@ -414,7 +419,8 @@ def call(
     open_ = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for key in params:
         if key not in known and (not open_ or key == "registered"):
-            raise SpecError(f"{what} has no parameter {key!r}. {nearest(key, known)}", (key,))
+            near = nearest(key, [*known, *more])
+            raise SpecError(f"{what} has no parameter {key!r}. {near}", (key,))
     for key, p in known.items():
         needed = p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         if needed and key not in params:

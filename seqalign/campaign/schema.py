@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from seqalign.core.callables import OnFailure
@@ -51,7 +58,10 @@ def _constraints(given: Any) -> Any:
     try:
         model = schema(key for key in there if key in keys())
     except ConstraintError as error:
-        raise PydanticCustomError("constraint", "{said}", {"said": str(error)}) from error
+        said = PydanticCustomError("constraint", "{said}", {"said": str(error)})
+        raise ValidationError.from_exception_data(
+            "Constraints", [{"type": said, "loc": error.path, "input": None}]
+        ) from error
     return model.model_validate(there).model_dump(exclude_none=True, exclude_unset=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -42,11 +42,6 @@ class Composition(Constraint):
     key: ClassVar[str] = "composition"
     rank: ClassVar[int] = 60
     schema: ClassVar[Any] = dict[str, _Bounds]
-
-    @classmethod
-    def of(cls, value: Any) -> tuple[Self, ...]:
-        """Read {letters: {min, max}}."""
-        return tuple(cls(letters, **ends) for letters, ends in value.items())
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:

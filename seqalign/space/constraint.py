@@ -8,9 +8,9 @@ look-ahead, the search for a first sequence, the sentence about a broken one and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
-from typing import Any, ClassVar, Protocol, Self, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self, cast
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -31,21 +31,19 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Search(Protocol):
-    """What a constraint may ask where it alone leaves no sequence."""
+@dataclass(frozen=True)
+class Search:
+    """What a constraint may ask where it alone leaves no sequence.
 
-    @property
-    def allowed(self) -> tuple[str, ...]:
-        """L strings, the letters of each position."""
-        ...
+    Attributes:
+        allowed: L strings, the letters of each position.
+        nearest: returns the count of the sequence that misses its bounds by least.
+        admits: whether there is a sequence with another constraint in its place.
+    """
 
-    def nearest(self) -> int:
-        """Return the count of the sequence that misses the constraint by least."""
-        ...
-
-    def admits(self, other: Constraint) -> bool:
-        """Return whether there is a sequence with another constraint in its place."""
-        ...
+    allowed: tuple[str, ...]
+    nearest: Callable[[], int]
+    admits: Callable[[Constraint], bool]
 
 
 class Constraint:
@@ -56,12 +54,14 @@ class Constraint:
         rank: where it stands in lists, first by rank and then by key. Counters are looked ahead in
             this order, so that a result never depends on the order in which a user writes.
         schema: the type of its value in YAML, as pydantic reads it; None is a mapping of its
-            fields.
+            fields. A list means one constraint for each item, another mapping one for each entry.
+        said: what is asked, for reports: a word or two, and the rest; {fields} in braces.
     """
 
     key: ClassVar[str]
     rank: ClassVar[int] = 100
     schema: ClassVar[Any] = None
+    said: ClassVar[tuple[str, str] | None] = None
 
     # what is written ------------------------------------------------------------------------------
 
@@ -69,9 +69,11 @@ class Constraint:
     def of(cls, value: Any) -> tuple[Self, ...]:
         """Return the constraints that a value means; it fits the schema."""
         make = cast(Any, cls)
-        if cls.schema is not None:
-            return (make(value),)
-        return (make(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}),)
+        if cls.schema is None:
+            return (make(**_frozen(value)),)
+        if isinstance(value, dict):
+            return tuple(make(key, **_frozen(some)) for key, some in value.items())
+        return tuple(map(make, _frozen(value) if isinstance(value, list) else [value]))
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str] | None:
@@ -90,8 +92,10 @@ class Constraint:
 
     def words(self) -> tuple[str, str]:
         """Return what is asked, for reports: a word or two, and the rest."""
-        given = ((f.name, getattr(self, f.name)) for f in fields(cast(Any, self)))
-        text = ", ".join(f"{name} {value}" for name, value in given if value is not None)
+        given = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        if self.said is not None:
+            return self.said[0].format_map(given), self.said[1].format_map(given)
+        text = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
         return self.key.replace("_", " ").capitalize(), text
 
     # what it means --------------------------------------------------------------------------------
@@ -116,7 +120,7 @@ class Constraint:
         """Return groups of 1-based positions that take one letter."""
         return ()
 
-    def bias(self, at: Positions) -> Tensor | None:
+    def logits(self, at: Positions) -> Tensor | None:
         """Return what is added to the logits, (L, V) in nats: no constraint, p_pre changes."""
         return None
 
@@ -130,8 +134,8 @@ class Constraint:
             total = counter.total(tokens)
             if counter.misses(total):
                 end, bound, _ = counter.end(total)
-                most = "at most" if end == "max" else "at least"
-                said.append(f"{self.title} is {total}, {most} {bound} is allowed")
+                rule = ("at most", "allowed") if end == "max" else ("at least", "required")
+                said.append(f"{self.title} is {total}, {rule[0]} {bound} is {rule[1]}")
         for chain in at.chains if automaton is not None else ():
             place = cast(Automaton, automaton).refused([tokens[i] for i in chain])
             if place is not None:
@@ -142,10 +146,21 @@ class Constraint:
         """Say to what it would have to give way; without it there is a sequence."""
         counter = self.counter(at)
         if counter is None:
-            return f"{self.title} excludes what the other constraints allow. Loosen it or them."
+            return (
+                f"{self.title}: the other constraints make it impossible. Leave it out or loosen "
+                f"them."
+            )
         total = search.nearest()
         end, bound, side = counter.end(total)
         return (
             f"{self.title} {end} is {bound}, which the other constraints make impossible; the "
             f"{side} feasible value is {total}."
         )
+
+
+def _frozen(value: Any) -> Any:
+    """Return the values of a list or mapping with lists and mappings as tuples."""
+    if isinstance(value, dict):
+        return dict(zip(value, _frozen(list(value.values())), strict=True))
+    some = [list(v.items()) if isinstance(v, dict) else v for v in value]
+    return [tuple(v) if isinstance(v, list) else v for v in some]

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from seqalign.space.automaton import Automaton
-from seqalign.space.constraint import Constraint, Positions
+from seqalign.space.constraint import Constraint, Positions, Search
 from seqalign.space.counter import Counter, Flags
 from seqalign.space.units import Units
 
@@ -157,9 +158,21 @@ class Problem:
 
     # why there is none ----------------------------------------------------------------------------
 
-    def without(self, part: Part, *instead: Part) -> Problem:
-        """Return the problem with other parts in the place of one."""
-        return replace(self, parts=(*(p for p in self.parts if p is not part), *instead))
+    def without(self, part: Part) -> Problem:
+        """Return the problem with one part less."""
+        return replace(self, parts=tuple(p for p in self.parts if p is not part))
+
+    def _nearest(self, part: Part) -> int:
+        """Return the count of the sequence that misses the bounds of a part by least."""
+        tokens = self.solve(nearest=part)
+        assert tokens is not None
+        assert part.counter is not None
+        return part.counter.total(tokens)
+
+    def _admits(self, other: Constraint) -> bool:
+        """Return whether there is a sequence under one more constraint."""
+        part = Part.of(other, self.at, self.units)
+        return replace(self, parts=(*self.parts, part)).solve() is not None
 
     def conflict(self, allowed: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
         """Return why no sequence obeys all parts, and where that is written.
@@ -169,9 +182,10 @@ class Problem:
         for part in self.parts:
             # the one constraint without which there would be a sequence, and how far it would
             # have to give way
-            if self.without(part).solve() is not None:
-                c = part.constraint
-                return c.cure(self.at, _Search(self, part, allowed)), c.path
+            rest, c = self.without(part), part.constraint
+            if rest.solve() is not None:
+                search = Search(allowed, partial(self._nearest, part), rest._admits)
+                return c.cure(self.at, search), c.path
         kept = self
         for part in self.parts:
             less = kept.without(part)
@@ -181,25 +195,6 @@ class Problem:
         if len(names) == 1:
             return f"{names[0]} leaves no sequence among the allowed letters; loosen it.", path
         return f"{', '.join(names)} exclude one another; loosen at least one of them.", path
-
-
-@dataclass(frozen=True, eq=False)
-class _Search:
-    """Questions about the one part that leaves no sequence."""
-
-    problem: Problem
-    part: Part
-    allowed: tuple[str, ...]
-
-    def nearest(self) -> int:
-        tokens, counter = self.problem.solve(nearest=self.part), self.part.counter
-        assert tokens is not None
-        assert counter is not None
-        return counter.total(tokens)
-
-    def admits(self, other: Constraint) -> bool:
-        part = Part.of(other, self.problem.at, self.problem.units)
-        return self.problem.without(self.part, part).solve() is not None
 
 
 class _Model:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from seqalign.space.automaton import Automaton
-from seqalign.space.constraint import Constraint, ConstraintError, Positions, Search
+from seqalign.space.constraint import Constraint, ConstraintError, Positions
 from seqalign.space.pattern import forbidding
 
 __all__ = ["Forbid"]
@@ -21,11 +21,7 @@ class Forbid(Constraint):
     key: ClassVar[str] = "forbid"
     rank: ClassVar[int] = 90
     schema: ClassVar[Any] = list[str]
-
-    @classmethod
-    def of(cls, value: Any) -> tuple[Self, ...]:
-        """Read a list of patterns."""
-        return tuple(map(cls, value))
+    said: ClassVar[tuple[str, str]] = ("No match of", "{pattern}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:
@@ -36,10 +32,6 @@ class Forbid(Constraint):
     def title(self) -> str:
         """Name the pattern, too."""
         return f"forbid {self.pattern!r}"
-
-    def words(self) -> tuple[str, str]:
-        """Name the pattern."""
-        return "No match of", self.pattern
 
     def automaton(self, at: Positions) -> Automaton:
         """Read what the pattern has seen."""
@@ -56,10 +48,3 @@ class Forbid(Constraint):
             for chain in at.chains
             for match in re.finditer(self.pattern, sequence[chain[0] : chain[-1] + 1])
         ]
-
-    def cure(self, at: Positions, search: Search) -> str:
-        """Name the pattern."""
-        return (
-            f"forbid: the other constraints make a match of {self.pattern!r} unavoidable. Leave it "
-            f"out or loosen them."
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from seqalign.space.constraint import Constraint, ConstraintError, Positions
 
@@ -20,11 +20,6 @@ class HomoOligomer(Constraint):
     key: ClassVar[str] = "homo_oligomer"
     rank: ClassVar[int] = 40
     schema: ClassVar[Any] = list[list[str]]
-
-    @classmethod
-    def of(cls, value: Any) -> tuple[Self, ...]:
-        """Read a list of groups of chains."""
-        return tuple(cls(tuple(group)) for group in value)
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str] | None:

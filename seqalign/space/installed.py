@@ -18,10 +18,10 @@ __all__ = ["constraints", "find", "keys", "known", "schema"]
 
 @cache
 def _scan(search_path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    points = {p.name: p for p in reversed(tuple(entry_points(group="seqalign.constraints")))}
+    points = entry_points(group="seqalign.constraints")
     # nobody takes the name of one of our own
-    own = {k: p for k, p in points.items() if p.module.startswith("seqalign.")}
-    return dict(sorted((points | own).items()))
+    own = {p.name: p for p in points if p.module.startswith("seqalign.")}
+    return dict(sorted(({p.name: p for p in points} | own).items()))
 
 
 def keys() -> list[str]:

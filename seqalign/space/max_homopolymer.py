@@ -22,6 +22,7 @@ class MaxHomopolymer(Constraint):
     key: ClassVar[str] = "max_homopolymer"
     rank: ClassVar[int] = 80
     schema: ClassVar[Any] = int
+    said: ClassVar[tuple[str, str]] = ("At most", "{most} equal letters in a row")
 
     def __post_init__(self) -> None:
         """Refuse what no letter obeys."""
@@ -33,10 +34,6 @@ class MaxHomopolymer(Constraint):
         """Show what the wild type obeys."""
         longest = max((len(list(run)) for _, run in groupby(at.wild_type or "")), default=1)
         return max(4, longest), f"longest run of one letter; the wild type has {longest}"
-
-    def words(self) -> tuple[str, str]:
-        """Say how many."""
-        return "At most", f"{self.most} equal letters in a row"
 
     def automaton(self, at: Positions) -> Automaton | None:
         """Read the last letter and how often it stands in a row: state 0, then most per letter."""

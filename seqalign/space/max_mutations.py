@@ -21,6 +21,7 @@ class MaxMutations(Constraint):
     key: ClassVar[str] = "max_mutations"
     rank: ClassVar[int] = 50
     schema: ClassVar[Any] = int
+    said: ClassVar[tuple[str, str]] = ("At most", "{most} mutations")
 
     def __post_init__(self) -> None:
         """Refuse a negative number."""
@@ -33,10 +34,6 @@ class MaxMutations(Constraint):
         if at.wild_type is None:
             return None
         return max(1, min(12, len(at.free) // 4)), "from the wild type"
-
-    def words(self) -> tuple[str, str]:
-        """Say how many."""
-        return "At most", f"{self.most} mutations"
 
     def counter(self, at: Positions) -> Counter:
         """Count letters that are not the wild type's."""

@@ -46,12 +46,6 @@ class NetCharge(Constraint):
         shown = {"min": charge - 4, "max": charge + 4}
         return shown, f"K, R +1, D, E -1; the wild type has {charge}"
 
-    def words(self) -> tuple[str, str]:
-        """Say the ends."""
-        ends = (("at least", self.min), ("at most", self.max))
-        said = [f"{end} {bound:+d}" for end, bound in ends if bound is not None]
-        return "Net charge", ", ".join(said)
-
     def counter(self, at: Positions) -> Counter:
         """Count the charges."""
         letters = at.alphabet.letters
@@ -63,15 +57,6 @@ class NetCharge(Constraint):
             )
         weight = np.array([[CHARGE.get(a, 0) for a in letters]] * at.length)
         return Counter(self.key, weight, self.min, self.max)
-
-    def broken(self, sequence: str, at: Positions) -> list[str]:
-        """Return the sentence."""
-        charge = _charge(sequence)
-        if self.max is not None and charge > self.max:
-            return [f"the net charge is {charge:+d}, at most {self.max:+d} is allowed"]
-        if self.min is not None and charge < self.min:
-            return [f"the net charge is {charge:+d}, at least {self.min:+d} is required"]
-        return []
 
 
 def _charge(sequence: str) -> int:

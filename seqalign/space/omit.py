@@ -21,16 +21,13 @@ class Omit(Constraint):
     key: ClassVar[str] = "omit"
     rank: ClassVar[int] = 10
     schema: ClassVar[Any] = str
+    said: ClassVar[tuple[str, str]] = ("Never", "{letters}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:
         """Show a letter that stands seldom."""
         wild = at.wild_type or ""
         return min("CMW", key=wild.count), f"never appear; the wild type has C × {wild.count('C')}"
-
-    def words(self) -> tuple[str, str]:
-        """Name the letters."""
-        return "Never", self.letters
 
     def flags(self, at: Positions) -> Flags:
         """Allow the other letters everywhere."""

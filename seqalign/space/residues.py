@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,24 +31,16 @@ class Residues(Constraint):
         where: the positions, such as "A1-5, A9".
         allow: the only letters there; None for all.
         omit: letters that are not there.
-        added: (letter, nats) added to the model's logits. It changes p_pre; the rest is hard.
+        bias: (letter, nats) added to the model's logits. It changes p_pre; the rest is hard.
     """
 
     where: str
     allow: str | None = None
     omit: str = ""
-    added: tuple[tuple[str, float], ...] = ()
+    bias: tuple[tuple[str, float], ...] = ()
     key: ClassVar[str] = "residues"
     rank: ClassVar[int] = 20
     schema: ClassVar[Any] = dict[str, _Letters]
-
-    @classmethod
-    def of(cls, value: Any) -> tuple[Self, ...]:
-        """Read {expression: {allow, omit, bias}}."""
-        return tuple(
-            cls(where, some.get("allow"), some.get("omit", ""), tuple(some.get("bias", {}).items()))
-            for where, some in value.items()
-        )
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:
@@ -71,7 +63,7 @@ class Residues(Constraint):
         """Name the letters."""
         said = [] if self.allow is None else [f"allow {self.allow}"]
         said += [f"omit {self.omit}"] if self.omit else []
-        said += ["bias " + ", ".join(f"{a} {n:+g}" for a, n in self.added)] if self.added else []
+        said += ["bias " + ", ".join(f"{a} {n:+g}" for a, n in self.bias)] if self.bias else []
         return f"At {self.where}", "; ".join(said)
 
     def flags(self, at: Positions) -> Flags:
@@ -83,18 +75,18 @@ class Residues(Constraint):
         flags[here] = [a in only_ and a not in never for a in at.alphabet.letters]
         return flags
 
-    def bias(self, at: Positions) -> Tensor | None:
+    def logits(self, at: Positions) -> Tensor | None:
         """Return (L, V) numbers to add to the logits, in nats."""
-        if not self.added:
+        if not self.bias:
             return None
-        bias = torch.zeros(at.length, len(at.alphabet))
+        logits = torch.zeros(at.length, len(at.alphabet))
         where = [i - 1 for i in at.read(self.where, *self.path)]
-        for letter, added in self.added:
+        for letter, added in self.bias:
             if len(letter) != 1 or letter not in at.alphabet.letters:
                 raise ConstraintError(
                     f"residues: bias of {letter!r} at {self.where!r} is not one of "
                     f"{at.alphabet.letters!r}.",
                     self.path,
                 )
-            bias[where, at.alphabet.letters.index(letter)] += added
-        return bias
+            logits[where, at.alphabet.letters.index(letter)] += added
+        return logits

@@ -3,51 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 __all__ = ["LOGARITHMIC", "SCALED", "Ring"]
-
-
-class Ring(Protocol):
-    """How to add and multiply what stands for a probability."""
-
-    zero: float
-    one: float
-
-    def enter(self, log_p: Tensor) -> Tensor:
-        """Return what stands for probabilities given by their logarithms."""
-        ...
-
-    def log(self, x: Tensor) -> Tensor:
-        """Return the logarithms."""
-        ...
-
-    def mul(self, x: Tensor, y: Tensor) -> Tensor:
-        """Multiply."""
-        ...
-
-    def total(self, x: Tensor, dim: int) -> Tensor:
-        """Sum over a dimension."""
-        ...
-
-    def times(self, x: Tensor, y: Tensor, out: Tensor) -> None:
-        """Multiply into `out`."""
-        ...
-
-    def accumulate(self, x: Tensor) -> None:
-        """Sum cumulatively over the last dimension, in place."""
-        ...
-
-    def dot(self, a: Tensor, x: Tensor) -> Tensor:
-        """Multiply a 0/1 matrix (n, m) with (m, ..., N)."""
-        ...
-
-    def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Divide (D, R, N) by its largest number per particle; return that too, (N,)."""
-        ...
 
 
 class _Scaled:
@@ -68,16 +28,20 @@ class _Scaled:
         return x.sum(dim)
 
     def times(self, x: Tensor, y: Tensor, out: Tensor) -> None:
+        """Multiply into `out`."""
         torch.mul(x, y, out=out)
 
     def accumulate(self, x: Tensor) -> None:
+        """Sum cumulatively over the last dimension, in place."""
         x.cumsum_(-1)
 
     def dot(self, a: Tensor, x: Tensor) -> Tensor:
+        """Multiply a 0/1 matrix (n, m) with (m, ..., N)."""
         out: Tensor = (a @ x.flatten(1)).unflatten(1, x.shape[1:])
         return out
 
     def scaled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Divide (D, R, N) by its largest number per particle; return that too, (N,)."""
         top = x.amax((0, 1))
         return x / top.clamp(min=1e-300), top
 
@@ -116,4 +80,5 @@ class _Logarithmic:
         return x - torch.where(torch.isfinite(top), top, 0.0), top
 
 
+Ring = _Scaled | _Logarithmic
 SCALED, LOGARITHMIC = _Scaled(), _Logarithmic()

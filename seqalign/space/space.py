@@ -101,6 +101,7 @@ class DesignSpace:
         object.__setattr__(self, "constraints", ranked)
         object.__setattr__(self, "fixed", self._tied(self.at.fixed))
         object.__setattr__(self, "at", replace(self.at, fixed=self.fixed))
+        _ = self.bias  # read now, so that what is wrong is said now
         self._decide()
 
     @classmethod
@@ -137,10 +138,6 @@ class DesignSpace:
         """The positions, as constraints are told of them."""
         return Positions(self.alphabet, self.length, self.wild_type, self.fixed, self.numbering)
 
-    def name(self, i: int) -> str:
-        """Return what the position with the 0-based index i is called."""
-        return self.at.name(i)
-
     @cached_property
     def ties(self) -> tuple[tuple[int, ...], ...]:
         """Disjoint groups of 1-based positions that take one letter; each is one reveal block."""
@@ -149,7 +146,7 @@ class DesignSpace:
     def _tying(self, group: tuple[int, ...], why: str) -> ConstraintError:
         """Return the error of a tied group, at the constraint that ties it."""
         some = (c for c in self.constraints if any(set(g) <= set(group) for g in c.ties(self.at)))
-        names = ", ".join(self.name(i - 1) for i in group)
+        names = ", ".join(self.at.name(i - 1) for i in group)
         return ConstraintError(f"tie of {names}: {why}", next(some).path)
 
     def _tied(self, fixed: str) -> str:
@@ -177,11 +174,11 @@ class DesignSpace:
             if more is None:
                 continue
             flags &= more
-            for i in range(self.length):
+            for i in [] if flags.any(1).all() else range(self.length):
                 if self.fixed[i] == free and not flags[i].any():
                     raise ConstraintError(
-                        f"{c.key}: no letter is allowed at position {self.name(i)}; allow at least "
-                        f"one of {letters!r}.",
+                        f"{c.key}: no letter is allowed at position {self.at.name(i)}; allow at "
+                        f"least one of {letters!r}.",
                         c.path,
                     )
         allowed = tuple(
@@ -217,7 +214,7 @@ class DesignSpace:
     @cached_property
     def bias(self) -> Tensor | None:
         """What the constraints add to the logits of the process, (L, V) in nats, or None."""
-        some = [b for b in (c.bias(self.at) for c in self.constraints) if b is not None]
+        some = [b for b in (c.logits(self.at) for c in self.constraints) if b is not None]
         return reduce(torch.add, some) if some else None
 
     # tables --------------------------------------------------------------------------------------
@@ -341,14 +338,16 @@ class DesignSpace:
         if len(sequence) != self.length:
             return [f"has {len(sequence)} letters, the design space {self.length}"]
         broken = [
-            f"position {self.name(i)} is {a!r}, allowed are {self.allowed[i]!r}"
+            f"position {self.at.name(i)} is {a!r}, allowed are {self.allowed[i]!r}"
             for i, a in enumerate(sequence)
             if a not in self.allowed[i]
         ]
         for group in self.ties:
             if len({sequence[i - 1] for i in group}) > 1:
-                shown = ", ".join(f"{self.name(i - 1)} is {sequence[i - 1]!r}" for i in group)
+                shown = ", ".join(f"{self.at.name(i - 1)} is {sequence[i - 1]!r}" for i in group)
                 broken.append(f"tied positions differ: {shown}")
+        if set(sequence) - set(self.alphabet.letters):
+            return broken
         return broken + [said for c in self.constraints for said in c.broken(sequence, self.at)]
 
     # looking ahead -------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from seqalign.space.constraint import Constraint, ConstraintError, Positions
 from seqalign.space.homo_oligomer import twins
@@ -16,15 +16,10 @@ __all__ = ["Tie"]
 class Tie(Constraint):
     """A group of positions that takes one letter; it is revealed in one step."""
 
-    residues: tuple[str, ...]
+    residues: tuple[str | int, ...]
     key: ClassVar[str] = "tie"
     rank: ClassVar[int] = 30
     schema: ClassVar[Any] = list[list[str | int]]
-
-    @classmethod
-    def of(cls, value: Any) -> tuple[Self, ...]:
-        """Read a list of groups."""
-        return tuple(cls(tuple(map(str, group))) for group in value)
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str] | None:
@@ -37,7 +32,7 @@ class Tie(Constraint):
 
     def words(self) -> tuple[str, str]:
         """Name the positions."""
-        return "Tie", ", ".join(self.residues)
+        return "Tie", ", ".join(map(str, self.residues))
 
     def ties(self, at: Positions) -> Sequence[tuple[int, ...]]:
         """Return the group."""

@@ -777,7 +777,7 @@ def test_violations_name_residues_as_the_author_does():
         composition={"K": {"max": 0.4}}, forbid=["KD"], net_charge={"min": 0, "max": 2},
     )  # fmt: skip
     assert space.violations("DDDKD") == [
-        "the net charge is -3, at least +0 is required",
+        "net_charge is -3, at least 0 is required",
         "A1 to A82A is a run of 3 'D', at most 2 are allowed",
         "H7 to H9 is 'KD', which matches the forbidden 'KD'",
     ]
