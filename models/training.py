@@ -195,7 +195,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group.get("pace", 1.0) * rate
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if share is not None:
             share()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
-from seqalign.models.language import Precision, load_language_model
+from seqalign.models.devices import Precision
+from seqalign.models.language import load_language_model
 from seqalign.rewards.letters import letter_tokens
 
 if TYPE_CHECKING:

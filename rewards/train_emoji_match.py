@@ -273,6 +273,7 @@ def train(
         def bounded() -> None:
             network.log_scale.clamp_(max=math.log(30.0))
 
+        how: training.Watch = {"save_every": 200, "check_every": 100, **watch}
         run.loop(
             loss,
             rate,
@@ -280,7 +281,7 @@ def train(
             seed=settings.seed,
             steps=settings.steps,
             after=bounded,
-            **{"save_every": 200, "check_every": 100, **watch},
+            **how,
         )
         trained = MatchNetwork(settings.layout, folded=False)
         trained.load_state_dict(run.average)
