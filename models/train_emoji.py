@@ -64,11 +64,10 @@ if TYPE_CHECKING:
 EVALUATION_SEED: Final = 2024
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(training.Settings):
     """Hyper-parameters of one training run; stored in its checkpoint and checked by `--resume`."""
 
-    seed: int = 0
     steps: int = 12000
     batch: int = 32
     width: int = 64
@@ -77,15 +76,11 @@ class Settings:
     heads: int = 4
     words: int = 64
     condition: int = 256
-    dropout: float = 0.1
     learning_rate: float = 1e-3
-    warmup: int = 200
     cooldown: int = 3000
     weight_decay: float = 0.01
     no_text: float = 0.1
     augment: float = 0.3
-    ema: float = 0.999
-    bfloat16: bool = True
 
 
 OPTIONS: Final = tuple(f.name for f in dataclasses.fields(Settings) if f.name != "bfloat16")
@@ -272,10 +267,8 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.step_seed(settings.seed, 2**31))
         network = new_network(settings)
-        optimizer = training.adamw(
-            training.groups(network.named_parameters()), settings.weight_decay
-        )
-        run = training.Run(network, optimizer, out, settings, settings.ema)
+        parameters = training.groups(network.named_parameters())
+        run = training.Run(network, parameters, out, settings)
 
         def loss() -> Tensor:
             chosen = torch.randint(len(drawings), (settings.batch,))

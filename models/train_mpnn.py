@@ -67,11 +67,10 @@ MOST_WEIGHT: Final = 8.0
 EVALUATION_SEED: Final = 2024
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(training.Settings):
     """Hyper-parameters of one training run; stored in its checkpoint and checked on resuming."""
 
-    seed: int = 0
     passes: int = 78
     threads: int = 1
     residues: int = 2048
@@ -79,13 +78,8 @@ class Settings:
     width: int = 64
     depth: int = 3
     neighbors: int = NEIGHBORS
-    dropout: float = 0.1
     noise: float = 0.1
-    learning_rate: float = 2e-3
-    warmup: int = 200
-    weight_decay: float = 0.05
     ema: float = 0.998
-    bfloat16: bool = True
 
 
 # training -----------------------------------------------------------------------------------------
@@ -170,8 +164,7 @@ def train(
     """
     torch.manual_seed(settings.seed)
     network = new_network(settings, background(parts))
-    optimizer = training.adamw(training.groups(network.named_parameters()), settings.weight_decay)
-    run = training.Run(network, optimizer, out, settings, settings.ema)
+    run = training.Run(network, training.groups(network.named_parameters()), out, settings)
     state = run.resume()
     first, spent = state.get("pass", 0), state.get("spent", 0.0)
     began = time.monotonic() - spent
@@ -194,7 +187,7 @@ def train(
             angle = math.pi * ((number + i / len(work)) / settings.passes)
             total += run.update(
                 training_loss(network, batch[rank :: settings.threads], settings),
-                training.warm_cosine(settings.learning_rate, settings.warmup, run.step, angle),
+                settings.warm_cosine(run.step, angle),
                 share=share if settings.threads > 1 else None,
             )
         if rank == 0 and ((number + 1) % check_every == 0 or number + 1 == last):

@@ -81,12 +81,11 @@ EVALUATION_SEED: Final = 2024
 OPTIONS: Final = ("seed", "steps", "batch", "dropout", "learning_rate", "weight_decay")
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(training.Settings):
     """Hyper-parameters of one training run; stored in its metrics and checked by `--resume`."""
 
     split: int = 60
-    seed: int = 0
     steps: int = 9000
     batch: int = 32
     width: int = 96
@@ -95,13 +94,10 @@ class Settings:
     hidden: int = 384
     dropout: float = 0.05
     learning_rate: float = 3e-3
-    warmup: int = 200
     weight_decay: float = 0.1
     corruption: float = 0.0
     gap_masking: float = 0.1
     smoothing: float = 0.0
-    ema: float = 0.999
-    bfloat16: bool = True
 
 
 @dataclass(frozen=True)
@@ -308,12 +304,7 @@ def train(
         with torch.no_grad():
             network.profile.copy_(profile)
         parameters = training.groups(network.named_parameters(), undecayed=["profile"])
-        optimizer = training.adamw(parameters, settings.weight_decay)
-        run = training.Run(network, optimizer, out, settings, settings.ema)
-
-        def rate(step: int) -> float:
-            angle = math.pi * step / settings.steps
-            return training.warm_cosine(settings.learning_rate, settings.warmup, step, angle)
+        run = training.Run(network, parameters, out, settings)
 
         def loss() -> Tensor:
             inputs, target = training_batch(parts["train"], settings)
@@ -338,7 +329,7 @@ def train(
 
         whole = run.loop(
             loss,
-            rate,
+            lambda step: settings.warm_cosine(step, math.pi * step / settings.steps),
             look,
             seed=settings.seed,
             steps=settings.steps,

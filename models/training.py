@@ -8,13 +8,13 @@ resumed ends with the same weights as an undisturbed one, and no state of a gene
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import os
 import reprlib
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -29,9 +29,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
-    "Run", "Watch", "adamw", "command_line", "groups", "parser", "progress", "step_seed",
-    "warm_cosine", "weights_file", "write_atomically", "write_weights",
+    "Run", "Settings", "Watch", "command_line", "groups", "parser", "progress", "step_seed",
+    "weights_file", "write_atomically", "write_weights",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Hyper-parameters that every run has; each script adds its own, and its defaults.
+
+    Attributes:
+        seed: of every draw.
+        learning_rate: the highest.
+        warmup: steps until then.
+        weight_decay: of matrices and filters.
+        ema: share of the averaged weights that a step keeps.
+        dropout: in training.
+        bfloat16: whether the network runs in it while training.
+    """
+
+    seed: int = 0
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    ema: float = 0.999
+    dropout: float = 0.1
+    bfloat16: bool = True
+
+    def warm_cosine(self, step: int, angle: float) -> float:
+        """Return the rate of a step: linear warm-up, then a cosine to 0 as the angle goes to π."""
+        rise = min(1.0, (step + 1) / self.warmup)
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(angle))
 
 
 class Watch(TypedDict, total=False):
@@ -59,11 +87,6 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def warm_cosine(highest: float, warmup: int, step: int, angle: float) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to zero as the angle goes to π."""
-    return highest * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(angle))
-
-
 def groups(
     named: Iterable[tuple[str, nn.Parameter]], undecayed: Collection[str] = ()
 ) -> list[dict[str, Any]]:
@@ -72,11 +95,6 @@ def groups(
     for name, p in named:
         split[p.ndim <= 1 or name in undecayed].append(p)
     return [{"params": split[0]}, {"params": split[1], "weight_decay": 0.0}]
-
-
-def adamw(parameters: list[dict[str, Any]], weight_decay: float) -> torch.optim.AdamW:
-    """Return the optimizer of groups of parameters; one with a "pace" learns that much faster."""
-    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=weight_decay)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -104,27 +122,28 @@ class Run:
     def __init__(
         self,
         network: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        parameters: list[dict[str, Any]],
         out: Path,
-        settings: Any,
-        ema: float,
+        settings: Settings,
         **more: Any,
     ) -> None:
         """Begin in the folder `out`.
 
         Args:
             network: to be trained.
-            optimizer: of its parameters.
+            parameters: its `groups`; one with a "pace" learns that much faster.
             out: folder of `checkpoint.pt`.
             settings: of the run; a checkpoint fits no other ones.
-            ema: share of the averaged weights that a step keeps.
             more: what else a checkpoint must agree with.
         """
         out.mkdir(parents=True, exist_ok=True)
-        self.network, self.optimizer = network, optimizer
+        self.network = network
+        self.optimizer = torch.optim.AdamW(
+            parameters, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+        )
         self.checkpoint = out / "checkpoint.pt"
-        self.ema = ema
-        self.settings = {**dataclasses.asdict(settings), **more}
+        self.ema = settings.ema
+        self.settings = {**asdict(settings), **more}
         self.average = {name: w.detach().clone() for name, w in network.state_dict().items()}
         self.step = 0
 
@@ -295,7 +314,7 @@ def parser(
     description: str,
     *,
     data: str,
-    settings: Any = None,
+    settings: type[Settings] | None = None,
     fields: Sequence[str] = (),
     threads: int | None = None,
 ) -> argparse.ArgumentParser:

@@ -77,20 +77,14 @@ NAMES: Final = {"guide": "emoji-match", "holdout": "emoji-match-holdout"}
 EVALUATION_SEED: Final = 2024
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(training.Settings):
     """Hyper-parameters of one training run; stored in its checkpoint and checked by `--resume`.
 
     Attributes:
-        layout: sizes of the network.
-        seed: of every draw.
+        layout: sizes of the network. Text features do not decay, and learn faster.
         steps: of the optimizer.
         batch: pictures per step.
-        learning_rate: the highest, of all but the text features.
-        warmup: steps until then.
-        weight_decay: of matrices and filters, not of text features.
-        ema: share of the averaged weights that a step keeps.
-        dropout: of what the image network says before its last layer.
         token_dropout: of text features.
         text_pace: how much faster text features learn.
         degraded: probability of each of mixing, blur and noise.
@@ -101,16 +95,12 @@ class Settings:
         color: relative change of a channel, at most, either way.
         hole: probability of a covered rectangle.
         weight_text: weight of the loss that asks for the picture of a name.
-        bfloat16: whether convolutions run in it while training.
     """
 
     layout: Layout
-    seed: int
     steps: int = 1000
     batch: int = 96
-    learning_rate: float = 2e-3
     warmup: int = 100
-    weight_decay: float = 0.05
     ema: float = 0.995
     dropout: float = 0.2
     token_dropout: float = 0.3
@@ -123,12 +113,11 @@ class Settings:
     color: float = 0.1
     hole: float = 0.3
     weight_text: float = 0.5
-    bfloat16: bool = True
 
 
-GUIDE: Final = Settings(Layout("residual", (32, 64, 96), (1, 1, 1)), seed=0, attack=1.5)
+GUIDE: Final = Settings(layout=Layout("residual", (32, 64, 96), (1, 1, 1)), seed=0, attack=1.5)
 HOLDOUT: Final = Settings(
-    Layout("depthwise", (24, 64, 128), (1, 1, 1), embedding=56),
+    layout=Layout("depthwise", (24, 64, 128), (1, 1, 1), embedding=56),
     seed=1,
     turn=15.0,
     token_dropout=0.5,
@@ -252,13 +241,8 @@ def train(
         )
         # They begin at zero and must reach the size of one.
         parameters += [{"params": [features], "pace": settings.text_pace, "weight_decay": 0.0}]
-        optimizer = training.adamw(parameters, settings.weight_decay)
-        run = training.Run(network, optimizer, out, settings, settings.ema, names=list(names))
+        run = training.Run(network, parameters, out, settings, names=list(names))
         numbers, offsets, weights = pack(names)
-
-        def rate(step: int) -> float:
-            angle = math.pi * step / settings.steps
-            return training.warm_cosine(settings.learning_rate, settings.warmup, step, angle)
 
         def loss() -> Tensor:
             own = torch.randperm(len(names))[: settings.batch]
@@ -276,7 +260,7 @@ def train(
         how: training.Watch = {"save_every": 200, "check_every": 100, **watch}
         run.loop(
             loss,
-            rate,
+            lambda step: settings.warm_cosine(step, math.pi * step / settings.steps),
             lambda done: f"scale {network.log_scale.exp().item():.2f}",
             seed=settings.seed,
             steps=settings.steps,

@@ -287,7 +287,7 @@ def shapes():
 def test_training_learns_and_continues_where_it_was_stopped(kind, tmp_path):
     pixels, names = shapes()
     settings = train_emoji_match.Settings(
-        emoji.Layout(kind, (8, 12, 16), (1, 1, 1), 16, 16),
+        layout=emoji.Layout(kind, (8, 12, 16), (1, 1, 1), 16, 16),
         seed=3,
         steps=60,
         batch=12,
