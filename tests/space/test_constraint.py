@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import seqalign as sa
 from seqalign import registry
-from seqalign.campaign.check import prepare
+from seqalign.campaign.check import check as prepare
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import CampaignError, read
