@@ -1,5 +1,6 @@
-"""A third party's package (tests/third_party) adds a reward, a model, two methods and a tempering,
-each in one file and one entry-point line, and a campaign uses them like the package's own.
+"""A third party's package adds a reward, a model, two methods, a tempering and a constraint.
+
+Each is one file and one entry-point line in tests/third_party; a campaign uses them like our own.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def test_check_shows_every_part(campaign):
     assert "aligned: ladder, 1 × 12 particles" in text
     assert "stairs: 3" in text
     assert "sled: sled" in text
+    assert "molecular_mass: molecular mass max 900" in text
 
 
 def test_run_and_report_show_every_part(campaign, tmp_path):
@@ -71,9 +73,10 @@ def test_run_and_report_show_every_part(campaign, tmp_path):
     assert config["model"]["version"] == "1.2"
     assert config["sampler"]["rungs"] == [{"name": "stairs", "stairs": 3}]
     report = (tmp_path / "out" / "report.html").read_text()
-    for word in ("greasy", "soup", "ladder", "stairs", "pairs"):
+    for word in ("greasy", "soup", "ladder", "stairs", "pairs", "Molecular mass"):
         assert word in report, word
-    space = sa.load_model("soup", length=8, omit="C", max_homopolymer=2).space
+    limits = {"omit": "C", "max_homopolymer": 2, "molecular_mass": {"max": 900}}
+    space = sa.load_model("soup", length=8, **limits).space
     rows = (tmp_path / "out" / "designs.csv").read_text().splitlines()[1:]
     assert not any(space.violations(row.split(",")[1]) for row in rows)
     # finished, it is only read; and a user's own sequences are scored
@@ -91,6 +94,7 @@ def test_cite_reads_cards_and_docstrings(campaign):
     assert '% reward patches: Doe & Roe, "Sticky neighbors"' in text
     assert '% method ladder: Poe, "Ladders"' in text
     assert '% tempering stairs: Moe, "Stairs to a target"' in text
+    assert '% constraint molecular_mass: Low, "Heavy letters"' in text
 
 
 def test_two_methods_of_one_module_have_their_own_cards(campaign):

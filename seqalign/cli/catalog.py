@@ -281,6 +281,7 @@ def cite(
     used = [n for n in (sampler.name, *campaign.baselines) if n != "unguided"]
     parts += [("method", name, ("baselines",)) for name in used]
     parts += [(kind, name, ("sampler",)) for kind, name in registry.strategies(method)]
+    parts += [("constraint", key, ("constraints", key)) for key in campaign.constraints]
     found: list[str] = list(library["always"])
     for sort in sorts:
         found += library["parts"][sort]
