@@ -29,19 +29,6 @@ from seqalign.files.structure import read_structure
 from seqalign.models.mpnn import Graph, neighbor_graph, residue_numbers
 from seqalign.models.mpnn_weights import LETTERS
 
-__all__ = [
-    "EXTRA",
-    "MINIS",
-    "TRAIN",
-    "Chain",
-    "Parts",
-    "background",
-    "read_chains",
-    "read_minis",
-    "read_parts",
-    "split",
-]
-
 TRAIN: Final = "structures/chains_train.jsonl.gz"
 EXTRA: Final = "structures/chains_extra.jsonl.gz"
 MINIS: Final = "structures/minis_pdb.tar.xz"

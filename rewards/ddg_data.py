@@ -35,20 +35,6 @@ from seqalign.rewards.descriptors import Geometry, geometry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = [
-    "Chain",
-    "Row",
-    "Split",
-    "chain_half",
-    "e_value",
-    "homology_groups",
-    "measured",
-    "mini_table",
-    "natural_chains",
-    "split",
-    "strangers",
-]
-
 E_VALUE: Final = 1e-3
 CLIP: Final = 6.0
 """kcal/mol."""

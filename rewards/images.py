@@ -47,8 +47,7 @@ __all__ = [
     "JpegSize",
     "brightness",
     "colorfulness",
-    "jpeg_compressibility",
-    "jpeg_incompressibility",
+    "jpeg_size",
     "pillow",
 ]
 
@@ -270,28 +269,18 @@ def _root(square: Tensor) -> Tensor:
     return torch.where(some, square, 1.0).sqrt() * some
 
 
-def jpeg_compressibility(*, quality: int = 95) -> JpegSize:
-    """Return minus the size of the image as a JPEG file, in kB: smooth, simple images.
+def jpeg_size(*, registered: str, quality: int = 95) -> JpegSize:
+    """Return minus the size of the image as a JPEG file, in kB, or the size itself.
 
     Args:
+        registered: "jpeg-compressibility": smooth, simple images; "jpeg-incompressibility":
+            detailed, busy ones.
         quality: of the JPEG file, 1..95; 95 as published.
 
     Raises:
         ValueError: the quality is outside 1..95.
     """
-    return JpegSize(-1, quality, "jpeg-compressibility")
-
-
-def jpeg_incompressibility(*, quality: int = 95) -> JpegSize:
-    """Return the size of the image as a JPEG file, in kB: detailed, busy images.
-
-    Args:
-        quality: of the JPEG file, 1..95; 95 as published.
-
-    Raises:
-        ValueError: the quality is outside 1..95.
-    """
-    return JpegSize(+1, quality, "jpeg-incompressibility")
+    return JpegSize(-1 if registered == "jpeg-compressibility" else +1, quality, registered)
 
 
 def brightness() -> Brightness:

@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-__all__ = [
-    "BACKGROUND_FREQUENCY",
-    "INDEX",
-    "LENGTH",
-    "LETTER",
-    "LETTERS",
-    "POSITION",
-    "SIZE",
-    "SUBSTITUTIONS",
-    "WILD",
-    "Prior",
-    "covariances",
-    "letter_similarity",
-]
-
 Prior = Literal["full", "scan"]
 LETTERS: Final = PROTEIN.letters
 LENGTH: Final = len(WILD_TYPE)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from Bio.Data.IUPACData import protein_weights
@@ -39,25 +39,9 @@ if TYPE_CHECKING:
     from seqalign.core.process import Designs
 
 __all__ = [
-    "Charge",
-    "Composition",
-    "Flexibility",
-    "InstabilityIndex",
-    "IsoelectricPoint",
-    "ProtParam",
-    "aliphatic_index",
-    "aromaticity",
-    "charge",
-    "extinction_coefficient",
-    "flexibility",
-    "helix_fraction",
-    "hydropathy",
-    "instability_index",
-    "isoelectric_point",
-    "molecular_weight",
-    "sheet_fraction",
-    "turn_fraction",
-]
+    "Charge", "Composition", "Flexibility", "InstabilityIndex", "IsoelectricPoint", "ProtParam",
+    "charge", "composition", "flexibility", "instability_index", "isoelectric_point",
+]  # fmt: skip
 
 LETTERS: Final = PROTEIN.letters
 
@@ -265,22 +249,49 @@ class Flexibility(ProtParam):
         return ((x @ scale.to(x.device)) * weight.to(x.device)).sum(-1)
 
 
-def _per_letter(values: Mapping[str, float]) -> tuple[float, ...]:
-    return tuple(float(values.get(a, 0.0)) for a in LETTERS)
+# one residue more adds its weight less one water
+_WATER: Final = 2 * protein_weights["G"] - float(
+    bio_molecular_weight("GG", seq_type="protein")  # type: ignore[no-untyped-call]
+)
 
 
-def _fraction(name: str, letters: str) -> Composition:
-    return Composition(name, "", _per_letter(dict.fromkeys(letters, 1.0)))
+def _of(name: str, values: Mapping[str, float], unit: str = "", **more: Any) -> Composition:
+    return Composition(name, unit, tuple(float(values.get(a, 0.0)) for a in LETTERS), **more)
+
+
+_COMPOSITIONS: Final = {
+    reward.name: reward
+    for reward in (
+        # grand average of hydropathy (GRAVY, Kyte and Doolittle), -4.5..4.5
+        _of("hydropathy", ProtParamData.kd),
+        _of(
+            "molecular-weight",
+            {a: protein_weights[a] - _WATER for a in LETTERS},
+            "Da",
+            constant=_WATER,
+            mean=False,
+        ),
+        # Ikai's, the relative volume of the side chains of A, V, I and L
+        _of("aliphatic-index", {"A": 100.0, "V": 290.0, "I": 390.0, "L": 390.0}),
+        # at 280 nm, cysteines reduced
+        _of("extinction-coefficient", {"W": 5500.0, "Y": 1490.0}, "1/(M cm)", mean=False),
+        _of("aromaticity", dict.fromkeys("FWY", 1.0)),
+        # letters that favor the structure
+        _of("helix-fraction", dict.fromkeys("AEKLM", 1.0)),
+        _of("turn-fraction", dict.fromkeys("DGNPS", 1.0)),
+        _of("sheet-fraction", dict.fromkeys("FILTVWY", 1.0)),
+    )
+}
+
+
+def composition(*, registered: str) -> Composition:
+    """Return the property of this name that is a sum or a mean over letters."""
+    return _COMPOSITIONS[registered]
 
 
 def charge(*, ph: float = 7.4) -> Charge:
     """Return the net charge at pH `ph`, in elementary charges (Bjellqvist's pK values)."""
     return Charge(ph)
-
-
-def hydropathy() -> Composition:
-    """Return the grand average of hydropathy (GRAVY, Kyte and Doolittle), -4.5..4.5."""
-    return Composition("hydropathy", "", _per_letter(ProtParamData.kd))
 
 
 def instability_index() -> InstabilityIndex:
@@ -291,47 +302,6 @@ def instability_index() -> InstabilityIndex:
 def isoelectric_point() -> IsoelectricPoint:
     """Return the isoelectric point, in pH units."""
     return IsoelectricPoint()
-
-
-def aromaticity() -> Composition:
-    """Return the fraction of F, W and Y."""
-    return _fraction("aromaticity", "FWY")
-
-
-def molecular_weight() -> Composition:
-    """Return the molecular weight, in Da."""
-    # One residue more adds its weight less one water.
-    pair = bio_molecular_weight("GG", seq_type="protein")  # type: ignore[no-untyped-call]
-    water = 2 * protein_weights["G"] - float(pair)
-    values = {a: protein_weights[a] - water for a in LETTERS}
-    return Composition("molecular-weight", "Da", _per_letter(values), constant=water, mean=False)
-
-
-def aliphatic_index() -> Composition:
-    """Return Ikai's aliphatic index, the relative volume of the side chains of A, V, I and L."""
-    values = {"A": 100.0, "V": 290.0, "I": 390.0, "L": 390.0}
-    return Composition("aliphatic-index", "", _per_letter(values))
-
-
-def helix_fraction() -> Composition:
-    """Return the fraction of letters that favor helices: A, E, K, L and M."""
-    return _fraction("helix-fraction", "AEKLM")
-
-
-def turn_fraction() -> Composition:
-    """Return the fraction of letters that favor turns: D, G, N, P and S."""
-    return _fraction("turn-fraction", "DGNPS")
-
-
-def sheet_fraction() -> Composition:
-    """Return the fraction of letters that favor sheets: F, I, L, T, V, W and Y."""
-    return _fraction("sheet-fraction", "FILTVWY")
-
-
-def extinction_coefficient() -> Composition:
-    """Return the molar extinction coefficient at 280 nm, cysteines reduced, in 1/(M cm)."""
-    values = {"W": 5500.0, "Y": 1490.0}
-    return Composition("extinction-coefficient", "1/(M cm)", _per_letter(values), mean=False)
 
 
 def flexibility() -> Flexibility:

@@ -210,8 +210,9 @@ def test_wrappers_change_no_sample(problem, method):
     asked = Tally(p.reward)
     for reward in (Cached(asked), Counted(p.reward), Chunked(p.reward, 3)):
         other = run(p.process, reward, (3, 8), rng=rng, space=p.space)
-        assert torch.equal(plain.designs.x, other.designs.x)
-        assert torch.allclose(plain.log_w, other.log_w, rtol=1e-12, atol=1e-12)
+        # a wrapper calls in other shapes: letters are the same, numbers to rounding
+        for a, b in ((plain.designs.x, other.designs.x), (plain.log_w, other.log_w)):
+            assert torch.allclose(a.double(), b.double(), rtol=1e-11, atol=1e-11)
         assert plain.reward_calls == other.reward_calls
     if p.process.discrete and method in ("smc-mode", "smc-sample"):
         assert asked.calls <= 27 < plain.reward_calls, "27 designs exist, each is scored once"

@@ -260,7 +260,7 @@ def test_islands_of_different_length(kind):
             assert abs(float(ratio.mean()) - 1) <= exact.FALSE_ALARM * se
 
 
-def test_skipping_unchanged_particles_changes_no_bit():
+def test_skipping_unchanged_particles_changes_nothing_but_rounding():
     p = exact.masked("parallel", steps=6, bias=0.3)
     for method in (
         PlainSMC(resample=ALWAYS),
@@ -271,7 +271,8 @@ def test_skipping_unchanged_particles_changes_no_bit():
         skipped = p.run(method, (4, 16), 12)
         whole = exact.replaced(p, takes_time=True).run(method, (4, 16), 12)
         for name in ("rewards", "log_w", "log_z"):
-            assert torch.equal(getattr(skipped, name), getattr(whole, name)), name
+            a, b = getattr(skipped, name), getattr(whole, name)
+            assert torch.allclose(a, b, rtol=1e-11, atol=1e-11), name
         assert torch.equal(skipped.designs.x, whole.designs.x)
         assert skipped.network_calls < whole.network_calls
 

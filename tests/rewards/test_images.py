@@ -12,6 +12,7 @@ import yaml
 from seqalign.core.objective import RewardError, evaluate
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
+from seqalign.registry import load_reward
 from seqalign.rewards import images
 
 PIL = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'seqalign[images]'")
@@ -21,7 +22,7 @@ SMOOTH = ("brightness", "colorfulness")
 
 
 def factory(name):
-    return getattr(images, name.replace("-", "_"))()
+    return load_reward(name)
 
 
 def random_images(b=2, k=3, size=(24, 20), seed=0):
@@ -39,8 +40,8 @@ def one_color(red, green, blue, size=(6, 5)):
 @pytest.mark.parametrize("quality", [95, 50])
 def test_jpeg_is_the_size_of_the_file_in_kilobytes(quality, tmp_path):
     x = random_images().float()
-    small = images.jpeg_compressibility(quality=quality)(Designs(x))
-    large = images.jpeg_incompressibility(quality=quality)(Designs(x))
+    small = load_reward("jpeg-compressibility", quality=quality)(Designs(x))
+    large = load_reward("jpeg-incompressibility", quality=quality)(Designs(x))
     for i in range(2):
         for j in range(3):
             levels = (x[i, j] * 255).round().byte().permute(1, 2, 0).numpy()
@@ -52,7 +53,7 @@ def test_jpeg_is_the_size_of_the_file_in_kilobytes(quality, tmp_path):
 
 def test_jpeg_sees_the_image_rounded_to_eight_bits():
     x = random_images()
-    reward = images.jpeg_incompressibility()
+    reward = load_reward("jpeg-incompressibility")
     for shift in (0.4 / 255, -0.4 / 255):
         near = Designs((x + shift).clamp(0, 1))
         assert torch.equal(reward(Designs(x)), reward(near))
@@ -129,7 +130,7 @@ def test_sums_of_smooth_rewards_are_smooth():
     value = total.graded(Designs(x))
     torch.testing.assert_close(value, total(Designs(x)))
     assert float(torch.autograd.grad(value.sum(), x)[0].abs().min()) > 0
-    assert not (total + images.jpeg_compressibility()).differentiable
+    assert not (total + load_reward("jpeg-compressibility")).differentiable
 
 
 @pytest.mark.parametrize("name", ["jpeg-compressibility", "jpeg-incompressibility"])
@@ -159,7 +160,7 @@ def test_wrong_designs_say_what_is_wrong(name, designs, error, words):
 
 def test_a_quality_outside_the_scale_is_refused():
     with pytest.raises(ValueError, match=re.escape("quality is 100; give 1..95")):
-        images.jpeg_compressibility(quality=100)
+        images.jpeg_size(registered="jpeg-compressibility", quality=100)
 
 
 def test_eight_bit_images_round_trip():
@@ -174,7 +175,7 @@ def test_eight_bit_images_round_trip():
 def test_a_missing_library_says_which_extra_to_install(monkeypatch):
     monkeypatch.setattr(images, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=re.escape('pip install "seqalign[images]"')):
-        images.jpeg_compressibility()(Designs(random_images()))
+        load_reward("jpeg-compressibility")(Designs(random_images()))
     assert images.brightness()(Designs(random_images())).shape == (2, 3)
 
 

@@ -9,6 +9,7 @@ from Bio.SeqUtils.ProtParam import ProteinAnalysis
 
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
+from seqalign.registry import load_reward
 from seqalign.rewards import protparam
 
 REFERENCE = {
@@ -36,7 +37,7 @@ REFERENCE = {
 
 
 def factory(name):
-    return getattr(protparam, name.replace("-", "_"))()
+    return load_reward(name)
 
 
 def random_designs(b=2, k=20, length=30):
