@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from seqalign.campaign.inputs import own_process
 from seqalign.campaign.media import medium_of
-from seqalign.campaign.medium import Arm, Loaded, Medium, Plan, Rehearsal
+from seqalign.campaign.medium import Arm, Medium, Plan, Rehearsal
 from seqalign.campaign.schema import Campaign
 from seqalign.campaign.select import check_select
 from seqalign.campaign.terms import Term, load_term, origin
@@ -64,22 +65,22 @@ def check(campaign: Campaign, source: Source) -> Plan:
         _try(term, medium, model, source)
     arms, rehearsals = _arms(campaign, source, medium, model, method, objective)
     plan = Plan(
-        campaign,
-        source,
-        medium,
-        model,
-        loaded.structure,
-        terms,
-        objective,
-        arms,
-        islands,
-        "unguided" in campaign.baselines,
-        rehearsals,
-        _resolved(campaign, source, medium, loaded, terms, arms, islands, replicates),
-        replicates,
+        campaign=campaign,
+        source=source,
+        medium=medium,
+        model=model,
+        structure=loaded.structure,
+        terms=terms,
+        objective=objective,
+        arms=arms,
+        islands=islands,
+        unguided="unguided" in campaign.baselines,
+        rehearsals=rehearsals,
+        config={},
+        replicates=replicates,
     )
     _limits(plan)
-    return plan
+    return replace(plan, config=_resolved(plan, loaded.digests))
 
 
 def _names(campaign: Campaign, source: Source) -> None:
@@ -93,9 +94,8 @@ def _names(campaign: Campaign, source: Source) -> None:
     known = ["unguided", *names("method")]
     for i, name in enumerate(campaign.baselines):
         if name not in known:
-            raise source.error(
-                ("baselines", i), f"there is no baseline {name!r}. {nearest(name, known)}"
-            )
+            said = f"there is no baseline {name!r}. {nearest(name, known)}"
+            raise source.error(("baselines", i), said)
         if name in campaign.baselines[:i]:
             raise source.error(("baselines", i), f"{name!r} is given twice. Keep one.")
 
@@ -130,8 +130,7 @@ def _try(term: Term, medium: Medium, model: Model, source: Source) -> None:
             if tuple(got.shape) != designs.shape or not bool(torch.isfinite(got).all()):
                 raise RewardError(
                     f"Reward {term.label!r} gives shape {tuple(got.shape)} or values that are not "
-                    "finite on relaxed "
-                    f"designs; it must give (B, K) finite numbers."
+                    "finite on relaxed designs; it must give (B, K) finite numbers."
                 )
     except (ValueError, TypeError) as error:
         raise source.error(("rewards", term.label), f"tried on {what}: {error}") from error
@@ -168,33 +167,26 @@ def _arms(
     return tuple(arms), rehearsals
 
 
-def _resolved(
-    campaign: Campaign,
-    source: Source,
-    medium: Medium,
-    loaded: Loaded,
-    terms: tuple[Term, ...],
-    arms: tuple[Arm, ...],
-    islands: int,
-    replicates: int,
-) -> Mapping[str, Any]:
+def _resolved(plan: Plan, digests: Mapping[str, str | None]) -> Mapping[str, Any]:
     """Return the configuration with everything that decides the result."""
+    campaign, source, arms = plan.campaign, plan.source, plan.arms
+    rewards = {
+        t.label: {"command": t.spec.command}
+        if t.spec.command is not None
+        else origin("reward", t.spec.oracle, t.spec.python, source)
+        for t in plan.terms
+    }
     return {
         "seqalign": version("seqalign"),
         **campaign.model_dump(mode="json"),
         "resolved": {
-            **medium.resolved(loaded.model, replicates),
-            **loaded.digests,
-            "islands": islands,
+            **plan.medium.resolved(plan.model, plan.replicates),
+            **digests,
+            "islands": plan.islands,
             "sampler": to_mapping(arms[0].method),
             "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
             "model": origin("model", campaign.model.name, campaign.model.python, source),
-            "rewards": {
-                t.label: {"command": t.spec.command}
-                if t.spec.command is not None
-                else origin("reward", t.spec.oracle, t.spec.python, source)
-                for t in terms
-            },
+            "rewards": rewards,
         },
     }
 
@@ -209,14 +201,11 @@ def _limits(plan: Plan) -> None:
         elif key in campaign.rewards:
             need = plan.medium.oracle_calls(plan, campaign.rewards[key].role)
         else:
-            raise source.error(
-                path,
-                f"there is no {key!r} to count. {nearest(key, ['network', *campaign.rewards])}",
-            )
+            known = nearest(key, ["network", *campaign.rewards])
+            raise source.error(path, f"there is no {key!r} to count. {known}")
         if need > limit:
             raise source.error(
                 path,
                 f"the run needs {need} calls of {key}, more than {limit}. Lower sampler.particles "
-                "or islands, "
-                f"drop baselines, or raise the limit.",
+                "or islands, drop baselines, or raise the limit.",
             )

@@ -8,48 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from seqalign.campaign.store import RunFolder
-from seqalign.campaign.summary import Row, Summary
+from seqalign.campaign.summary import Summary
 
-__all__ = ["Comparison", "Entry", "Side", "compare"]
+__all__ = ["Comparison", "Entry", "compare"]
 
-Number = float | None
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the runs.
-
-    Attributes:
-        name: its folder, with as many parents as tell it apart.
-        folder: the same, whole.
-        seed: of the run.
-        designs: kept ones.
-        network_calls: per sampler.
-        reward_calls: per sampler.
-        seconds: altogether.
-    """
-
-    name: str
-    folder: str
-    seed: int
-    designs: int
-    network_calls: Mapping[str, int]
-    reward_calls: Mapping[str, int]
-    seconds: float
+# what must be equal, and what is said where it is not
+_SAME = {
+    "structure_sha256": "the backbones are different files",
+    "prompts": "the prompts differ",
+    "residues": "the positions are different",
+    "wild_type": "the wild types differ",
+}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of one run.
+    """One row of one run, whose name is "" for what all runs share.
 
-    Attributes:
-        run: its name; "" for what all runs share.
-        row: whose designs.
-        which: which of them, in words.
-        method: that drew them, if one did.
-        designs: how many.
-        numbers: means by reward, and what else the medium counts.
-        network_calls: of the sampler behind the row.
+    `numbers` are means by reward and what else the medium counts; `method` drew the designs, if one
+    did, with `network_calls`.
     """
 
     run: str
@@ -57,7 +34,7 @@ class Entry:
     which: str
     method: str | None
     designs: int
-    numbers: Mapping[str, Number]
+    numbers: Mapping[str, float | None]
     network_calls: int | None
 
 
@@ -66,7 +43,8 @@ class Comparison:
     """Finished runs of the same model and rewards.
 
     Attributes:
-        runs: in the order given.
+        runs: in the order given: the name (a folder, with as many parents as tell it apart), the
+            folder, seed, number of kept designs, calls per sampler, and seconds altogether.
         labels: of the rewards.
         diversity: its unit.
         units: per label.
@@ -75,7 +53,7 @@ class Comparison:
         notes: sentences on what differs and bears on the comparison.
     """
 
-    runs: tuple[Side, ...]
+    runs: tuple[Mapping[str, Any], ...]
     labels: tuple[str, ...]
     diversity: str
     units: Mapping[str, str]
@@ -102,9 +80,6 @@ def compare(folders: Sequence[RunFolder]) -> Comparison:
         raise ValueError("Give two or more run folders to compare.")
     if len({f.path for f in folders}) < len(folders):
         raise ValueError("A run folder is given twice. Keep one.")
-    for folder in folders:
-        if not folder.path.is_dir():
-            raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
     summaries = [folder.summary() for folder in folders]
     configs = [folder.read_config() for folder in folders]
     names = _names(folders)
@@ -121,28 +96,32 @@ def compare(folders: Sequence[RunFolder]) -> Comparison:
     rows: list[Entry] = []
     for name, summary, config in zip(names, summaries, configs, strict=True):
         for row in summary.rows:
-            arm = _arm(row.row)
-            if arm or not rows:
-                rows.append(_entry(name, arm, row, keys, summary, config))
-    return Comparison(
-        tuple(
-            Side(
-                name,
-                str(folder.path),
-                summary.seed,
-                summary.designs,
-                summary.network_calls,
-                summary.reward_calls,
-                sum(summary.seconds.values()),
-            )
-            for name, folder, summary in zip(names, folders, summaries, strict=True)
-        ),
-        first.labels,
-        first.diversity.unit if first.diversity is not None else "mutations apart",
-        first.units,
-        tuple(rows),
-        tuple(_notes(summaries, configs, same_scale)),
+            shared = row.row == "wild type"
+            if shared and rows:
+                continue
+            plain = row.row == "unguided" or row.row.startswith("best of ")
+            arm = "best_of_n" if plain else row.row
+            numbers = {k: row.mean[k] for k in keys if k in row.mean} | {"diversity": row.diversity}
+            numbers |= {} if summary.diversity is None else {"vendi": row.vendi}
+            method = config["resolved"]["arms"].get(arm, {}).get("name")
+            calls = summary.network_calls.get(arm)
+            head = ("" if shared else name, row.row, row.which, method, row.designs)
+            rows.append(Entry(*head, numbers, calls))
+    runs = tuple(
+        {
+            "name": name,
+            "folder": str(folder.path),
+            "seed": summary.seed,
+            "designs": summary.designs,
+            "network_calls": summary.network_calls,
+            "reward_calls": summary.reward_calls,
+            "seconds": sum(summary.seconds.values()),
+        }
+        for name, folder, summary in zip(names, folders, summaries, strict=True)
     )
+    unit = first.diversity.unit if first.diversity is not None else "mutations apart"
+    notes = tuple(_notes(summaries, configs, same_scale))
+    return Comparison(runs, first.labels, unit, first.units, tuple(rows), notes)
 
 
 def _notes(
@@ -161,81 +140,40 @@ def _notes(
         yield "The aligned samplers made different numbers of network calls."
 
 
-def _entry(
-    run: str,
-    arm: str,
-    row: Row,
-    keys: Sequence[str],
-    summary: Summary,
-    config: Mapping[str, Any],
-) -> Entry:
-    numbers = {k: row.mean[k] for k in keys if k in row.mean}
-    numbers["diversity"] = row.diversity
-    if summary.diversity is not None:
-        numbers["vendi"] = row.vendi
-    return Entry(
-        run if arm else "",
-        row.row,
-        row.which,
-        config["resolved"]["arms"].get(arm, {}).get("name"),
-        row.designs,
-        numbers,
-        summary.network_calls.get(arm),
-    )
-
-
 def _names(folders: Sequence[RunFolder]) -> list[str]:
     """Return folder names, with as many parents as tell them apart."""
-    depth = 1
-    while depth < 50:
+    for depth in range(1, 50):
         names = [str(Path(*f.path.parts[-depth:])) for f in folders]
         if len(set(names)) == len(names):
             return names
-        depth += 1
     return [str(f.path) for f in folders]
 
 
-def _arm(row: str) -> str:
-    if row == "unguided" or row.startswith("best of "):
-        return "best_of_n"
-    return "" if row == "wild type" else row
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return sorted(k for k in {*one, *other} if one.get(k) != other.get(k))
 
 
 def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """Say what keeps two runs from being compared."""
     a, b = one["resolved"], other["resolved"]
-    if one["model"]["name"] != other["model"]["name"]:
-        return (
-            f"the model is {one['model']['name']} in one and {other['model']['name']} in the other"
-        )
+    name, second = one["model"]["name"], other["model"]["name"]
+    if name != second:
+        return f"the model is {name} in one and {second} in the other"
     if a["model"] != b["model"]:
-        return f"the model {one['model']['name']} has another version or card"
-    changed = [
-        k
-        for k in sorted({*one["model"], *other["model"]} - {"steps", "device"})
-        if one["model"].get(k) != other["model"].get(k)
-    ]
-    if changed:
-        return f"the model's {changed[0]} differs"
-    if a["structure_sha256"] != b["structure_sha256"]:
-        return "the backbones are different files"
-    if a.get("prompts") != b.get("prompts"):
-        return "the prompts differ"
-    if a["residues"] != b["residues"]:
-        return "the positions are different"
-    if a["wild_type"] != b["wild_type"]:
-        return "the wild types differ"
-    only = sorted({*one["rewards"]} ^ {*other["rewards"]})
-    if only:
-        return f"the reward {only[0]!r} is in one of them only"
-    for label in one["rewards"]:
-        first, second = one["rewards"][label], other["rewards"][label]
-        keys = sorted(k for k in {*first, *second} if first.get(k) != second.get(k))
-        if keys:
-            return (
-                f"the reward {label!r} has {keys[0]} {first.get(keys[0])!r} in one and "
-                f"{second.get(keys[0])!r} in the other"
-            )
+        return f"the model {name} has another version or card"
+    for key in _changed(one["model"], other["model"]):
+        if key not in ("steps", "device"):
+            return f"the model's {key} differs"
+    for key, said in _SAME.items():
+        if a.get(key) != b.get(key):
+            return said
+    for label in sorted({*one["rewards"]} ^ {*other["rewards"]}):
+        return f"the reward {label!r} is in one of them only"
+    for label, mine in one["rewards"].items():
+        its = other["rewards"][label]
+        for key in _changed(mine, its):
+            values = f"{mine.get(key)!r} in one and {its.get(key)!r} in the other"
+            return f"the reward {label!r} has {key} {values}"
         if a["rewards"][label] != b["rewards"][label]:
             return f"the reward {label!r} has another version or card"
     return None

@@ -31,7 +31,7 @@ def estimate(plan: Plan) -> Estimate:
     """Time one small network call and one call of each reward, and multiply."""
     network = {a.name: plan.arm_calls(a) for a in plan.arms} | dict(plan.medium.beside(plan))
     oracle = {t.label: plan.medium.oracle_calls(plan, t.spec.role) for t in plan.terms}
-    cost = plan.medium.cost(plan)
-    seconds = cost.call * sum(network.values())
-    seconds += sum(cost.seconds[label] * calls for label, calls in oracle.items())
-    return Estimate(network, oracle, seconds, cost.gigabytes)
+    call, each, gigabytes = plan.medium.cost(plan)
+    seconds = call * sum(network.values())
+    seconds += sum(each[label] * calls for label, calls in oracle.items())
+    return Estimate(network, oracle, seconds, gigabytes)

@@ -56,8 +56,6 @@ def export(
         raise ValueError("Say what to write: --fasta, --csv, --plate 96, or several of them.")
     if control and plate is None:
         raise ValueError("--control is a well of a plate. Say --plate 96 too.")
-    if not folder.path.is_dir():
-        raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
     summary = folder.summary()
     config = folder.read_config()
     rows = folder.read_csv("designs.csv")

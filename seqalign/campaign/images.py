@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqalign.api import even, references
+from seqalign.campaign import metrics
 from seqalign.campaign.inputs import load_images
-from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, Say, rounded
-from seqalign.campaign.metrics import (
-    mean_distance,
-    paired_interval,
-    pooled_pixels,
-    radial_kernel,
-    vendi,
-    weighted_mean,
-)
+from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.report.images import figures
 from seqalign.campaign.report.parts import Figures, Run
@@ -77,10 +69,6 @@ class _Drawn:
     def of_best(self, key: str) -> np.ndarray:
         """Return a column at the best particle of each island, (B,)."""
         return np.asarray(np.take_along_axis(self.numbers[key], self.best[:, None], 1)[:, 0])
-
-    def row(self, b: int, k: int) -> Record:
-        """Return the numbers of one design."""
-        return {key: float(values[b, k]) for key, values in self.numbers.items()}
 
 
 def _rescaled(reward: Reward, raw: Reward, values: Tensor) -> Tensor:
@@ -153,7 +141,7 @@ class _Ruler:
     def apart(self, x: Tensor) -> float:
         """Return the mean distance of all pairs of rows."""
         if not self.half:
-            return mean_distance(x)
+            return metrics.mean_distance(x)
         n = len(x)
         return float((n - x.sum(0).square().sum() / n) / (n - 1)) if n > 1 else 0.0
 
@@ -170,7 +158,7 @@ def _ruler(plan: Plan) -> _Ruler:
                         return F.normalize(embed(images).double(), dim=-1).cpu()
 
                 return _Ruler(f"embedding of {t.label}", "1 − cosine", unit, True)
-    return _Ruler("averages over 8 × 8 cells", "root mean square", pooled_pixels, False)
+    return _Ruler("averages over 8 × 8 cells", "root mean square", metrics.pooled_pixels, False)
 
 
 def _spread(
@@ -194,11 +182,9 @@ def _spread(
         for key, some in (("all", features[d.arm][:, :most]), ("best", tops)):
             groups = _prompts_of(plan, some)
             several = [g for g in groups if len(g) > 1]
-            apart = _mean([ruler.apart(g) for g in several])
-            found[f"{d.arm} {key}"] = (
-                apart,
-                _mean([vendi(radial_kernel(g, width)) for g in several]),
-            )
+            kernels = [metrics.radial_kernel(g, width) for g in several]
+            apart = metrics.mean([ruler.apart(g) for g in several])
+            found[f"{d.arm} {key}"] = apart, metrics.mean([metrics.vendi(k) for k in kernels])
     return found, width
 
 
@@ -207,40 +193,26 @@ def _prompts_of(plan: Plan, features: Tensor) -> list[Tensor]:
     return [part.flatten(0, 1) for part in features.split(plan.replicates)]
 
 
-def _mean(values: Sequence[float] | np.ndarray) -> float | None:
-    some = [float(v) for v in values if math.isfinite(v)]
-    return statistics.fmean(some) if some else None
-
-
 def _rows(
-    plan: Plan, drawn: Sequence[_Drawn], spread: Mapping[str, tuple[float | None, float | None]]
+    plan: Plan,
+    drawn: Mapping[str, _Drawn],
+    spread: Mapping[str, tuple[float | None, float | None]],
 ) -> tuple[Row, ...]:
     """Return the lines of the comparison: all designs of an arm, and the best of each island."""
-    keys = [*(t.label for t in plan.terms), "total"]
-    rows: list[Row] = []
-
-    def add(d: _Drawn, name: str, best: bool) -> None:
+    rows = []
+    for arm, name, best in plan.lines(1):
+        d = drawn[arm]
+        n = len(d.best) if best else d.first.size
         mean: dict[str, float | None] = {}
         sd: dict[str, float] = {}
-        for key in keys:
+        for key in plan.shown:
             some = d.of_best(key) if best else d.numbers[key].ravel()
-            mean[key] = _mean(some)
+            mean[key] = metrics.mean(some)
             finite = some[np.isfinite(some)]
             if len(finite) > 1:
                 sd[key] = float(finite.std(ddof=1))
-        which = f"best of each island ({len(d.best)})" if best else f"all {d.first.size}"
-        n = len(d.best) if best else d.first.size
-        rows.append(Row(name, which, n, mean, sd, *spread[f"{d.arm} {'best' if best else 'all'}"]))
-
-    for d in [*drawn[1:], drawn[0]]:
-        if d.arm != "best_of_n":
-            add(d, d.arm, False)
-            add(d, d.arm, True)
-            continue
-        if plan.unguided:
-            add(d, "unguided", False)
-        if "best_of_n" in plan.campaign.baselines:
-            add(d, f"best of {d.first.shape[1]}", True)
+        which = f"best of each island ({n})" if best else f"all {n}"
+        rows.append(Row(name, which, n, mean, sd, *spread[f"{arm} {'best' if best else 'all'}"]))
     return tuple(rows)
 
 
@@ -264,15 +236,14 @@ def _paired(plan: Plan, drawn: Mapping[str, _Drawn]) -> Paired:
         if not both.any():
             return Versus()
         a, b = a[both], b[both]
-        gain, low, high = paired_interval(a.tolist(), b.tolist())
+        gain, low, high = metrics.paired_interval(a.tolist(), b.tolist())
         return Versus(float(a.mean()), float(b.mean()), gain, low, high)
 
     aligned, other = drawn["aligned"], drawn.get("best_of_n")
     if other is None:
         return Paired(over, pairs)
-    keys = [*(t.label for t in plan.terms), "total"]
-    best = {key: against(aligned.of_best(key), other.of_best(key)) for key in keys}
-    every = {key: against(aligned.numbers[key], other.numbers[key]) for key in keys}
+    best = {key: against(aligned.of_best(key), other.of_best(key)) for key in plan.shown}
+    every = {key: against(aligned.numbers[key], other.numbers[key]) for key in plan.shown}
     return Paired(over, pairs, best, every)
 
 
@@ -281,11 +252,8 @@ def _gains(plan: Plan, paired: Paired, rows: Sequence[Row]) -> dict[str, Gain]:
     plain = next((r for r in rows if r.row == "unguided"), None)
     gains = {}
     for label in (t.label for t in plan.terms):
-        best = paired.best_of_n.get(label, Versus()).gain
-        gain = paired.unguided.get(label, Versus()).gain
-        deviation = plain.sd.get(label) if plain else None
-        share = gain / deviation if gain is not None and deviation else None
-        gains[label] = Gain(None, gain, best, share)
+        best, every = (some.get(label, Versus()) for some in (paired.best_of_n, paired.unguided))
+        gains[label] = Gain.of(None, every.gain, best.gain, plain, label)
     return gains
 
 
@@ -301,20 +269,17 @@ def _table(plan: Plan, d: _Drawn) -> list[Record]:
     for flat in np.unique(d.first).tolist():
         b, k = divmod(flat, d.first.shape[1])
         same = d.first == flat
-        rows.append(
-            rounded(
-                {
-                    "prompt": prompts[b] if prompts is not None else "",
-                    "file": _file(d.arm, b, k),
-                    **d.row(b, k),
-                    "log_w": float(np.logaddexp.reduce(d.log_w[same])),
-                    "copies": int(same.sum()),
-                    "method": plan.campaign.sampler.name if d.arm == "aligned" else d.arm,
-                    "seed": plan.campaign.seed,
-                    "island": b,
-                }
-            )
-        )
+        row = {
+            "prompt": prompts[b] if prompts is not None else "",
+            "file": _file(d.arm, b, k),
+            **{key: float(values[b, k]) for key, values in d.numbers.items()},
+            "log_w": float(np.logaddexp.reduce(d.log_w[same])),
+            "copies": int(same.sum()),
+            "method": plan.campaign.sampler.name if d.arm == "aligned" else d.arm,
+            "seed": plan.campaign.seed,
+            "island": b,
+        }
+        rows.append(rounded(row))
     return rows
 
 
@@ -373,7 +338,7 @@ def _divergence(plan: Plan, aligned: _Drawn) -> float | None:
         return None
     w = torch.softmax(samples.log_w, -1)
     mean = torch.where(w > 0, w * samples.rewards, 0.0).sum(-1)
-    return _mean((mean / plan.arms[0].method.alpha - samples.log_z).tolist())
+    return metrics.mean((mean / plan.arms[0].method.alpha - samples.log_z).tolist())
 
 
 @dataclass(frozen=True)
@@ -477,7 +442,7 @@ class Images:
         islands, designs = references(plan.model)
         return {"calibration": islands * designs * plan.model.steps * _each(plan.model)}
 
-    def cost(self, plan: Plan) -> Cost:
+    def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
         """Time one network call of a full chunk, and one call of each reward with its gradient."""
         process = plan.model.one(0)
         n = min(plan.arms[0].particles, process.chunk or 16)
@@ -511,7 +476,7 @@ class Images:
             guided = term.spec.role == "guide" and term.raw.differentiable
             job: Callable[[Reward], Any] = gradient if guided else lambda r: r(designs)
             seconds[term.label] = lap(lambda job=job, raw=term.raw: job(raw))  # type: ignore[misc]
-        return Cost(call, seconds, _gigabytes(x.device))
+        return call, seconds, _gigabytes(x.device)
 
     def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
         """Return prompts, islands per prompt and steps."""
@@ -543,20 +508,7 @@ class Images:
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
         """Return the columns of designs.csv."""
-        guides = [label for label, spec in rewards.items() if spec.role == "guide"]
-        return [
-            "id",
-            "prompt",
-            "file",
-            *rewards,
-            *(f"{x}_scaled" for x in guides),
-            "total",
-            "log_w",
-            "copies",
-            "method",
-            "seed",
-            "island",
-        ]
+        return columns(rewards, ("prompt", "file"), tail=("island",))
 
     # after it -------------------------------------------------------------------------------------
 
@@ -572,7 +524,7 @@ class Images:
         aligned = drawn["aligned"]
         ruler = _ruler(plan)
         spread, width = _spread(plan, ruler, list(drawn.values()))
-        rows, paired = _rows(plan, list(drawn.values()), spread), _paired(plan, drawn)
+        rows, paired = _rows(plan, drawn, spread), _paired(plan, drawn)
         labels = [t.label for t in plan.terms]
         others = [row for name in drawn if name != "aligned" for row in _table(plan, drawn[name])]
         gallery = _gallery(plan.model.prompts, others, labels)
@@ -590,8 +542,8 @@ class Images:
             rows,
             _gains(plan, paired, rows),
             {
-                x: weighted_mean(aligned.numbers[x].ravel().tolist(), log_w)
-                for x in [*labels, "total"]
+                x: metrics.weighted_mean(aligned.numbers[x].ravel().tolist(), log_w)
+                for x in plan.shown
             },
             own={
                 "prompts": plan.model.prompts,
@@ -613,7 +565,7 @@ class Images:
         assert summary.gallery is not None
         labels = list(summary.units)
         gallery = tuple(
-            Line(line.prompt, {"aligned": _shown(mine, labels), **_but(line.arms, "aligned")})
+            Line(line.prompt, {"aligned": _shown(mine, labels), **_baselines(line)})
             for line in summary.gallery
             for mine in [[row for row in kept if row["prompt"] == line.prompt]]
         )
@@ -629,8 +581,8 @@ class Images:
         return figures(run)
 
 
-def _but(arms: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {key: v for key, v in arms.items() if key != name}
+def _baselines(line: Line) -> dict[str, Any]:
+    return {name: rows for name, rows in line.arms.items() if name != "aligned"}
 
 
 def _gallery(

@@ -16,16 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqalign.api import references
+from seqalign.campaign import metrics
 from seqalign.campaign.design_map import design_map
 from seqalign.campaign.inputs import load_letters
-from seqalign.campaign.medium import Cost, Judged, Loaded, Plan, Record, Rehearsal, Say, rounded
-from seqalign.campaign.metrics import (
-    PRIOR_ORDERS,
-    diversity,
-    prior_log_likelihood,
-    recovery,
-    weighted_mean,
-)
+from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
+from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
@@ -104,22 +99,17 @@ def score(
             columns[f"{t.label}_scaled"] = evaluate(scaled[t.label], designs)[0].tolist()
     if objective is not None:
         columns["total"] = evaluate(objective, designs)[0].tolist()
-    calls = 0
+    calls: list[int] = []
 
     def count(some: int) -> None:
-        nonlocal calls
-        calls += some
+        calls.append(some)
         if tell is not None:
             tell(some)
 
     if with_prior:
+        process, seed = cast(Any, model.process), plan.campaign.seed
         prior = prior_log_likelihood(
-            cast(Any, model.process),
-            designs.x[0],
-            free,
-            orders=PRIOR_ORDERS,
-            seed=plan.campaign.seed,
-            observe=count,
+            process, designs.x[0], free, orders=PRIOR_ORDERS, seed=seed, observe=count
         )
         columns["prior"] = prior.tolist()
         columns["prior_per_residue"] = (prior / len(free)).tolist()
@@ -131,10 +121,10 @@ def score(
             row |= {
                 "mutations": ":".join(names_),
                 "n_mut": len(names_),
-                "seq_recovery": recovery(s, model.wild_type, free),
+                "seq_recovery": metrics.recovery(s, model.wild_type, free),
             }
         rows[s] = row
-    return Scored(rows, calls)
+    return Scored(rows, sum(calls))
 
 
 def _flat(samples: Samples) -> tuple[list[str], list[float]]:
@@ -145,17 +135,17 @@ def _flat(samples: Samples) -> tuple[list[str], list[float]]:
 
 def _row(plan: Plan, scored: Scored, name: str, which: str, sequences: Sequence[str]) -> Row:
     """Return one line of the comparison: means over the sequences given."""
-    keys = [*(t.label for t in plan.terms), "total", "prior", "prior_per_residue"]
+    keys = [*plan.shown, "prior", "prior_per_residue"]
     if plan.model.wild_type is not None:
         keys += ["n_mut"]
     mean: dict[str, float | None] = {}
     sd: dict[str, float] = {}
     for key in keys:
         finite = [v for v in scored.of(sequences, key) if math.isfinite(v)]
-        mean[key] = statistics.fmean(finite) if finite else None
+        mean[key] = metrics.mean(finite)
         if len(finite) > 1 and key not in ("prior", "n_mut"):
             sd[key] = statistics.stdev(finite)
-    return Row(name, which, len(sequences), mean, sd, diversity(sequences))
+    return Row(name, which, len(sequences), mean, sd, metrics.diversity(sequences))
 
 
 def _rows(plan: Plan, scored: Scored, drawn: Mapping[str, Sequence[str]]) -> tuple[Row, ...]:
@@ -164,27 +154,19 @@ def _rows(plan: Plan, scored: Scored, drawn: Mapping[str, Sequence[str]]) -> tup
     wild = plan.model.wild_type
     if wild is not None:
         rows.append(_row(plan, scored, "wild type", "1 sequence", [wild]))
-    for arm in [*plan.arms[1:], plan.arms[0]]:
-        sequences = drawn[arm.name]
-        every, top = f"all {len(sequences)}", scored.top(sequences)
-        best = f"top {len(top)}"
-        if arm.name != "best_of_n":
-            rows.append(_row(plan, scored, arm.name, every, sequences))
-            rows.append(_row(plan, scored, arm.name, best, top))
-            continue
-        if plan.unguided:
-            rows.append(_row(plan, scored, "unguided", every, sequences))
-        if "best_of_n" in plan.campaign.baselines:
-            rows.append(_row(plan, scored, f"best of {len(sequences)}", best, top))
+    for arm, name, best in plan.lines(plan.islands):
+        some = scored.top(drawn[arm]) if best else drawn[arm]
+        rows.append(_row(plan, scored, name, f"{'top' if best else 'all'} {len(some)}", some))
     return tuple(rows)
 
 
 def _gains(plan: Plan, rows: Sequence[Row]) -> dict[str, Gain]:
     """Return, per reward, what the aligned top gains over each other row."""
     aligned = next(r for r in rows if r.row == "aligned" and r.which.startswith("top"))
-    best = next((r for r in rows if r.row.startswith("best of ")), None)
-    plain = next((r for r in rows if r.row == "unguided"), None)
-    wild = next((r for r in rows if r.row == "wild type"), None)
+    others = [
+        next((r for r in rows if r.row.startswith(name)), None)
+        for name in ("wild type", "unguided", "best of ")
+    ]
 
     def over(row: Row | None, label: str) -> float | None:
         mine, other = aligned.mean[label], None if row is None else row.mean[label]
@@ -192,13 +174,8 @@ def _gains(plan: Plan, rows: Sequence[Row]) -> dict[str, Gain]:
 
     gains = {}
     for label in (t.label for t in plan.terms):
-        gain, deviation = over(plain, label), plain.sd.get(label) if plain else None
-        gains[label] = Gain(
-            over(wild, label),
-            gain,
-            over(best, label),
-            gain / deviation if gain is not None and deviation else None,
-        )
+        wild, gain, best = (over(row, label) for row in others)
+        gains[label] = Gain.of(wild, gain, best, others[1], label)
     return gains
 
 
@@ -209,16 +186,10 @@ def _pool(
     weights: dict[str, list[float]] = {}
     for s, w in zip(sequences, log_w, strict=True):
         weights.setdefault(s, []).append(w)
+    origin = {"method": plan.campaign.sampler.name, "seed": plan.campaign.seed}
     return [
-        rounded(
-            {
-                **scored.rows[s],
-                "log_w": float(np.logaddexp.reduce(ws)),
-                "copies": len(ws),
-                "method": plan.campaign.sampler.name,
-                "seed": plan.campaign.seed,
-            }
-        )
+        rounded(scored.rows[s] | {"log_w": float(np.logaddexp.reduce(ws)), "copies": len(ws)})
+        | origin
         for s, ws in weights.items()
     ]
 
@@ -331,7 +302,7 @@ class Letters:
             calls["evaluation"] = (plan.drawn + 1) * PRIOR_ORDERS * free
         return calls
 
-    def cost(self, plan: Plan) -> Cost:
+    def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
         """Time one small network call with its look-ahead, and one call of each reward."""
         space, process = space_of(plan.model), cast(Any, plan.model.process)
         n = min(plan.arms[0].particles, 16)
@@ -354,7 +325,7 @@ class Letters:
                     t.raw.relaxed(hot)
                 seconds[t.label] = 3 * (time.perf_counter() - begin) / n  # and its gradient
         state = max(a.states for a in plan.arms) * space.length * (len(space.alphabet) + 1) * 8
-        return Cost(min(laps[1:]), seconds, 0.6 + 40 * state / 1e9)
+        return min(laps[1:]), seconds, 0.6 + 40 * state / 1e9
 
     def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
         """Return wild type, residues, chains, steps, and which positions are free."""
@@ -393,21 +364,8 @@ class Letters:
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
         """Return the columns of designs.csv."""
-        guides = [label for label, spec in rewards.items() if spec.role == "guide"]
-        return [
-            "id",
-            "sequence",
-            *(("mutations", "n_mut", "seq_recovery") if wild else ()),
-            *rewards,
-            *(f"{x}_scaled" for x in guides),
-            "total",
-            "prior",
-            "prior_per_residue",
-            "log_w",
-            "copies",
-            "method",
-            "seed",
-        ]
+        own = ("mutations", "n_mut", "seq_recovery") if wild else ()
+        return columns(rewards, ("sequence", *own), ("prior", "prior_per_residue"))
 
     # after it -------------------------------------------------------------------------------------
 
@@ -426,25 +384,19 @@ class Letters:
         scored = score(plan, objective, every, tell)
         rows = _rows(plan, scored, {name: sequences for name, (sequences, _) in flat.items()})
         sequences, log_w = flat["aligned"]
+        seed = plan.campaign.seed
         others = [
-            {
-                **scored.rows[s],
-                "id": f"{a.name}-{n:04d}",
-                "log_w": w,
-                "method": a.name,
-                "seed": plan.campaign.seed,
-            }
+            scored.rows[s] | {"id": f"{a.name}-{n:04d}", "log_w": w, "method": a.name, "seed": seed}
             for a in plan.arms[1:]
             for n, (s, w) in enumerate(zip(*flat[a.name], strict=True), 1)
         ]
-        labels = [*(t.label for t in plan.terms), "total"]
         return Judged(
             _pool(plan, scored, sequences, log_w),
             others,
             len(sequences),
             rows,
             _gains(plan, rows),
-            {x: weighted_mean(scored.of(sequences, x), log_w) for x in labels},
+            {x: metrics.weighted_mean(scored.of(sequences, x), log_w) for x in plan.shown},
             scored.network_calls,
             {"fasta": _sheet(plan, scored), "prior_orders": PRIOR_ORDERS},
         )

@@ -1,12 +1,12 @@
 """What is designed, as a protocol: everything else in the tool works without knowing which it is.
 
 `letters.py` and `images.py` are the only files that know; another medium is one more file and a
-line in `media.py`. A `Plan` is a campaign whose every part has been found, built and tried.
+line in `media.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -26,19 +26,6 @@ from seqalign.core.process import Designs, Process
 from seqalign.files.structure import Structure
 from seqalign.load import Model
 
-__all__ = [
-    "Arm",
-    "Cost",
-    "Judged",
-    "Loaded",
-    "Medium",
-    "Plan",
-    "Record",
-    "Rehearsal",
-    "Say",
-    "rounded",
-]
-
 Record = dict[str, Any]
 """One row of a table of designs: text and numbers by column."""
 Say = Callable[[str], object]
@@ -47,6 +34,18 @@ Say = Callable[[str], object]
 def rounded(row: Mapping[str, Any]) -> Record:
     """Return a row with its numbers as tables print them, six significant digits."""
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+
+
+def columns(
+    rewards: Mapping[str, RewardSpec],
+    head: Sequence[str],
+    middle: Sequence[str] = (),
+    tail: Sequence[str] = (),
+) -> list[str]:
+    """Return the columns of designs.csv around those of a medium's own."""
+    scaled = (f"{label}_scaled" for label, spec in rewards.items() if spec.role == "guide")
+    end = ("log_w", "copies", "method", "seed")
+    return ["id", *head, *rewards, *scaled, "total", *middle, *end, *tail]
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one island will ask for, counted with an empty network.
+    """What one island will ask for: calls per particle, and the reports it will make.
 
-    Attributes:
-        network: network calls per particle; a backward pass counts as two.
-        reward: calls of every guide reward per particle.
-        steps: reports the run will make.
+    A backward pass through the network counts as two calls; `reward` is calls of every guide.
     """
 
     network: float
@@ -88,32 +84,14 @@ class Rehearsal:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the input of a campaign became.
+    """What the input of a campaign became: a model, and a backbone if there is one.
 
-    Attributes:
-        model: what is sampled from.
-        structure: the backbone, if there is one.
-        digests: SHA-256 of the files it came from; None where there is none.
+    `digests` are the SHA-256 of the files it came from; None where there is none.
     """
 
     model: Model
     structure: Structure | None
     digests: Mapping[str, str | None]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a medium measured of a campaign.
-
-    Attributes:
-        call: seconds per network call.
-        seconds: per reward, seconds per call.
-        gigabytes: a guess at the peak of memory.
-    """
-
-    call: float
-    seconds: Mapping[str, float]
-    gigabytes: float
 
 
 @dataclass(frozen=True)
@@ -191,8 +169,8 @@ class Medium(Protocol):
         """Return the network calls beside those of the arms, by what they are for."""
         ...
 
-    def cost(self, plan: Plan) -> Cost:
-        """Time one network call and one call of each reward."""
+    def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
+        """Return seconds per network call and per call of each reward, and gigabytes at most."""
         ...
 
     def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
@@ -275,9 +253,27 @@ class Plan:
         """Where the run goes by default."""
         return self.source.folder / self.campaign.output.dir / self.campaign.name
 
+    @property
+    def shown(self) -> list[str]:
+        """The columns that comparisons speak of: every reward, and the sum of the guides."""
+        return [*(t.label for t in self.terms), "total"]
+
     def role(self, role: str) -> list[Term]:
         """Return the rewards of one role: guide, final or holdout."""
         return [t for t in self.terms if t.spec.role == role]
+
+    def lines(self, counted: int) -> Iterator[tuple[str, str, bool]]:
+        """Yield the lines of the comparison: an arm, what it is called, and whether its best is.
+
+        Best-of-N is called by its N, which is the particles of `counted` islands; all its designs
+        are the unguided ones.
+        """
+        for arm in (*self.arms[1:], self.arms[0]):
+            plain = arm.name == "best_of_n"
+            if not plain or self.unguided:
+                yield arm.name, "unguided" if plain else arm.name, False
+            if not plain or "best_of_n" in self.campaign.baselines:
+                yield arm.name, f"best of {counted * arm.particles}" if plain else arm.name, True
 
     @property
     def network_calls(self) -> int:
@@ -291,7 +287,5 @@ class Plan:
     @property
     def reward_calls(self) -> int:
         """Calls of every guide reward in all arms."""
-        return (
-            sum(round(self.rehearsals[a.name].reward * a.particles) for a in self.arms)
-            * self.islands
-        )
+        calls = (round(self.rehearsals[a.name].reward * a.particles) for a in self.arms)
+        return sum(calls) * self.islands

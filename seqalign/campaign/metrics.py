@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,21 +14,14 @@ from torch import Tensor
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.streams import Streams
 
-__all__ = [
-    "PRIOR_ORDERS",
-    "composition",
-    "diversity",
-    "mean_distance",
-    "paired_interval",
-    "pareto_rank",
-    "pooled_pixels",
-    "prior_log_likelihood",
-    "radial_kernel",
-    "recovery",
-    "survivors",
-    "vendi",
-    "weighted_mean",
-]
+PRIOR_ORDERS = 2
+"""Random reveal orders behind each reported log-likelihood."""
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Return the mean of the finite values; None if there is none."""
+    finite = [float(v) for v in values if math.isfinite(v)]
+    return statistics.fmean(finite) if finite else None
 
 
 def recovery(sequence: str, wild_type: str, free: Sequence[int] | None = None) -> float:
@@ -221,7 +215,3 @@ def prior_log_likelihood(
                     if observe is not None:
                         observe(len(seen))
     return total / max(orders, 1)
-
-
-PRIOR_ORDERS = 2
-"""Random reveal orders behind each reported log-likelihood."""

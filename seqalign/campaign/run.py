@@ -12,7 +12,7 @@ from importlib.metadata import version
 from seqalign.campaign.islands import Progress, calibrate, run_arm
 from seqalign.campaign.medium import Judged, Plan, Record
 from seqalign.campaign.metrics import survivors
-from seqalign.campaign.select import choose, signs, write
+from seqalign.campaign.select import choose, write
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
 from seqalign.core.objective import Reward, constants
@@ -81,9 +81,7 @@ def _finish(
             return f"constraint: {broken}"
         return next((f"rejected by {x}" for x in guides if row[x] == -math.inf), None)
 
-    kept, rejected = choose(
-        judged.pool, campaign.select, signs(campaign.rewards), hard, medium.key, medium.each
-    )
+    kept, rejected = choose(judged.pool, campaign, medium, hard)
     calls = {name: s.network_calls for name, s in results.items()}
     calls |= {"calibration": calibration} if calibration else {}
     calls |= {} if judged.evaluation is None else {"evaluation": judged.evaluation}
@@ -113,8 +111,7 @@ def _finish(
         seconds=seconds,
         **judged.own,
     )
-    wild = plan.model.wild_type is not None
-    columns = medium.columns(campaign.rewards, wild)
+    columns = medium.columns(campaign.rewards, plan.model.wild_type is not None)
     there = [c for c in columns if not judged.others or c in judged.others[0]]
     folder.write("baselines.csv", to_csv(judged.others, there))
     folder.write_lines("trace.jsonl", _trace(plan, results))
@@ -135,10 +132,8 @@ def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[Record]:
     for arm in plan.arms:
         samples = results[arm.name]
         for b in range(plan.islands):
-            alive = survivors(
-                [None if s.ancestors is None else s.ancestors[b] for s in samples.trace],
-                arm.particles,
-            )
+            parents = [None if s.ancestors is None else s.ancestors[b] for s in samples.trace]
+            alive = survivors(parents, arm.particles)
             for s, count in zip(samples.trace, alive, strict=True):
                 yield {
                     "arm": arm.name,

@@ -7,13 +7,12 @@ ranked again in seconds by the code that did it first.
 from __future__ import annotations
 
 import math
+import operator
 import re
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,29 +22,23 @@ from seqalign.campaign.media import MEDIA
 from seqalign.campaign.medium import Medium, Record
 from seqalign.campaign.metrics import pareto_rank
 from seqalign.campaign.report.page import render
-from seqalign.campaign.schema import Campaign, RewardSpec, SelectSpec
+from seqalign.campaign.schema import Campaign
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
-from seqalign.campaign.yaml import CampaignError, Source, read
+from seqalign.campaign.yaml import CampaignError, Source, parse
 from seqalign.files.text import to_csv
 from seqalign.registry import nearest
 
-__all__ = ["check_select", "choose", "select", "signs", "write"]
+__all__ = ["check_select", "choose", "select", "write"]
 
 HARD = ("constraint: ", "rejected by ")
 """How reasons begin that no choice of `select` can lift."""
 
 
 _TESTS: dict[str, Callable[[float, float], bool]] = {
-    "<": lambda a, b: a < b,
-    "<=": lambda a, b: a <= b,
-    ">": lambda a, b: a > b,
-    ">=": lambda a, b: a >= b,
-    "==": lambda a, b: a == b,
-    "!=": lambda a, b: a != b,
+    **{"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge},
+    **{"==": operator.eq, "!=": operator.ne},
 }
-
-
 FILTER = re.compile(
     r"^\s*([A-Za-z][\w-]*)\s*(<=|>=|==|!=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*$"
 )
@@ -56,23 +49,20 @@ WHOLE = ("n_mut", "copies", "seed", "island")
 
 def choose(
     pool: Sequence[Record],
-    spec: SelectSpec,
-    signs: Mapping[str, float],
+    campaign: Campaign,
+    medium: Medium,
     hard: Callable[[Record], str | None],
-    key: str = "sequence",
-    each: str | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """Return rows kept, best first, and rows rejected with a reason, both with an id.
 
     Args:
-        pool: distinct designs with "total" and every column that `spec` speaks of; its order
+        pool: distinct designs with "total" and every column that `select` speaks of; its order
             does not matter.
-        spec: filters, ranking, distance and number.
-        signs: +1 or -1 of each reward that a Pareto ranking looks at.
+        campaign: whose filters, ranking, distance and number count.
+        medium: what tells designs apart; distances are those of sequences.
         hard: the reason why a row can never be kept, or None.
-        key: the column that tells designs apart; distances are those of sequences.
-        each: a column, such as the prompt, of which every value has its own top.
     """
+    spec, key, each = campaign.select, medium.key, medium.each
     good: list[Record] = []
     bad: list[Record] = []
     for row in sorted(pool, key=lambda r: (-r["total"], r[key])):
@@ -85,7 +75,7 @@ def choose(
     apart = spec.diversity.min_mutations_apart
     kept: list[Record] = []
     counts: Counter[Any] = Counter()
-    for row in _ranked(spec.rank_by, good, signs, key):
+    for row in _ranked(campaign, good, key):
         group = None if each is None else row[each]
         if apart and any(_apart(k["sequence"], row["sequence"]) < apart for k in kept):
             bad.append({**row, "reason": f"closer than {apart} mutations to a better design"})
@@ -103,15 +93,6 @@ def choose(
     return kept, bad
 
 
-def signs(rewards: Mapping[str, RewardSpec]) -> dict[str, float]:
-    """Return which way each reward is better, of those a Pareto ranking looks at."""
-    return {
-        label: math.copysign(1, spec.weight)
-        for label, spec in rewards.items()
-        if spec.role in ("guide", "final")
-    }
-
-
 def _apart(a: str, b: str) -> int:
     return sum(x != y for x, y in zip(a, b, strict=True))
 
@@ -126,10 +107,16 @@ def _filtered(filters: Sequence[str], row: Record) -> str | None:
     return None
 
 
-def _ranked(rank: str, rows: list[Record], signs: Mapping[str, float], key: str) -> list[Record]:
+def _ranked(campaign: Campaign, rows: list[Record], key: str) -> list[Record]:
+    rank = campaign.select.rank_by
     if rank == "pareto":
         if not rows:
             return rows
+        signs = {
+            label: math.copysign(1, spec.weight)
+            for label, spec in campaign.rewards.items()
+            if spec.role in ("guide", "final")
+        }
         values = np.array([[sign * r[label] for label, sign in signs.items()] for r in rows])
         fronts = pareto_rank(values)
         order = sorted(range(len(rows)), key=lambda i: (fronts[i], -rows[i]["total"], rows[i][key]))
@@ -145,31 +132,24 @@ def check_select(campaign: Campaign, source: Source, medium: Medium) -> None:
     Raises:
         CampaignError: the message names the filter and the nearest column.
     """
-    columns = medium.columns(campaign.rewards, True)
-    if campaign.select.diversity.min_mutations_apart and "n_mut" not in columns:
+    columns, spec = medium.columns(campaign.rewards, True), campaign.select
+    if spec.diversity.min_mutations_apart and "n_mut" not in columns:
         raise source.error(
             ("select", "diversity", "min_mutations_apart"),
             f"{medium.kind} have no mutations. Remove it.",
         )
     known = [c for c in columns if c not in (*TEXT, "seed", "island")]
-    for i, text in enumerate(campaign.select.filters):
-        match = FILTER.match(text)
+    for i, text in enumerate(spec.filters):
+        path, match = ("select", "filters", i), FILTER.match(text)
         if match is None:
-            raise source.error(
-                ("select", "filters", i),
-                f"cannot read {text!r}: write COLUMN < NUMBER, with one of < <= > >= == !=.",
-            )
+            said = "write COLUMN < NUMBER, with one of < <= > >= == !=."
+            raise source.error(path, f"cannot read {text!r}: {said}")
         if match[1] not in known:
-            raise source.error(
-                ("select", "filters", i),
-                f"there is no column {match[1]!r}. {nearest(match[1], known)}",
-            )
-    rank = campaign.select.rank_by
-    if rank != "pareto" and rank.removeprefix("-") not in known:
-        raise source.error(
-            ("select", "rank_by"),
-            f"there is no column {rank!r}. {nearest(rank, ['pareto', *known])}",
-        )
+            said = nearest(match[1], known)
+            raise source.error(path, f"there is no column {match[1]!r}. {said}")
+    if spec.rank_by != "pareto" and spec.rank_by.removeprefix("-") not in known:
+        said = nearest(spec.rank_by, ["pareto", *known])
+        raise source.error(("select", "rank_by"), f"there is no column {spec.rank_by!r}. {said}")
 
 
 def write(
@@ -202,16 +182,13 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
         ValueError: the run is not finished, or another process works in its folder.
         CampaignError: an option is wrong.
     """
-    if not folder.path.is_dir():
-        raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
+    config = folder.read_config()
     with folder.lock():
         summary = folder.summary()
         medium = MEDIA[summary.kind]
-        campaign, source = _campaign(folder, overrides)
+        campaign, source = _campaign(folder, config, overrides)
         check_select(campaign, source, medium)
-        columns = medium.columns(
-            campaign.rewards, folder.read_config()["resolved"]["wild_type"] is not None
-        )
+        columns = medium.columns(campaign.rewards, config["resolved"]["wild_type"] is not None)
         pool: dict[str, Record] = {}
         for row in [*folder.read_csv("rejected.csv"), *folder.read_csv("designs.csv")]:
             # rejected.csv comes first: it has the reasons
@@ -227,14 +204,7 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
             reason: str = reasons[row[medium.key]]
             return reason if reason.startswith(HARD) else None
 
-        kept, rejected = choose(
-            list(pool.values()),
-            campaign.select,
-            signs(campaign.rewards),
-            hard,
-            medium.key,
-            medium.each,
-        )
+        kept, rejected = choose(list(pool.values()), campaign, medium, hard)
         again = "".join(f" --set {shlex.quote(text)}" for text in overrides)
         first = summary.command.partition("\n")[0]
         summary = replace(
@@ -247,7 +217,9 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
         return write(folder, medium, summary, columns, kept, rejected)
 
 
-def _campaign(folder: RunFolder, overrides: Sequence[str]) -> tuple[Campaign, Source]:
+def _campaign(
+    folder: RunFolder, config: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[Campaign, Source]:
     """Return the campaign of a run, with other options of `select`."""
     for text in overrides:
         if not text.strip().startswith("select."):
@@ -255,12 +227,9 @@ def _campaign(folder: RunFolder, overrides: Sequence[str]) -> tuple[Campaign, So
                 f"--set {text}: only select.* can change without sampling, such as "
                 "select.top=24. Change the campaign and run it for anything else."
             )
-    config = folder.read_config()
     plain = {k: v for k, v in config.items() if k not in ("seqalign", "resolved")}
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "config.yaml"
-        path.write_text(yaml.safe_dump(plain, sort_keys=False), "utf-8")
-        return read(path, overrides, label=str(folder.path / "config.yaml"))
+    text = yaml.safe_dump(plain, sort_keys=False)
+    return parse(text, str(folder.path / "config.yaml"), folder.path, overrides)
 
 
 def _stored(row: Mapping[str, str]) -> Record:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load
+from seqalign.campaign.store import RunFolder, read_island
 
-from seqalign.campaign.store import RunFolder
-
-__all__ = ["Arm", "Best", "Status", "status"]
+__all__ = ["Arm", "Status", "status"]
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,6 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Best:
-    """The first design of a finished run.
-
-    Attributes:
-        id: its name.
-        design: its columns of text.
-        numbers: its rewards and their sum.
-    """
-
-    id: str
-    design: Mapping[str, str]
-    numbers: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Status:
     """What a run has done and what is left.
 
@@ -79,7 +60,8 @@ class Status:
         now: UNIX time.
         designs: kept ones of a finished run.
         rejected: the others.
-        best: the first of them; None without any.
+        best: of the first of them its id, columns of text, rewards and their sum; None without
+            any.
     """
 
     name: str
@@ -94,7 +76,7 @@ class Status:
     now: float
     designs: int = 0
     rejected: int = 0
-    best: Best | None = None
+    best: Mapping[str, Any] | None = None
 
     def to_json(self) -> Mapping[str, Any]:
         """Return what `seqalign status --json` prints; designs are those of a finished run."""
@@ -103,10 +85,9 @@ class Status:
             "islands_done": sum(arm.done for arm in arms),
             "islands": sum(arm.islands for arm in arms),
         }
-        best = self.best and {"id": self.best.id, **self.best.design, **self.best.numbers}
-        end = {"designs": self.designs, "rejected": self.rejected, "best": best}
         data = {**asdict(self), **counts}
-        return data | end if self.finished else {k: v for k, v in data.items() if k not in end}
+        late = () if self.finished else ("designs", "rejected", "best")
+        return {key: value for key, value in data.items() if key not in late}
 
 
 def status(folder: RunFolder) -> Status:
@@ -115,23 +96,21 @@ def status(folder: RunFolder) -> Status:
     Raises:
         ValueError: the folder holds no run.
     """
-    if not folder.path.is_dir():
-        raise ValueError(f"{folder.path} is no run folder: there is no such folder.")
     config = folder.read_config()
-    resolved = config["resolved"]
-    files = _islands(folder.path / "state")
+    resolved, state = config["resolved"], folder.path / "state"
+    number = 5 * "[0-9]"
     arms = {
-        name: _arm(rule, int(resolved["islands"]), files.get(name, []))
+        name: _arm(rule, int(resolved["islands"]), state.glob(f"{name}-{number}*.safetensors"))
         for name, rule in resolved["arms"].items()
     }
     left = [arm.left for arm in arms.values()]
     written = [(folder.path / "config.yaml").stat().st_mtime]
-    written += [p.stat().st_mtime for some in files.values() for p in some if p.exists()]
+    written += [p.stat().st_mtime for p in state.glob("[!.]*.safetensors") if p.exists()]
     found = Status(
         name=config["name"],
         folder=str(folder.path),
         finished=folder.done,
-        running=_held(folder.path / ".lock"),
+        running=folder.running,
         arms=arms,
         seconds=sum(arm.seconds for arm in arms.values()),
         seconds_left=None if None in left else sum(x for x in left if x is not None),
@@ -142,22 +121,25 @@ def status(folder: RunFolder) -> Status:
     if not found.finished:
         return found
     summary = folder.summary()
+    best: dict[str, Any] | None = None
+    for row in folder.read_csv("designs.csv")[:1]:
+        best = {key: row[key] for key in ("id", "sequence", "prompt", "file") if key in row}
+        best |= {label: float(row[label]) for label in (*summary.labels, "total")}
     return replace(
         found,
         seconds=sum(summary.seconds.values()),
         seconds_left=0.0,
         designs=summary.designs,
         rejected=summary.rejected,
-        best=next((_best(row, summary.labels) for row in folder.read_csv("designs.csv")), None),
+        best=best,
     )
 
 
-def _arm(rule: Mapping[str, Any], islands: int, files: Sequence[Path]) -> Arm:
+def _arm(rule: Mapping[str, Any], islands: int, files: Iterable[Path]) -> Arm:
     seconds, best, done = 0.0, -math.inf, 0
-    for path in files:
-        try:
-            data = load(path.read_bytes())
-        except (SafetensorError, FileNotFoundError):
+    for path in sorted(files):
+        data = read_island(path)
+        if data is None:
             continue  # a run would draw it again
         done += 1
         seconds += float(data["seconds"])
@@ -165,38 +147,3 @@ def _arm(rule: Mapping[str, Any], islands: int, files: Sequence[Path]) -> Arm:
         best = max(best, float(alive.max())) if alive.numel() else best
     top = best if best > -math.inf else None
     return Arm(rule["name"], done, islands, rule["particles"], seconds, top)
-
-
-def _best(row: Mapping[str, str], labels: Sequence[str]) -> Best:
-    return Best(
-        row["id"],
-        {key: row[key] for key in ("sequence", "prompt", "file") if key in row},
-        {label: float(row[label]) for label in (*labels, "total")},
-    )
-
-
-def _islands(state: Path) -> dict[str, list[Path]]:
-    """Return the files of finished islands, by arm."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(state.glob("*.safetensors")) if state.is_dir() else []:
-        match = re.fullmatch(r"([^.].*)-(\d{5,})\.safetensors", path.name)
-        if match is not None:
-            found.setdefault(match[1], []).append(path)
-    return found
-
-
-def _held(lock: Path) -> bool:
-    """Whether a process holds the folder; asking neither makes the file nor keeps the lock."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on Windows
-        return False
-    try:
-        with lock.open("r") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return True
-            return False
-    except OSError:
-        return False

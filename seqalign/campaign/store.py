@@ -26,7 +26,12 @@ from seqalign.core.process import Designs
 from seqalign.files.text import finite, write_atomic
 from seqalign.load import Model
 
-__all__ = ["RunFolder"]
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["RunFolder", "read_island"]
 
 _OURS = (
     "config.yaml",
@@ -40,9 +45,6 @@ _OURS = (
     "report.html",
 )
 _STEP = ("ess", "lam", "log_z", "value_mean", "value_max")
-
-
-# images -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,17 @@ class RunFolder:
             ValueError: the folder holds another run, or files that are not a run's.
         """
         stored = self.path / "config.yaml"
-        if self.path.is_dir() and any(self.path.iterdir()) and not stored.is_file():
-            if any(
-                p.name not in (*_OURS, "state") and not p.name.startswith(".")
-                for p in self.path.iterdir()
-            ):
-                raise ValueError(
-                    f"{self.path} is not empty and is no run folder (it has no config.yaml). "
-                    "Choose another --out."
-                )
+        there = self.path.iterdir() if self.path.is_dir() and not stored.is_file() else ()
+        if any(p.name not in (*_OURS, "state") and not p.name.startswith(".") for p in there):
+            raise ValueError(
+                f"{self.path} is not empty and is no run folder (it has no config.yaml). "
+                "Choose another --out."
+            )
         if fresh:
             self.clear()
+        config = json.loads(json.dumps(config))
         if stored.is_file():
-            before = yaml.safe_load(stored.read_text("utf-8"))
-            changes = list(_differences(before, json.loads(json.dumps(config))))
+            changes = list(_differences(self.read_config(), config))
             if changes:
                 raise ValueError(
                     f"{self.path} holds a run with another configuration: {'; '.join(changes[:4])}"
@@ -88,12 +87,9 @@ class RunFolder:
                     "for another folder."
                 )
         else:
-            text = yaml.safe_dump(
-                json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True, width=100
-            )
-            write_atomic(
-                stored, "# What was run, with every default. Written by seqalign.\n" + text
-            )
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
+            head = "# What was run, with every default. Written by seqalign.\n"
+            write_atomic(stored, head + text)
         (self.path / "state").mkdir(exist_ok=True)
 
     def clear(self) -> None:
@@ -115,9 +111,7 @@ class RunFolder:
         Raises:
             ValueError: another process is running here.
         """
-        try:
-            import fcntl
-        except ImportError:  # no such locks on Windows
+        if fcntl is None:
             yield
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -131,6 +125,17 @@ class RunFolder:
                 ) from error
             yield
 
+    @property
+    def running(self) -> bool:
+        """Whether a process holds the folder; asking neither makes the file nor keeps the lock."""
+        try:
+            with (self.path / ".lock").open("r") as file:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
+        return False
+
     # islands --------------------------------------------------------------------------------------
 
     def _island(self, arm: str, island: int) -> Path:
@@ -139,8 +144,7 @@ class RunFolder:
     def save_island(self, arm: str, island: int, samples: Samples, seconds: float) -> None:
         """Keep one finished island (B = 1)."""
         trace = samples.trace
-        k = samples.rewards.shape[1]
-        stay = torch.arange(k)[None]
+        stay = torch.arange(samples.rewards.shape[1])[None]
         tensors: dict[str, Tensor] = {
             "x": samples.designs.x,
             "rewards": samples.rewards,
@@ -153,27 +157,18 @@ class RunFolder:
         }
         if samples.log_z is not None:
             tensors["log_z_end"] = samples.log_z
-        write_atomic(
-            self._island(arm, island), save({k: v.contiguous() for k, v in tensors.items()})
-        )
+        data = save({k: v.contiguous() for k, v in tensors.items()})
+        write_atomic(self._island(arm, island), data)
 
     def load_island(
-        self,
-        arm: str,
-        island: int,
-        model: Model | None = None,
-        replicates: int = 1,
+        self, arm: str, island: int, model: Model | None = None, replicates: int = 1
     ) -> tuple[Samples, float] | None:
         """Return a finished island and its seconds, or None if it has not been run.
 
         The letters and the prompt are those of `model`, which has `replicates` islands per prompt.
         """
-        path = self._island(arm, island)
-        if not path.is_file():
-            return None
-        try:
-            data = load(path.read_bytes())
-        except SafetensorError:
+        data = read_island(self._island(arm, island))
+        if data is None:
             return None
         trace = tuple(
             Step(
@@ -214,19 +209,26 @@ class RunFolder:
         """Write JSON lines."""
         self.write(name, "".join(json.dumps(finite(row)) + "\n" for row in rows))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Return a JSON file of the run.
+    def _read(self, name: str, otherwise: str) -> str:
+        """Return the text of a file of the run.
 
         Raises:
-            ValueError: the run has no such file yet.
+            ValueError: there is no such folder, or no such file: `otherwise` says what that means.
         """
         path = self.path / name
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is no run folder: there is no such folder.")
         if not path.is_file():
-            raise ValueError(
-                f"{path} does not exist: {self.path} is not a finished run. Run its campaign first "
-                "(seqalign run)."
-            )
-        data: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            raise ValueError(otherwise)
+        return path.read_text("utf-8")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return a JSON file of a finished run."""
+        otherwise = (
+            f"{self.path / name} does not exist: {self.path} is not a finished run. Run its "
+            "campaign first (seqalign run)."
+        )
+        data: dict[str, Any] = json.loads(self._read(name, otherwise))
         return data
 
     def summary(self) -> Summary:
@@ -243,14 +245,17 @@ class RunFolder:
             )
         return from_json({"kind": "letters", **data})
 
+    def read_config(self) -> dict[str, Any]:
+        """Return the resolved configuration."""
+        otherwise = f"{self.path} is no run folder: it has no config.yaml."
+        data: dict[str, Any] = yaml.safe_load(self._read("config.yaml", otherwise))
+        return data
+
     def read_lines(self, name: str) -> list[dict[str, Any]]:
-        """Return the rows of a JSON-lines file."""
+        """Return the rows of a JSON-lines file; none if there is no file."""
         path = self.path / name
-        return (
-            [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-            if path.is_file()
-            else []
-        )
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        return [json.loads(line) for line in lines]
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file; none if there is no file."""
@@ -260,24 +265,20 @@ class RunFolder:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    def read_config(self) -> dict[str, Any]:
-        """Return the resolved configuration.
 
-        Raises:
-            ValueError: the folder holds no run.
-        """
-        path = self.path / "config.yaml"
-        if not path.is_file():
-            raise ValueError(f"{self.path} is no run folder: it has no config.yaml.")
-        data: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))
-        return data
+def read_island(path: Path) -> Mapping[str, Tensor] | None:
+    """Return what the file of an island holds; None if there is none, or a part of one."""
+    try:
+        data: Mapping[str, Tensor] = load(path.read_bytes())
+    except (SafetensorError, FileNotFoundError):
+        return None
+    return data
 
 
 def _differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted({*before, *after}, key=str):
-            yield from _differences(
-                before.get(key), after.get(key), f"{path}.{key}" if path else str(key)
-            )
+            here = f"{path}.{key}" if path else str(key)
+            yield from _differences(before.get(key), after.get(key), here)
     elif before != after:
         yield f"{path} was {before!r} and is now {after!r}"

@@ -11,19 +11,6 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
 from seqalign.files.sheet import Sheet
 
-__all__ = [
-    "Column",
-    "Gain",
-    "Line",
-    "Paired",
-    "Row",
-    "Spread",
-    "Summary",
-    "Versus",
-    "from_json",
-    "to_json",
-]
-
 Number = float | None
 
 
@@ -74,6 +61,12 @@ class Gain:
     over_unguided: Number
     over_best_of_n: Number
     in_unguided_sd: Number
+
+    @classmethod
+    def of(cls, wild: Number, gain: Number, best: Number, plain: Row | None, label: str) -> Gain:
+        """Return what is gained, also in standard deviations of the row of unguided designs."""
+        sd = None if plain is None else plain.sd.get(label)
+        return cls(wild, gain, best, gain / sd if gain is not None and sd else None)
 
 
 @dataclass(frozen=True)

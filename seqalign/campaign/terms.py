@@ -41,12 +41,8 @@ class _Oracle(Wrapper):
             b, k = designs.shape
             if b * k == 1:
                 return torch.full((1, 1), -torch.inf, dtype=torch.float64)
-            return torch.stack(
-                [
-                    torch.cat([self(designs[i : i + 1, j : j + 1])[0] for j in range(k)])
-                    for i in range(b)
-                ]
-            )
+            one = [self(designs[i : i + 1, j : j + 1]) for i in range(b) for j in range(k)]
+            return torch.cat(one).reshape(b, k)
         if tuple(r.shape) != designs.shape:
             return r
         return torch.where(torch.isnan(r) | (r == torch.inf), -torch.inf, r)
@@ -68,29 +64,11 @@ class Term:
     spec: RewardSpec
 
 
+# what tables call their own columns
 _RESERVED = (
-    "id",
-    "rank",
-    "sequence",
-    "mutations",
-    "n_mut",
-    "seq_recovery",
-    "total",
-    "log_w",
-    "copies",
-    "prior",
-    "prior_per_residue",
-    "method",
-    "seed",
-    "island",
-    "reason",
-    "row",
-    "which",
-    "designs",
-    "diversity",
-    "prompt",
-    "file",
-    "vendi",
+    *("id", "rank", "sequence", "mutations", "n_mut", "seq_recovery", "total", "log_w", "copies"),
+    *("prior", "prior_per_residue", "method", "seed", "island", "reason", "row", "which"),
+    *("designs", "diversity", "prompt", "file", "vendi"),
 )
 
 
@@ -121,16 +99,12 @@ def load_term(
         CampaignError: it cannot be built; the message names the key.
     """
     path: KeyPath = ("rewards", label)
-    if (
-        not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label)
-        or label in _RESERVED
-        or label.endswith(("_scaled", "_sd"))
-    ):
+    taken = label in _RESERVED or label.endswith(("_scaled", "_sd"))
+    if taken or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label):
         raise source.error(
             path,
             f"{label!r} cannot name a column: use letters, digits, '_' and '-', beginning with a "
-            "letter, and none of "
-            f"{', '.join(_RESERVED)}.",
+            f"letter, and none of {', '.join(_RESERVED)}.",
         )
     kinds = [k for k in ("oracle", "python", "command") if getattr(spec, k) is not None]
     if len(kinds) != 1:
@@ -179,15 +153,11 @@ def load_term(
     oracle = _Oracle(label, inner, spec.on_failure, spec.unit)
     # an image on its way hardly ever comes again, and its bytes are many
     raw: Reward = Cached(oracle) if recurs else oracle
-    scaled = raw
-    if spec.clip is not None:
-        try:
-            scaled = scaled.clip(*spec.clip)
-        except ValueError as error:
-            raise source.error((*path, "clip"), str(error)) from error
-    if spec.scale == "zscore":
-        scaled = scaled.zscore()
-    return Term(label, raw, scaled, spec)
+    try:
+        scaled = raw if spec.clip is None else raw.clip(*spec.clip)
+    except ValueError as error:
+        raise source.error((*path, "clip"), str(error)) from error
+    return Term(label, raw, scaled.zscore() if spec.scale == "zscore" else scaled, spec)
 
 
 def origin(

@@ -21,7 +21,7 @@ from seqalign.campaign.schema import Campaign
 from seqalign.registry import names, nearest
 from seqalign.space.installed import known, schema
 
-__all__ = ["CampaignError", "KeyPath", "Source", "read"]
+__all__ = ["CampaignError", "KeyPath", "Source", "parse", "read"]
 
 
 class CampaignError(ValueError):
@@ -33,36 +33,24 @@ class _Yaml12(yaml.SafeLoader):
 
 
 _Yaml12.yaml_implicit_resolvers = {}
-
-
-_Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
-)
-_Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789")
-)
-_Yaml12.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+0123456789."),
     ),
-    list("-+0123456789."),
+):
+    _regex = re.compile(f"^(?:{_pattern})$")
+    _Yaml12.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regex, _first)
+# 010 is ten, not eight
+_Yaml12.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+_Yaml12.add_constructor(
+    "tag:yaml.org,2002:float",
+    lambda loader, node: float(re.sub(r"\.(?=inf|nan)", "", node.value.lower())),
 )
-
-
-def _int(loader: _Yaml12, node: yaml.ScalarNode) -> int:
-    return int(node.value)  # 010 is ten, not eight
-
-
-def _float(loader: _Yaml12, node: yaml.ScalarNode) -> float:
-    return float(re.sub(r"\.(?=inf|nan)", "", node.value.lower()))
-
-
-_Yaml12.add_constructor("tag:yaml.org,2002:int", _int)
-_Yaml12.add_constructor("tag:yaml.org,2002:float", _float)
 
 KeyPath = tuple[str | int, ...]
 
@@ -110,30 +98,28 @@ def _construct(
     lines: dict[KeyPath, int],
     open_: tuple[int, ...],
 ) -> Any:
+    def error(at: yaml.Node, message: str) -> CampaignError:
+        return CampaignError(f"{file}:{at.start_mark.line + 1}: {message}")
+
     lines.setdefault(path, node.start_mark.line + 1)
     if id(node) in open_ or len(lines) > 20_000:
-        raise CampaignError(
-            f"{file}:{node.start_mark.line + 1}: an alias refers to itself, or too often. Write it "
-            "out."
-        )
+        raise error(node, "an alias refers to itself, or too often. Write it out.")
     open_ = (*open_, id(node))
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise CampaignError(
-                    f"{file}:{line}: a key must be plain text, not a list or mapping."
-                )
+                raise error(key_node, "a key must be plain text, not a list or mapping.")
             key = str(key_node.value)
+            here = (*path, key)
             if key in mapping:
-                raise CampaignError(
-                    f"{file}:{line}: {'.'.join(map(str, (*path, key)))}: the key is given twice "
-                    "(first in line "
-                    f"{lines[(*path, key)]}). Keep one."
+                raise error(
+                    key_node,
+                    f"{'.'.join(map(str, here))}: the key is given twice (first in line "
+                    f"{lines[here]}). Keep one.",
                 )
-            lines[(*path, key)] = line
-            mapping[key] = _construct(loader, value_node, (*path, key), file, lines, open_)
+            lines[here] = key_node.start_mark.line + 1
+            mapping[key] = _construct(loader, value_node, here, file, lines, open_)
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [
@@ -141,12 +127,12 @@ def _construct(
         ]
     try:
         return loader.construct_object(node)
-    except (yaml.YAMLError, ValueError) as error:
-        raise CampaignError(
-            f"{file}:{node.start_mark.line + 1}: cannot read {str(node.value)[:60]!r}; write plain "
-            "text, numbers, "
-            f"true, false or null, without tags."
-        ) from error
+    except (yaml.YAMLError, ValueError) as wrong:
+        raise error(
+            node,
+            f"cannot read {str(node.value)[:60]!r}; write plain text, numbers, true, false or "
+            "null, without tags.",
+        ) from wrong
 
 
 def _parse(text: str, file: str) -> tuple[Any, dict[KeyPath, int]]:
@@ -165,32 +151,25 @@ def _parse(text: str, file: str) -> tuple[Any, dict[KeyPath, int]]:
             "quotes and brackets."
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise CampaignError(
-            f"{file}: this is not YAML: {str(error) or 'nested too deeply'}."
-        ) from error
+        why = str(error) or "nested too deeply"
+        raise CampaignError(f"{file}: this is not YAML: {why}.") from error
     return data, lines
 
 
-_LATER: dict[tuple[str, ...], str] = {
+_LATER: dict[KeyPath, str] = {
     ("data",): "measured data as input",
     ("budget", "minutes"): "a limit in minutes",
 }
 
 
-def _refuse_later(data: Any, source: Source, path: KeyPath = ()) -> None:
-    if not isinstance(data, Mapping):
-        return
-    for key, item in data.items():
-        here = (*path, key)
-        for pattern, what in _LATER.items():
-            if len(pattern) == len(here) and all(
-                p in ("*", h) for p, h in zip(pattern, here, strict=True)
-            ):
-                raise source.error(
-                    here,
-                    f"{what} cannot be done yet in version {version('seqalign')}. Remove this key.",
-                )
-        _refuse_later(item, source, here)
+def _refuse_later(data: Any, source: Source) -> None:
+    for path, what in _LATER.items():
+        around = _at(data, path[:-1])
+        if isinstance(around, Mapping) and path[-1] in around:
+            now = version("seqalign")
+            raise source.error(
+                path, f"{what} cannot be done yet in version {now}. Remove this key."
+            )
 
 
 def _known_keys(path: KeyPath) -> tuple[str, ...]:
@@ -208,8 +187,7 @@ def _short(value: Any) -> str:
 
 def _path(loc: Sequence[str | int]) -> KeyPath:
     """Return the key path of a validation error, without what pydantic adds for its own types."""
-    own = ("function-", "list[", "dict[")
-    path = tuple(p for p in loc if not (isinstance(p, str) and p.startswith(own)))
+    path = tuple(p for p in loc if not str(p).startswith(("function-", "list[", "dict[")))
     while path and path[-1] in ("str", "int", "float", "bool"):
         path = path[:-1]
     return path
@@ -226,12 +204,9 @@ def _at(data: Any, path: KeyPath) -> Any:
     return data
 
 
+# what a key takes that may be one thing or another
 _RESIDUES = "Write text, such as 'A1-5, 12', or a list of numbers."
-
-
-_UNIONS: dict[KeyPath, str] = {
-    ("input", "prompts"): "Write a list of texts, or the name of a file with one on each line.",
-}
+_PROMPTS = "Write a list of texts, or the name of a file with one on each line."
 
 
 def _sentence(error: Mapping[str, Any], source: Source) -> str:
@@ -256,27 +231,35 @@ def _sentence(error: Mapping[str, Any], source: Source) -> str:
     return f"{place}{_short(value)} does not fit: {error['msg'][0].lower() + error['msg'][1:]}."
 
 
-def read(
-    path: str | Path, overrides: Sequence[str] = (), label: str | None = None
-) -> tuple[Campaign, Source]:
+def read(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Campaign, Source]:
     """Read a campaign file; `overrides` are texts such as "sampler.alpha=0.2".
 
     Raises:
         CampaignError: the file is missing, is not YAML, or does not fit the schema.
     """
     path = Path(path)
-    file = label or str(path)
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError as error:
         raise CampaignError(
-            f"{file}: there is no such file. Give the path of a campaign.yaml."
+            f"{path}: there is no such file. Give the path of a campaign.yaml."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CampaignError(f"{file}: cannot be read as text: {error}.") from error
+        raise CampaignError(f"{path}: cannot be read as text: {error}.") from error
+    return parse(text, str(path), path.resolve().parent, overrides)
+
+
+def parse(
+    text: str, file: str, folder: Path, overrides: Sequence[str] = ()
+) -> tuple[Campaign, Source]:
+    """Return the campaign of a text that messages call `file`, with paths from a folder.
+
+    Raises:
+        CampaignError: it is not YAML, or does not fit the schema.
+    """
     data, lines = _parse(text, file)
     given: dict[KeyPath, str] = {}
-    source = Source(file, path.resolve().parent, lines, given)
+    source = Source(file, folder, lines, given)
     if not isinstance(data, dict):
         raise CampaignError(
             f"{file}: a campaign is a mapping that starts with 'version: 1', this is "
@@ -301,18 +284,14 @@ def read(
         given[parts] = item
     _refuse_later(data, source)
     try:
-        campaign = Campaign.model_validate(data)
+        return Campaign.model_validate(data), source
     except ValidationError as error:
         found: dict[KeyPath, list[str]] = {}
-        for item_ in error.errors():
+        for problem in error.errors():
             # a union complains once for each member
-            found.setdefault(_path(item_["loc"]), []).append(_sentence(dict(item_), source))
-        problems = [
-            some[0]
-            if len(some) == 1
-            else f"{source.place(at)}{_short(_at(data, at))} does not fit. "
-            f"{_UNIONS.get(at, _RESIDUES)}"
-            for at, some in found.items()
-        ]
-        raise CampaignError("\n".join(problems[:8])) from error
-    return campaign, source
+            found.setdefault(_path(problem["loc"]), []).append(_sentence(dict(problem), source))
+        for at, some in found.items():
+            if len(some) > 1:
+                cure = _PROMPTS if at == ("input", "prompts") else _RESIDUES
+                some[0] = f"{source.place(at)}{_short(_at(data, at))} does not fit. {cure}"
+        raise CampaignError("\n".join([some[0] for some in found.values()][:8])) from error

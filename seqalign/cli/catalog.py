@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -12,29 +11,24 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.resources import files
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import torch
 import typer
 import yaml
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.text import Text
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from seqalign import fetch as downloads
 from seqalign import registry, weights
 from seqalign.campaign.yaml import read
-from seqalign.cli.screen import Json, Set, fail, terminable, terminal
+from seqalign.cli import screen
+from seqalign.cli.screen import CampaignFile, Json, Set, fail, say, show_json, terminal
 from seqalign.core.discrete import UniformProcess
 
-__all__ = ["cite", "doctor", "fetch", "methods", "models", "rewards"]
+# the verbs, in the order in which help lists them
+__all__ = ["rewards", "models", "methods", "fetch", "cite", "doctor"]  # noqa: RUF022
 
 Name = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="Show this card.", show_default=False)
@@ -61,36 +55,35 @@ def _catalog(kind: registry.Kind, name: str | None, as_json: bool) -> None:
     if name is not None:
         data = registry.card(kind, name)
         if as_json:
-            typer.echo(json.dumps(data, default=str, ensure_ascii=False))
+            show_json(data)
             return
-        console.print(Text(name, style="bold"))
+        console.print(name, style="bold", markup=False, highlight=False)
         for key, value in data.items():
             if key == "name" or value in (None, "", []):
                 continue
-            text = (
-                value
-                if isinstance(value, str)
-                else yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
-            )
+            text = value if isinstance(value, str) else _dumped(value)
             text = text.strip().removesuffix("\n...")
             inline = "\n" not in text and len(text) < 100
-            body = (
-                f" {text}"
-                if inline
-                else "\n" + "\n".join(f"  {line}" for line in text.splitlines())
-            )
-            console.print(
-                Text.assemble((f"{str(key).replace('_', ' ')}:", "bold"), body), soft_wrap=True
-            )
+            body = f" {text}" if inline else "\n" + indent(text, "  ", lambda line: True)
+            say(console, f"{str(key).replace('_', ' ')}:", body)
         return
     found = {n: registry.describe(kind, n) for n in registry.names(kind)}
     if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
+        show_json(found)
         return
-    width = max(map(len, found), default=0)
-    for n, text in found.items():
-        console.print(Text.assemble((f"{n:<{width}}", "bold"), f"  {text}"), soft_wrap=True)
+    _list(found)
     console.print(f"\nseqalign {kind}s NAME shows the card.", highlight=False)
+
+
+def _dumped(value: Any) -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _list(texts: Mapping[str, str]) -> None:
+    """Print names and what they are, one below the other."""
+    width = max(map(len, texts), default=0)
+    for name, text in texts.items():
+        say(terminal(), f"{name:<{width}}", f"  {text}")
 
 
 def fetch(
@@ -123,7 +116,7 @@ def fetch(
             if not typer.confirm("Download?", default=True, err=True):
                 raise fail("nothing was downloaded", 5)
     try:
-        with terminable(), _transfer(err) as progress:
+        with screen.terminable(), _transfer(err) as progress:
             found = downloads.fetch(entry, root, catalog=entries, progress=progress)
     except downloads.FetchError as error:
         raise fail(str(error), 4) from None
@@ -132,11 +125,9 @@ def fetch(
         raise fail(f"interrupted. Continue with: {again}", 5) from None
     location = entry.location(root)
     if as_json:
-        files_ = [
-            {"path": str(f.path), "sha256": f.sha256, "verified": f.verified, "new": f.new}
-            for f in found
-        ]
-        typer.echo(json.dumps({"name": name, "path": str(location), "files": files_}))
+        keys = ("path", "sha256", "verified", "new")
+        files_ = [{key: getattr(f, key) for key in keys} for f in found]
+        show_json({"name": name, "path": location, "files": files_})
         return
     for f in found:
         err.print(f"{f.path}: {_VERIFIED[f.verified]}")
@@ -167,55 +158,38 @@ def _weights(entries: Mapping[str, weights.Entry], root: Path, as_json: bool) ->
                 "summary": e.summary,
                 "licence": e.licence,
                 "bytes": e.size,
-                "path": str(e.location(root)),
+                "path": e.location(root),
                 "there": not e.missing(root),
             }
             for n, e in entries.items()
         }
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        show_json(rows)
         return
-    console = terminal()
-    width = max(map(len, entries))
+    texts = {}
     for n, e in entries.items():
         known = sum(p.size or 0 for p in e.parts)
         # where only some small files are of known size, that says nothing
         size = _size(e.size) if e.size or known < 1e6 else f"> {_size(known)}"
-        there = "there" if not e.missing(root) else size
-        console.print(
-            Text.assemble((f"{n:<{width}}", "bold"), f"  {there:>12}  {e.summary}"),
-            soft_wrap=True,
-        )
-    console.print(
-        f"\nWeights folder: {root}\nseqalign fetch NAME shows size and licence, asks, downloads "
-        "and verifies.",
-        highlight=False,
-        soft_wrap=True,
-    )
+        texts[n] = f"{'there' if not e.missing(root) else size:>12}  {e.summary}"
+    _list(texts)
+    does = "shows size and licence, asks, downloads and verifies"
+    say(terminal(), f"\nWeights folder: {root}\nseqalign fetch NAME {does}.")
 
 
 def _announce(
     console: Console, entry: weights.Entry, root: Path, missing: tuple[Path, ...]
 ) -> None:
     """Say what would be downloaded, from where, under which licence."""
-    rows = [
-        (entry.name, entry.summary),
-        ("licence", entry.licence),
-        ("paper", entry.paper),
-        ("source", entry.source),
-    ]
-    for key, text in rows:
-        console.print(Text.assemble((f"{key}: ", "bold"), text))
+    say(console, f"{entry.name}: ", entry.summary)
+    for key in ("licence", "paper", "source"):
+        say(console, f"{key}: ", getattr(entry, key))
     for part in entry.parts:
         if root / part.path in missing:
             known = part.sha256 and f"sha256 {part.sha256}"
             known = known or (part.git_sha1 and f"git id {part.git_sha1}")
-            console.print(
-                Text.assemble(
-                    ("file: ", "bold"),
-                    f"{root / part.path}, {_size(part.size)}, from {part.url}, "
-                    f"{known or 'no published hash known here'}",
-                )
-            )
+            known = known or "no published hash known here"
+            at = f"{root / part.path}, {_size(part.size)}"
+            say(console, "file: ", f"{at}, from {part.url}, {known}")
 
 
 @contextmanager
@@ -231,14 +205,7 @@ def _transfer(console: Console) -> Any:
 
         yield line
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
+    with screen.bar(DownloadColumn(), TransferSpeedColumn()) as bar:
         tasks: dict[str, Any] = {}
 
         def update(part: weights.Part, so_far: int, total: int | None) -> None:
@@ -249,15 +216,11 @@ def _transfer(console: Console) -> Any:
         yield update
 
 
-def cite(
-    path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")],
-    overrides: Set = None,
-) -> None:
+def cite(path: CampaignFile, overrides: Set = None) -> None:
     """Print BibTeX of exactly what a campaign uses."""
     campaign, source = read(path, overrides or [])
-    library = yaml.safe_load(
-        files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
-    )
+    text = files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
+    library = yaml.safe_load(text)
     sampler, model = campaign.sampler, campaign.model
     parts: list[tuple[registry.Kind, str, tuple[str, ...]]] = []
     sorts: tuple[str, ...] = ()
@@ -308,23 +271,16 @@ def cite(
         typer.echo("\n" + "\n".join(dict.fromkeys(loose)))
 
 
+_PACKAGES = (
+    *("seqalign", "torch", "numpy", "scipy", "pydantic", "typer", "rich", "matplotlib", "jinja2"),
+    *("biopython", "fair-esm", "safetensors"),
+)
+
+
 def doctor(as_json: Json = False) -> None:
     """Show versions, devices, threads, extras, and what does not work."""
     packages = {}
-    for name in (
-        "seqalign",
-        "torch",
-        "numpy",
-        "scipy",
-        "pydantic",
-        "typer",
-        "rich",
-        "matplotlib",
-        "jinja2",
-        "biopython",
-        "fair-esm",
-        "safetensors",
-    ):
+    for name in _PACKAGES:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
@@ -334,46 +290,38 @@ def doctor(as_json: Json = False) -> None:
     if len(owners) > 1:
         problems.append(
             f"{' and '.join(owners)} both install the import name 'esm', and one hides the other. "
-            "Keep one per environment: "
-            f"pip uninstall esm (EvolutionaryScale) if you use ESM-2 or ESM-IF through fair-esm."
+            "Keep one per environment: pip uninstall esm (EvolutionaryScale) if you use ESM-2 or "
+            "ESM-IF through fair-esm."
         )
     problems += registry.problems()
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices += [
-            f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())
-        ]
+    cuda = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    devices = ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in cuda)]
     if torch.backends.mps.is_available():
         devices.append("mps")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     data = {
         "python": sys.version.split()[0],
         "packages": packages,
         "devices": devices,
         "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores,
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
         "esm": owners or ["nothing"],
         "found": {f"{k}s": len(registry.names(k)) for k in registry.KINDS},
         "problems": problems,
     }
     if as_json:
-        typer.echo(json.dumps(data))
+        show_json(data)
     else:
         console = terminal()
+        del data["problems"]
         for key, value in data.items():
-            if key == "problems":
-                continue
-            text = (
-                ", ".join(f"{k} {v}" for k, v in value.items())
-                if isinstance(value, dict)
-                else value
-            )
-            text = ", ".join(map(str, text)) if isinstance(text, list) else text
-            console.print(Text.assemble((f"{key}: ", "bold"), str(text)), soft_wrap=True)
+            if isinstance(value, dict):
+                value = [f"{k} {v}" for k, v in value.items()]
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            say(console, f"{key}: ", text)
         for line in problems:
-            console.print(Text.assemble(("problem: ", "bold red"), line), soft_wrap=True)
+            say(console, "problem: ", line, style="bold red")
         if not problems:
             console.print("No problems found.", style="green")
     if problems:

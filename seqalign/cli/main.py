@@ -8,17 +8,15 @@ and resumable.
 from __future__ import annotations
 
 import functools
-import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
-from rich.text import Text
 
 from seqalign import registry
 from seqalign.campaign.check import check
@@ -34,25 +32,9 @@ from seqalign.campaign.select import select
 from seqalign.campaign.status import status
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
-from seqalign.campaign.yaml import read
-from seqalign.cli import catalog
-from seqalign.cli.screen import (
-    Json,
-    Set,
-    Watch,
-    counted,
-    duration,
-    fail,
-    guarded,
-    notes,
-    number,
-    progress,
-    say_parts,
-    side_by_side,
-    table_of,
-    terminable,
-    terminal,
-)
+from seqalign.campaign.yaml import parse, read
+from seqalign.cli import catalog, screen
+from seqalign.cli.screen import CampaignFile, Json, Set, fail
 from seqalign.core.objective import open_zscores
 from seqalign.files.text import finite, to_csv, write_atomic
 
@@ -89,11 +71,7 @@ def _root(
 
 def _verb(command: Callable[P, R]) -> Callable[P, R]:
     """Make a function a verb; an underscore tells it from the function it calls."""
-    return app.command(name=command.__name__.removesuffix("_"))(guarded(command))
-
-
-def _print(data: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(data, ensure_ascii=False))
+    return app.command(name=command.__name__.removesuffix("_"))(screen.guarded(command))
 
 
 # campaigns ----------------------------------------------------------------------------------------
@@ -109,17 +87,17 @@ Fresh = Annotated[
 
 def _execute(plan: Plan, folder: RunFolder, fresh: bool, as_json: bool) -> None:
     finished = folder.done and not fresh
-    with terminable(), Watch(plan, quiet=as_json) as watch:
+    with screen.terminable(), screen.Watch(plan, quiet=as_json) as watch:
         summary = run(plan, folder, fresh=fresh, progress=watch.step, evaluating=watch.evaluate)
     if as_json:
-        _print({**finite(to_json(summary)), "folder": str(folder.path)})
+        screen.show_json({**finite(to_json(summary)), "folder": str(folder.path)})
     else:
-        console = terminal()
+        console = screen.terminal()
         if finished:
-            console.print("This run was already complete; --fresh starts over.\n", highlight=False)
-        console.print(table_of(summary))
-        for line in notes(summary, folder):
-            console.print(line, highlight=False, soft_wrap=True)
+            screen.say(console, "This run was already complete; --fresh starts over.\n")
+        console.print(screen.table_of(summary))
+        for line in screen.notes(summary, folder):
+            screen.say(console, line)
     _kept(summary, folder)
 
 
@@ -161,7 +139,7 @@ def demo(
         overrides.append(f"seed={seed}")
     name = f"demo-{which.value}.yaml"
     with as_file(files("seqalign").joinpath("data")) as folder:
-        plan = check(*read(folder / name, overrides, label=name))
+        plan = check(*parse((folder / name).read_text("utf-8"), name, folder, overrides))
     _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which.value}")), fresh, as_json)
 
 
@@ -171,7 +149,7 @@ def _plan(path: Path, overrides: list[str] | None) -> Plan:
 
 @_verb
 def run_(
-    path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")],
+    path: CampaignFile,
     out: Out = None,
     fresh: Fresh = False,
     overrides: Set = None,
@@ -179,13 +157,12 @@ def run_(
 ) -> None:
     """Run a campaign, or continue it: the same command after a crash loses no finished island."""
     plan = _plan(path, overrides)
-    folder = out or plan.folder
-    _execute(plan, RunFolder(folder), fresh, as_json)
+    _execute(plan, RunFolder(out or plan.folder), fresh, as_json)
 
 
 @_verb
 def check_(
-    path: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")],
+    path: CampaignFile,
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -193,23 +170,24 @@ def check_(
     plan = _plan(path, overrides)
     cost = estimate(plan)
     if as_json:
-        data: Mapping[str, Any] = {
-            "ok": True,
-            "name": plan.campaign.name,
-            **plan.medium.asked(plan),
-            "islands": plan.islands,
-            "network_calls": dict(cost.network),
-            "oracle_calls": dict(cost.oracle),
-            "seconds": cost.seconds,
-            "gigabytes": finite(cost.gigabytes),
-        }
-        _print(data)
+        screen.show_json(
+            {
+                "ok": True,
+                "name": plan.campaign.name,
+                **plan.medium.asked(plan),
+                "islands": plan.islands,
+                "network_calls": cost.network,
+                "oracle_calls": cost.oracle,
+                "seconds": cost.seconds,
+                "gigabytes": finite(cost.gigabytes),
+            }
+        )
         return
-    console = terminal()
+    console = screen.terminal()
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(f"{plan.source.file}: fine.", style="bold green")
     plan.medium.say(plan, say)
-    say_parts(plan, cost, say)
+    screen.say_parts(plan, cost, say)
 
 
 # around a run -------------------------------------------------------------------------------------
@@ -245,7 +223,7 @@ def new_(
     made = new(given, out, model)
     write_atomic(out, made.text)
     if as_json:
-        typer.echo(json.dumps({"campaign": str(out), "model": made.model, "notes": made.notes}))
+        screen.show_json({"campaign": out, "model": made.model, "notes": made.notes})
         return
     for note in made.notes:
         typer.echo(f"note: {note}", err=True)
@@ -290,13 +268,13 @@ def score_(
             )
     sequences = [sequence for _, sequence in candidates]
     calls = evaluation_calls(plan, len(set(sequences)))
-    with counted(calls, "log-likelihoods", as_json or not prior) as count:
+    with screen.counted(calls, "log-likelihoods", as_json or not prior) as count:
         rows, columns = score(plan, sequences, constants=constants, prior=prior, evaluating=count)
     rows = [{"id": name, **row} for (name, _), row in zip(candidates, rows, strict=True)]
     columns = ["id", *columns]
     if as_json:
         some = [{k: finite(row[k]) for k in columns} for row in rows]
-        _print({"campaign": plan.campaign.name, "rows": some})
+        screen.show_json({"campaign": plan.campaign.name, "rows": some})
     if out is not None:
         write_atomic(out, to_csv(rows, columns))
     elif not as_json:
@@ -326,22 +304,14 @@ def select_(
     run_folder = RunFolder(folder)
     summary = select(run_folder, overrides or [])
     if as_json:
-        _print(
-            {
-                "name": summary.name,
-                "designs": summary.designs,
-                "rejected": summary.rejected,
-                "select": summary.select,
-                "folder": str(run_folder.path),
-            }
+        screen.show_json(
+            {key: getattr(summary, key) for key in ("name", "designs", "rejected", "select")}
+            | {"folder": run_folder.path}
         )
     else:
-        for line in (
-            f"{summary.designs} designs kept, {summary.rejected} rejected.",
-            f"Designs: {run_folder.path / 'designs.csv'}",
-            f"Report:  {run_folder.path / 'report.html'}",
-        ):
-            typer.echo(line)
+        typer.echo(f"{summary.designs} designs kept, {summary.rejected} rejected.")
+        typer.echo(f"Designs: {run_folder.path / 'designs.csv'}")
+        typer.echo(f"Report:  {run_folder.path / 'report.html'}")
     _kept(summary, run_folder)
 
 
@@ -353,26 +323,27 @@ def status_(
     """Show how far a run is: islands done, best reward, time left."""
     found = status(RunFolder(folder))
     if as_json:
-        _print(found.to_json())
+        screen.show_json(found.to_json())
         return
     state = "finished" if found.finished else "running" if found.running else "not running"
-    console = terminal()
-    console.print(Text.assemble((found.name, "bold"), f": {state}"))
-    console.print(progress(found))
+    console = screen.terminal()
+    screen.say(console, found.name, f": {state}")
+    console.print(screen.progress(found))
     lines = []
     if found.finished:
         lines.append(f"{found.designs} designs kept, {found.rejected} rejected.")
         if found.best is not None:
-            best = found.best
-            lines.append(f"Best: {best.id} {' '.join(filter(None, best.design.values()))}")
-            lines.append("  " + ", ".join(f"{k} {number(v, 3)}" for k, v in best.numbers.items()))
+            words = [v for v in found.best.values() if v and isinstance(v, str)]
+            numbers = {k: v for k, v in found.best.items() if not isinstance(v, str)}
+            lines.append(f"Best: {' '.join(words)}")
+            lines.append("  " + ", ".join(f"{k} {screen.number(v, 3)}" for k, v in numbers.items()))
     else:
         if found.seconds_left is not None:
-            lines.append(f"About {duration(found.seconds_left)} of sampling left.")
+            lines.append(f"About {screen.duration(found.seconds_left)} of sampling left.")
         if not found.running:
             lines.append("The command that started it continues it.")
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        screen.say(console, line)
 
 
 class _Plate(StrEnum):
@@ -412,7 +383,7 @@ def export_(
         force=force,
     )
     if as_json:
-        _print({"files": [str(p) for p in paths]})
+        screen.show_json({"files": paths})
     else:
         typer.echo("\n".join(map(str, paths)))
 
@@ -425,12 +396,12 @@ def compare_(
     """Show the methods of several runs side by side, with the network calls of each."""
     found = compare([RunFolder(folder) for folder in folders])
     if as_json:
-        _print(found.to_json())
+        screen.show_json(found.to_json())
         return
-    console = terminal()
-    console.print(side_by_side(found))
+    console = screen.terminal()
+    console.print(screen.side_by_side(found))
     for note in found.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        screen.say(console, f"note: {note}")
 
 
 @_verb
@@ -441,15 +412,8 @@ def report_(folder: _Dir) -> None:
 
 # what there is ------------------------------------------------------------------------------------
 
-for _each in (
-    catalog.rewards,
-    catalog.models,
-    catalog.methods,
-    catalog.fetch,
-    catalog.cite,
-    catalog.doctor,
-):
-    _verb(_each)
+for _each in catalog.__all__:
+    _verb(getattr(catalog, _each))
 
 
 def main() -> None:

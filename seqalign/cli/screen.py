@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import functools
+import json
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -34,25 +31,8 @@ from seqalign.campaign.summary import Paired, Summary
 from seqalign.campaign.yaml import CampaignError
 from seqalign.core.particles import Step
 
-__all__ = [
-    "Json",
-    "Set",
-    "Watch",
-    "counted",
-    "duration",
-    "fail",
-    "guarded",
-    "notes",
-    "number",
-    "progress",
-    "say_parts",
-    "side_by_side",
-    "table_of",
-    "terminable",
-    "terminal",
-]
-
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a value: --set sampler.alpha=0.2 (repeatable)."),
@@ -65,6 +45,17 @@ def terminal() -> Console:
     """Return where results go."""
     # a pipe has no width: keep tables whole
     return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
+
+
+def show_json(data: Any) -> None:
+    """Print what a program reads."""
+    typer.echo(json.dumps(data, default=str, ensure_ascii=False))
+
+
+def say(console: Console, *parts: Any, style: str = "bold") -> None:
+    """Print a line as it is, the first of several parts in a style."""
+    first = parts[:1] if len(parts) == 1 else [(parts[0], style)]
+    console.print(Text.assemble(*first, *parts[1:]), soft_wrap=True)
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -81,9 +72,8 @@ def duration(seconds: float) -> str:
 
 def fail(message: str, code: int) -> typer.Exit:
     """Print an error, and return what ends the program with an exit code."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
     for line in message.splitlines():
-        console.print(Text.assemble(("error: ", "bold red"), line))
+        say(Console(stderr=True), "error: ", line, style="bold red")
     return typer.Exit(code)
 
 
@@ -116,15 +106,11 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
         except weights.MissingWeights as error:
             raise fail(str(error), 4) from None
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            raise fail(
-                f"{error.filename or ''}: {error.strerror or error}. Check the path and its "
-                "rights.",
-                2,
-            ) from None
+            said = f"{error.filename or ''}: {error.strerror or error}"
+            raise fail(f"{said}. Check the path and its rights.", 2) from None
         except KeyboardInterrupt:
-            raise fail(
-                f"interrupted; finished islands are kept. Continue with: {again}", 5
-            ) from None
+            said = "interrupted; finished islands are kept. Continue with"
+            raise fail(f"{said}: {again}", 5) from None
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise _no_memory(error, again) from None
         except (ValueError, TypeError) as error:
@@ -140,17 +126,16 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _no_memory(error: BaseException, again: str) -> typer.Exit:
+    detail = str(error).splitlines()[0] if str(error) else "no detail"
     return fail(
-        f"out of memory ({str(error).splitlines()[0] if str(error) else 'no detail'}); finished "
-        "islands are kept. Lower "
-        "sampler.particles (and raise islands) and start with --fresh, or continue on a larger "
-        f"machine with: {again}",
+        f"out of memory ({detail}); finished islands are kept. Lower sampler.particles (and raise "
+        f"islands) and start with --fresh, or continue on a larger machine with: {again}",
         4,
     )
 
 
 @contextmanager
-def terminable() -> Any:
+def terminable() -> Iterator[None]:
     """Treat a polite kill like Ctrl-C: say how to continue."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -167,30 +152,29 @@ def terminable() -> Any:
         signal.signal(signal.SIGTERM, before)
 
 
+def bar(*columns: ProgressColumn) -> Progress:
+    """Return a bar on stderr that says what is done, how much of it, and the time left."""
+    first, last = (TextColumn("{task.description}"), BarColumn()), TimeRemainingColumn()
+    return Progress(*first, *columns, last, console=Console(stderr=True), transient=True)
+
+
+_CALLS = TextColumn("{task.completed:,.0f}/{task.total:,.0f} calls")
+
+
 class Watch:
     """Show calls, best reward and time left: a bar on a terminal, one line per tenth elsewhere."""
 
     def __init__(self, plan: Plan, quiet: bool) -> None:
         self.plan, self.quiet = plan, quiet
         self.total = plan.network_calls + sum(plan.medium.beside(plan).values())
-        self.done, self.tenth = 0, 0
-        self.best = -float("inf")
+        self.done, self.tenth, self.best = 0, 0, -float("inf")
         self.begin = time.perf_counter()
         self.bar: Progress | None = None
         self.task: Any = None
-        self.arms = {a.name: a for a in plan.arms}
 
     def __enter__(self) -> Watch:
         if not self.quiet and sys.stderr.isatty():
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed:,.0f}/{task.total:,.0f} calls"),
-                TextColumn("{task.fields[best]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+            self.bar = bar(_CALLS, TextColumn("{task.fields[best]}"))
             self.bar.start()
             self.task = self.bar.add_task("starting", total=self.total, best="")
         return self
@@ -202,7 +186,7 @@ class Watch:
     def step(self, arm: str, island: int, step: Step) -> None:
         """Take one step of one island."""
         if arm == "aligned":
-            value = float(step.value_max.max()) * self.arms[arm].method.alpha
+            value = float(step.value_max.max()) * self.plan.arms[0].method.alpha
             self.best = max(self.best, value)
         where = f"{arm}, island {island + 1}/{self.plan.islands}" if self.plan.islands > 1 else arm
         self._advance(step.network_calls, where)
@@ -215,36 +199,28 @@ class Watch:
         self.done += calls
         best = f"best reward {self.best:.3f}" if self.best > -float("inf") else ""
         if self.bar is not None:
-            self.bar.update(
-                self.task, completed=min(self.done, self.total), description=what, best=best
-            )
+            done = min(self.done, self.total)
+            self.bar.update(self.task, completed=done, description=what, best=best)
         elif not self.quiet and 10 * self.done // self.total > self.tenth:
             self.tenth = 10 * self.done // self.total
             spent = time.perf_counter() - self.begin
             left = spent * max(self.total - self.done, 0) / max(self.done, 1)
             typer.echo(
                 f"{min(10 * self.tenth, 100):3d} %  {self.done:,}/{self.total:,} network calls  "
-                f"{what}  {best}  "
-                f"{spent:.0f} s spent, about {left:.0f} s left",
+                f"{what}  {best}  {spent:.0f} s spent, about {left:.0f} s left",
                 err=True,
             )
 
 
 @contextmanager
-def counted(total: int, what: str, quiet: bool) -> Any:
+def counted(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes calls as they are made; a bar on a terminal shows them."""
     if quiet or not sys.stderr.isatty():
         yield lambda calls: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} calls"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda calls: bar.advance(task, calls)
+    with bar(_CALLS) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda calls: shown.advance(task, calls)
 
 
 # tables -------------------------------------------------------------------------------------------
@@ -256,16 +232,11 @@ def _headed(label: str, unit: str | None) -> str:
 
 def table_of(summary: Summary) -> Table:
     """Return the comparison of a run as a table."""
-    table = Table(
-        title=f"{summary.name}, seed {summary.seed}: means over the designs of each row",
-        title_justify="left",
-    )
-    table.add_column("")
-    table.add_column("designs")
-    for label in summary.labels:
-        table.add_column(_headed(label, summary.units.get(label)), justify="right")
-    for column in summary.columns:
-        table.add_column(_headed(column.head, column.unit), justify="right")
+    title = f"{summary.name}, seed {summary.seed}: means over the designs of each row"
+    table = Table("", "designs", title=title, title_justify="left")
+    heads = [(label, summary.units.get(label)) for label in summary.labels]
+    for head, unit in heads + [(column.head, column.unit) for column in summary.columns]:
+        table.add_column(_headed(head, unit), justify="right")
     for row in summary.rows:
         cells = [number(row.mean.get(label)) for label in summary.labels]
         cells += [number(row.value(column.key), column.digits) for column in summary.columns]
@@ -298,10 +269,8 @@ def _gained(paired: Paired, labels: Sequence[str]) -> list[str]:
         if row is not None and row.gain is not None:
             text = f"{label}: {row.gain:+.2f} over best-of-N at equal network calls"
             if row.low is not None:
-                text += (
-                    f" (paired over {paired.pairs} {paired.over}, 95 % interval "
-                    f"{row.low:+.2f} to {row.high:+.2f})"
-                )
+                between = f"95 % interval {row.low:+.2f} to {row.high:+.2f}"
+                text += f" (paired over {paired.pairs} {paired.over}, {between})"
             lines.append(text + ".")
     return lines
 
@@ -310,14 +279,9 @@ def progress(found: Status) -> Table:
     """Return how far each sampler of a run is as a table."""
     table = Table("", "method", "islands done", "designs per island", "best objective", "time")
     for name, arm in found.arms.items():
-        table.add_row(
-            name,
-            arm.method,
-            f"{arm.done} of {arm.islands}",
-            str(arm.particles),
-            number(arm.best, 3),
-            duration(arm.seconds),
-        )
+        done = f"{arm.done} of {arm.islands}"
+        best, seconds = number(arm.best, 3), duration(arm.seconds)
+        table.add_row(name, arm.method, done, str(arm.particles), best, seconds)
     return table
 
 
@@ -361,28 +325,23 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
     about = registry.describe("model", spec.name) if spec.python is None else "your own process"
     say(f"\nModel\n  {spec.name}: {about}\n\nRewards")
     for t in plan.terms:
-        c = (
-            registry.describe("reward", t.spec.oracle)
-            if t.spec.oracle
-            else (t.spec.python or t.spec.command or "")
-        )
+        oracle = t.spec.oracle
+        what = registry.describe("reward", oracle) if oracle else t.spec.python or t.spec.command
         weight = f"weight {t.spec.weight:g}" if t.spec.role == "guide" else t.spec.role
         unit = f" [{t.raw.unit}]" if t.raw.unit else ""
         gradient = "with gradient" if t.raw.differentiable else "no gradient"
-        say(f"  {t.label}{unit}: {weight}, {gradient}. {c}")
+        say(f"  {t.label}{unit}: {weight}, {gradient}. {what}")
     say("\nSamplers")
     for arm in plan.arms:
         rule = registry.to_mapping(arm.method)
-        say(
-            f"  {arm.name}: {rule.pop('name')}, {plan.islands} × {arm.particles} particles, "
-            f"{_flow(rule)}"
-        )
-    say("\nEstimate")
-    say(
-        f"  network calls: {sum(cost.network.values()):,} "
-        f"({', '.join(f'{k} {v:,}' for k, v in cost.network.items())})"
+        particles = f"{plan.islands} × {arm.particles} particles"
+        say(f"  {arm.name}: {rule.pop('name')}, {particles}, {_flow(rule)}")
+    network, oracles = (
+        ", ".join(f"{k} {v:,}" for k, v in calls.items()) for calls in (cost.network, cost.oracle)
     )
-    say(f"  oracle calls, at most: {', '.join(f'{k} {v:,}' for k, v in cost.oracle.items())}")
+    say("\nEstimate")
+    say(f"  network calls: {sum(cost.network.values()):,} ({network})")
+    say(f"  oracle calls, at most: {oracles}")
     say(
         f"  time: about {duration(cost.seconds)} on this machine ({torch.get_num_threads()} "
         f"threads); memory: about {cost.gigabytes:.1f} GB"

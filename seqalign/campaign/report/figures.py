@@ -17,22 +17,6 @@ from matplotlib.ticker import MaxNLocator
 from seqalign.campaign.report.parts import Groups, Run, column
 from seqalign.campaign.report.words import Verdict
 
-__all__ = [
-    "ALIGNED",
-    "BEST",
-    "GRID",
-    "INK",
-    "PLAIN",
-    "WILD",
-    "gain_bars",
-    "histogram",
-    "legend",
-    "lines",
-    "scatter",
-    "svg",
-    "two_guides",
-]
-
 # placeholders that become CSS variables
 INK, FAINT, GRID = "#010101", "#020202", "#030303"
 ALIGNED, PLAIN, BEST, WILD = "#040404", "#050505", "#060606", "#070707"

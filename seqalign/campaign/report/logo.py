@@ -15,8 +15,6 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 
-__all__ = []
-
 # chemistry of the amino acids; one color each works on light and on dark ground
 CHEMISTRY = {
     "hydrophobic": ("AVLIMC", "#3f8f6b"),
