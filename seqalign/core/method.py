@@ -7,8 +7,8 @@ YAML.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any, ClassVar, Protocol, cast
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +60,7 @@ class Method(Protocol):
         """
 
 
+@dataclass(frozen=True)
 class Looped:
     """A method that is one sweep of the loop: its fields are the parts of the loop.
 
@@ -76,7 +77,8 @@ class Looped:
         branch: children per particle, M.
     """
 
-    consistent: ClassVar[bool]
+    alpha: float = 1.0
+    consistent: ClassVar[bool] = True
 
     def parts(self) -> Mapping[str, Any]:
         """Return the parts of the loop that are no fields, by their names in `SMC`."""
@@ -86,7 +88,7 @@ class Looped:
         """Return the sampler of these hyper-parameters."""
         known = {f.name for f in fields(SMC) if f.init}
         named = {"tilt": "proposal", "resample": "selection"}
-        own = {named.get(f.name, f.name): getattr(self, f.name) for f in fields(cast(Any, self))}
+        own = {named.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
         given = {k: v for k, v in own.items() if k in known} | dict(self.parts())
         return SMC(process, reward, space=space, **given)
 

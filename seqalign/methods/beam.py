@@ -23,7 +23,6 @@ __all__ = ["Beam"]
 class Beam(Looped):
     """Keep the K best of K·M."""
 
-    alpha: float = 1.0
     branch: int = 4
     value: Value = Automatic()
     consistent: ClassVar[bool] = False

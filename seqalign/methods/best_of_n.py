@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from seqalign.core.method import Looped
 from seqalign.core.selection import Keep
@@ -23,9 +23,6 @@ __all__ = ["BestOfN"]
 @dataclass(frozen=True)
 class BestOfN(Looped):
     """Importance sampling from the pretrained model."""
-
-    alpha: float = 1.0
-    consistent: ClassVar[bool] = True
 
     def parts(self) -> Mapping[str, Any]:
         """Look at the reward at the end only, and keep every particle."""

@@ -11,7 +11,6 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from seqalign.core.method import Looped
 from seqalign.core.proposal import Tilted
@@ -26,9 +25,7 @@ __all__ = ["DAS"]
 class DAS(Looped):
     """Tempered SMC with a tilted proposal."""
 
-    alpha: float = 1.0
     value: Value = Automatic()
     tempering: Tempering = Adaptive()
     tilt: Tilted = Tilted()
     resample: Resample = Resample()
-    consistent: ClassVar[bool] = True

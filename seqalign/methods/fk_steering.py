@@ -10,7 +10,6 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from seqalign.core.method import Looped
 from seqalign.core.potential import Difference, Potential
@@ -26,10 +25,8 @@ __all__ = ["FKSteering"]
 class FKSteering(Looped):
     """SMC with a difference, max or sum potential."""
 
-    alpha: float = 1.0
     value: Value = Automatic()
     tempering: Tempering = Constant()
     potential: Potential = Difference()
     proposal: Proposal = Base()
     resample: Resample = Resample("multinomial", 1.0, every=5)
-    consistent: ClassVar[bool] = True

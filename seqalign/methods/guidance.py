@@ -27,7 +27,6 @@ __all__ = ["Guidance"]
 class Guidance(Looped):
     """The tilted proposal, unweighted."""
 
-    alpha: float = 1.0
     tempering: Tempering = Constant()
     tilt: Tilted = Tilted()
     consistent: ClassVar[bool] = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from seqalign.core.method import Looped
 from seqalign.core.proposal import Base, Proposal
@@ -26,13 +26,11 @@ __all__ = ["NestedIS"]
 class NestedIS(Looped):
     """SMC whose proposal is the best of M, exactly weighted."""
 
-    alpha: float = 1.0
     branch: int = 4
     value: Value = Automatic()
     tempering: Tempering = Linear()
     proposal: Proposal = Base()
     resample: Resample = Resample()
-    consistent: ClassVar[bool] = True
 
     def parts(self) -> Mapping[str, Any]:
         """Keep one child per parent with the mean weight of all, then resample."""

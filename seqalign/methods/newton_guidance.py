@@ -75,7 +75,6 @@ class NewtonGuidance(Looped):
         probe: length of a finite difference, root mean square, in units of the state.
     """
 
-    alpha: float = 1.0
     iterations: int = 2
     probe: float = 0.01
     consistent: ClassVar[bool] = False

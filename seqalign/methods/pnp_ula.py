@@ -72,7 +72,6 @@ class PnPULA(Looped):
         box: Π clamps values to [-box, box]; the paper's lambda is epsilon.
     """
 
-    alpha: float = 1.0
     iterations: int = 200
     sigma: float = 0.1
     step: float = 0.1

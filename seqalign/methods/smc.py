@@ -11,7 +11,6 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from seqalign.core.method import Looped
 from seqalign.core.selection import Resample
@@ -25,8 +24,6 @@ __all__ = ["PlainSMC"]
 class PlainSMC(Looped):
     """Tempered SMC, gradient-free."""
 
-    alpha: float = 1.0
     value: Value = Automatic()
     tempering: Tempering = Linear()
     resample: Resample = Resample()
-    consistent: ClassVar[bool] = True

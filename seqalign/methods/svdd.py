@@ -24,7 +24,6 @@ __all__ = ["SVDD"]
 class SVDD(Looped):
     """Soft value-based decoding; alpha = 0 is greedy."""
 
-    alpha: float = 1.0
     branch: int = 8
     value: Value = Automatic()
     consistent: ClassVar[bool] = False

@@ -10,7 +10,6 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from seqalign.core.method import Looped
 from seqalign.core.proposal import Tilted
@@ -25,9 +24,7 @@ __all__ = ["TDS"]
 class TDS(Looped):
     """SMC with a tilted proposal and no tempering."""
 
-    alpha: float = 1.0
     value: Value = Automatic()
     tempering: Tempering = Constant()
     tilt: Tilted = Tilted()
     resample: Resample = Resample()
-    consistent: ClassVar[bool] = True
