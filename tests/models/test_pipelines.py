@@ -773,6 +773,12 @@ def test_one_prompt_serves_any_number_of_islands() -> None:
 def test_a_half_precision_network_has_float32_states_and_float64_weights(
     dtype: torch.dtype,
 ) -> None:
+    some = torch.zeros(1, 1, 64, 8, dtype=dtype)
+    try:
+        torch.nn.functional.scaled_dot_product_attention(some, some, some)
+    except RuntimeError as error:
+        # torch chooses it by the processor, and then minds ATEN_CPU_CAPABILITY
+        pytest.skip(f"attention in {dtype}: {error}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         pipe = sdxl()
