@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from seqalign.api import draw, settle
 from seqalign.campaign.medium import Arm
@@ -95,9 +96,7 @@ def calibrate(
         streams: Sequence[str],
     ) -> Samples:
         arm = Arm("calibration", method, particles, tuple(streams))
-        some = [island]
-        return run_arm(
-            arm, model, reward, seed=seed, islands=some, folder=folder, progress=progress
-        )[0]
+        where: Any = {"islands": [island], "folder": folder, "progress": progress}
+        return run_arm(arm, model, reward, seed=seed, **where)[0]
 
     return settle(model, reward, seed, kept)
