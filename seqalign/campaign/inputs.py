@@ -59,10 +59,8 @@ def _wild_type(campaign: Campaign, source: Source) -> tuple[str | None, str | No
     if not any(c in "./\\" for c in text):
         return text, None
     data = _bytes(given, source, path)
-    try:
+    with source.blame(path, ValueError):
         records = read_fasta(source.folder / given)
-    except ValueError as error:
-        raise source.error(path, str(error)) from error
     if len(records) > 1:
         raise source.error(
             path,
@@ -83,12 +81,10 @@ def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, st
                 )
         return None, None
     file = source.folder / given.structure
-    try:
+    with source.blame(("input", "structure"), OSError, ValueError):
         structure = read_structure(
             file, chains=given.chains, context=given.context, numbering=given.numbering
         )
-    except (OSError, ValueError) as error:
-        raise source.error(("input", "structure"), str(error)) from error
     return structure, _hash(file.read_bytes())
 
 
@@ -311,7 +307,5 @@ def _imported(campaign: Campaign, source: Source, structure: Structure | None) -
             path, "option files count along a structure. Give input.structure, author numbering."
         )
     there = {k: v if k == "omit_AAs" else source.folder / v for k, v in files.items()}
-    try:
+    with source.blame(path, OSError, ValueError):
         return import_options(there, structure.name, structure.numbering, structure.known.tolist())
-    except (OSError, ValueError) as error:
-        raise source.error(path, str(error)) from error

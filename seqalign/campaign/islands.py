@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from seqalign.api import draw, settle
 from seqalign.campaign.medium import Arm
@@ -33,11 +32,7 @@ def run_arm(
 ) -> tuple[Samples, float]:
     """Run, or load, the islands of an arm; return (B, K) samples and the seconds they took.
 
-    `replicates` islands in a row belong to each prompt.
-
-    Raises:
-        RewardError: a reward broke its contract.
-        RuntimeError: a design breaks a constraint, which would be a bug in the sampler.
+    `replicates` islands in a row belong to each prompt. What `draw` raises goes through.
     """
     parts: list[Samples] = []
     total = 0.0
@@ -96,7 +91,9 @@ def calibrate(
         streams: Sequence[str],
     ) -> Samples:
         arm = Arm("calibration", method, particles, tuple(streams))
-        where: Any = {"islands": [island], "folder": folder, "progress": progress}
-        return run_arm(arm, model, reward, seed=seed, **where)[0]
+        some = [island]
+        return run_arm(
+            arm, model, reward, seed=seed, islands=some, folder=folder, progress=progress
+        )[0]
 
     return settle(model, reward, seed, kept)

@@ -38,15 +38,12 @@ def score(
     Args:
         plan: the campaign.
         sequences: L letters each.
-        constants: mean and std of each z-score, as in the summary of a run.
+        constants: of the z-scores.
         prior: whether to ask the model for log-likelihoods.
         evaluating: told of network calls.
 
     Returns:
         A row per sequence, in the order given, and the columns.
-
-    Raises:
-        RewardError: a reward broke its contract.
     """
     objective: Reward | None = plan.objective
     if open_zscores(plan.objective):
