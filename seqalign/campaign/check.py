@@ -26,7 +26,7 @@ from seqalign.core.objective import Reward, RewardError, Sum, evaluate
 from seqalign.load import Model
 from seqalign.registry import SpecError, build_method, entry, names, nearest, to_mapping
 
-__all__ = ["check"]
+__all__ = ["check", "method_of"]
 
 
 def check(campaign: Campaign, source: Source) -> Plan:
@@ -36,17 +36,11 @@ def check(campaign: Campaign, source: Source) -> Plan:
         CampaignError: something is wrong; the message names place, value and cure.
     """
     _names(campaign, source)
-    try:
+    with source.blame(("model", "name"), SpecError):
         own = own_process(campaign, source)
         medium = medium_of(campaign.model.name, own)
-    except SpecError as error:
-        raise source.error(("model", "name"), str(error)) from error
     check_select(campaign, source, medium)
-    sampler = campaign.sampler
-    try:
-        method = build_method(sampler.name, sampler.model_extra or {})
-    except SpecError as error:
-        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
+    method = method_of(campaign, source)
     loaded = medium.load(campaign, source, own)
     model = loaded.model
     replicates, islands = _islands(campaign, source, model)
@@ -74,7 +68,6 @@ def check(campaign: Campaign, source: Source) -> Plan:
         objective=objective,
         arms=arms,
         islands=islands,
-        unguided="unguided" in campaign.baselines,
         rehearsals=rehearsals,
         config={},
         replicates=replicates,
@@ -83,14 +76,25 @@ def check(campaign: Campaign, source: Source) -> Plan:
     return replace(plan, config=_resolved(plan, loaded.digests))
 
 
+def method_of(campaign: Campaign, source: Source) -> Method:
+    """Return the method of a campaign, with its hyper-parameters.
+
+    Raises:
+        CampaignError: there is no such method or hyper-parameter, or a value does not fit.
+    """
+    sampler = campaign.sampler
+    try:
+        return build_method(sampler.name, sampler.model_extra or {})
+    except SpecError as error:
+        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
+
+
 def _names(campaign: Campaign, source: Source) -> None:
     """Refuse rewards and baselines that nobody knows."""
     for label, spec in campaign.rewards.items():
         if spec.oracle is not None:
-            try:
+            with source.blame(("rewards", label, "oracle"), SpecError):
                 entry("reward", spec.oracle)
-            except SpecError as error:
-                raise source.error(("rewards", label, "oracle"), str(error)) from error
     known = ["unguided", *names("method")]
     for i, name in enumerate(campaign.baselines):
         if name not in known:
@@ -146,20 +150,16 @@ def _arms(
 ) -> tuple[tuple[Arm, ...], Mapping[str, Rehearsal]]:
     """Return the samplers of a run at equal network calls, and what each will ask for."""
     sampler = campaign.sampler
-    try:
+    with source.blame(("sampler",), TypeError, ValueError):
         first = medium.rehearse(method, model, objective, sampler.particles)
-    except (TypeError, ValueError) as error:
-        raise source.error(("sampler",), str(error)) from error
     arms, rehearsals = [Arm("aligned", method, sampler.particles)], {"aligned": first}
     wanted = list(dict.fromkeys("best_of_n" if n == "unguided" else n for n in campaign.baselines))
     for i, name in enumerate(wanted):
         if name == sampler.name and not sampler.model_extra:
             continue
-        try:
+        with source.blame(("baselines", i), TypeError, ValueError):
             other = build_method(name, {"alpha": method.alpha})
             trial = medium.rehearse(other, model, objective, 2)
-        except (SpecError, TypeError, ValueError) as error:
-            raise source.error(("baselines", i), str(error)) from error
         # the same number of network calls, at least
         size = max(1, math.ceil(first.network * sampler.particles / trial.network))
         arms.append(Arm(name, other, size, ("baseline", name)))

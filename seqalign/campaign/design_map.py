@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
-__all__ = ["design_map"]
+__all__ = ["design_map", "ranges"]
 
 
 def design_map(model: Model, space: DesignSpace) -> list[str]:
@@ -35,19 +36,17 @@ def design_map(model: Model, space: DesignSpace) -> list[str]:
     for some, where in groups.items():
         missing = "".join(a for a in letters if a not in some)
         text = f"all but {missing}" if len(missing) < len(some) else some
-        lines.append(f"  {_ranges(where, names)}: {text}")
+        lines.append(f"  {ranges(where, names)}: {text}")
     for c in space.constraints:
         label, said = c.words()
         lines.append(f"  {c.key}: {label[0].lower()}{label[1:]} {said}")
     return lines
 
 
-def _ranges(indices: list[int], names: Sequence[str]) -> str:
-    """Return 0-based positions as residue names, runs as FIRST-LAST."""
-    parts: list[list[int]] = []
-    for n in indices:
-        if parts and n == parts[-1][-1] + 1:
-            parts[-1].append(n)
-        else:
-            parts.append([n])
-    return ", ".join(f"{names[p[0]]}-{names[p[-1]]}" if len(p) > 1 else names[p[0]] for p in parts)
+def ranges(indices: Sequence[int], names: Sequence[object]) -> str:
+    """Return ascending indices as names, runs as FIRST-LAST."""
+    parts = []
+    for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
+        some = [names[i] for _, i in run]
+        parts.append(f"{some[0]}-{some[-1]}" if len(some) > 1 else f"{some[0]}")
+    return ", ".join(parts)

@@ -6,7 +6,7 @@ package ships one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -79,23 +79,21 @@ def export(
         records = ((row["id"], _joined(row["sequence"], sizes)) for row in rows)
         written[out / "designs.fasta"] = fasta(records)
     if as_csv:
-        wanted = [
-            "id",
-            "prompt",
-            "file",
-            "sequence",
-            "mutations",
-            "n_mut",
-            "seq_recovery",
-            *summary.labels,
-            "total",
-        ]
-        columns = [c for c in wanted if c in rows[0]]
+        own = ("prompt", "file", "sequence", "mutations", "n_mut", "seq_recovery")
+        columns = [c for c in ("id", *own, *summary.labels, "total") if c in rows[0]]
         written[out / "designs.csv"] = to_csv(rows, columns)
     if plate is not None:
-        for n, lines in enumerate(_plates(rows, plate, wild if control else None), 1):
-            joined = [{**line, "sequence": _joined(line["sequence"], sizes)} for line in lines]
-            written[out / f"plate-{n}.csv"] = to_csv(joined, ["well", "id", "sequence"])
+        places = wells(plate)
+        room = places[:-1] if control else places
+        for n, start in enumerate(range(0, len(rows), len(room)), 1):
+            some = zip(room, rows[start : start + len(room)], strict=False)
+            lines = [(well, row["id"], row["sequence"]) for well, row in some]
+            lines += [(places[-1], "wild_type", wild)] if control else []
+            table = [
+                {"well": well, "id": name, "sequence": _joined(sequence, sizes)}
+                for well, name, sequence in lines
+            ]
+            written[out / f"plate-{n}.csv"] = to_csv(table, ["well", "id", "sequence"])
     there = [path for path, text in written.items() if path.exists() and _differs(path, text)]
     if there and not force:
         raise ValueError(
@@ -112,23 +110,6 @@ def _joined(sequence: str, sizes: Sequence[int]) -> str:
         parts.append(sequence[start : start + size])
         start += size
     return "/".join(parts)
-
-
-def _plates(
-    rows: Sequence[Mapping[str, str]], plate: Wells, wild: str | None
-) -> Iterator[list[dict[str, str]]]:
-    """Yield the lines of one plate after another; the last well is the control's, if there is."""
-    places = wells(plate)
-    room = places[:-1] if wild is not None else places
-    for start in range(0, len(rows), len(room)):
-        some = rows[start : start + len(room)]
-        lines = [
-            {"well": well, "id": row["id"], "sequence": row["sequence"]}
-            for well, row in zip(room, some, strict=False)
-        ]
-        if wild is not None:
-            lines.append({"well": places[-1], "id": "wild_type", "sequence": wild})
-        yield lines
 
 
 def _differs(path: Path, text: str) -> bool:

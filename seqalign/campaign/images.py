@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -92,13 +93,7 @@ def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
                 key = samples.designs.x[b, k].contiguous().numpy().tobytes()
                 firsts[b, k] = known.setdefault(key, b * shape[1] + k)
         mine = slice(begin, begin + plan.replicates)
-        some = Samples(
-            samples.designs[mine, slice(None)],
-            samples.rewards[mine],
-            samples.log_w[mine],
-            None if samples.log_z is None else samples.log_z[mine],
-        )
-        log_w[mine] = torch.log(some.weights).numpy()
+        log_w[mine] = torch.log(samples.take(mine).weights).numpy()
     flat = np.arange(firsts.size).reshape(shape)
     for b in range(shape[0]):
         new = np.flatnonzero(firsts[b] == flat[b])
@@ -129,14 +124,12 @@ class _Ruler:
         unit: of distances.
         features: (n, C, H, W) to (n, D).
         half: whether distances are halved squares, 1 − cosine for unit rows.
-        width: of the kernel of the Vendi score.
     """
 
     of: str
     unit: str
     features: Callable[[Tensor], Tensor]
     half: bool
-    width: float = 1.0
 
     def apart(self, x: Tensor) -> float:
         """Return the mean distance of all pairs of rows."""
@@ -289,22 +282,20 @@ def _draw(folder: RunFolder, files: Sequence[str]) -> None:
     Raises:
         ValueError: an island is missing.
     """
-    wanted: dict[tuple[str, int], list[tuple[str, int]]] = {}
-    for name in dict.fromkeys(files):
+    load = lru_cache(1)(folder.load_island)  # files of an island follow one another
+    for name in sorted({*files}):
         match = re.fullmatch(r"images/(?:(.+)-)?(\d+)-(\d+)\.png", name)
         assert match is not None
-        if not (folder.path / name).is_file():
-            at = (match[1] or "aligned", int(match[2]))
-            wanted.setdefault(at, []).append((name, int(match[3])))
-    for (arm, island), some in wanted.items():
-        kept = folder.load_island(arm, island, None)
+        if (folder.path / name).is_file():
+            continue
+        arm, island, particle = match[1] or "aligned", int(match[2]), int(match[3])
+        kept = load(arm, island)
         if kept is None:
             raise ValueError(
-                f"{folder.path} has no state of island {island} of {arm}, from which {some[0][0]} "
-                "would be drawn. Run its campaign again."
+                f"{folder.path} has no state of island {island} of {arm}, from which {name} would "
+                "be drawn. Run its campaign again."
             )
-        for name, particle in some:
-            folder.write(name, png(kept[0].designs.x[0, particle]))
+        folder.write(name, png(kept[0].designs.x[0, particle]))
 
 
 def _shown(rows: Sequence[Record], labels: Sequence[str]) -> tuple[Record, ...]:
@@ -399,11 +390,7 @@ class Images:
             return process.decode(noise), "decoded noise"
 
     def graded(self, reward: Reward, designs: Designs) -> Tensor:
-        """Return the differentiable score of designs, (B, K), after taking its gradient.
-
-        Raises:
-            ValueError: the gradient is not finite.
-        """
+        """Return the differentiable score of designs, (B, K); NaN where its gradient is."""
         x = designs.x.detach().clone().requires_grad_()
         found = reward.graded(replace(designs, x=x))
         if found.requires_grad:
@@ -502,9 +489,7 @@ class Images:
             say(f"\nImages without a prompt, {islands}")
             return
         some = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
-        say(f"\n{some}, {islands} each, {plan.model.steps} steps")
-        for text in prompts:
-            say(f"  {text}")
+        say("\n  ".join([f"\n{some}, {islands} each, {plan.model.steps} steps", *prompts]))
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
         """Return the columns of designs.csv."""

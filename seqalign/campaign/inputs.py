@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from seqalign.campaign.medium import Loaded
@@ -15,7 +14,7 @@ from seqalign.core.process import Process
 from seqalign.files.mpnn_options import import_options
 from seqalign.files.structure import Structure, read_structure
 from seqalign.files.text import read_fasta
-from seqalign.load import Model, load_model
+from seqalign.load import load_model
 from seqalign.registry import SpecError, names, parameters, takers
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.installed import constraints
@@ -23,56 +22,52 @@ from seqalign.space.installed import constraints
 __all__ = ["load_images", "load_letters", "own_process"]
 
 
+# keys that people look for below `model`, or that a constraint's error names, and where they are
+_ELSEWHERE: dict[str, KeyPath] = {
+    **{key: ("input", key) for key in ("structure", "chains", "context", "numbering", "wild_type")},
+    "design": ("design", "residues"),
+    "fix": ("design", "fix"),
+}
+
+
+def _bytes(given: str, source: Source, path: KeyPath, cure: str = "") -> bytes:
+    """Return what a file holds that an input names."""
+    file = source.folder / given
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        said = f"there is no file {file}. Paths start from the campaign's folder{cure}."
+        raise source.error(path, f"{given!r}: {said}") from error
+    except OSError as error:
+        raise source.error(path, f"{given!r} cannot be read: {error}.") from error
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _wild_type(campaign: Campaign, source: Source) -> tuple[str | None, str | None]:
     """Return the given wild type (None for the model's own) and the hash of its file."""
     given, path = campaign.input.wild_type, ("input", "wild_type")
     if given in ("model", "structure"):
         return None, None
-    digest = None
     text = "".join(given.split())
     if not text:
         raise source.error(
             path, "the wild type is empty. Give a sequence, a FASTA file, or 'model'."
         )
-    if any(c in "./\\" for c in text):
-        file = source.folder / given
-        try:
-            records = read_fasta(file)
-        except FileNotFoundError as error:
-            raise source.error(
-                path, f"{given!r}: there is no file {file}. Paths start from the campaign's folder."
-            ) from error
-        except OSError as error:
-            raise source.error(path, f"{given!r} cannot be read: {error}.") from error
-        except ValueError as error:
-            raise source.error(path, str(error)) from error
-        if len(records) > 1:
-            raise source.error(
-                path,
-                f"{given!r} holds {len(records)} sequences; a campaign has one wild type. Keep one "
-                "record.",
-            )
-        text = records[0][1]
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return text, digest
-
-
-_ELSEWHERE = {
-    "structure": "input.structure",
-    "chains": "input.chains",
-    "context": "input.context",
-    "numbering": "input.numbering",
-    "wild_type": "input.wild_type",
-    "design": "design.residues",
-    "fix": "design.fix",
-}
-
-
-_PLACES: dict[KeyPath, KeyPath] = {
-    ("wild_type",): ("input", "wild_type"),
-    ("design",): ("design", "residues"),
-    ("fix",): ("design", "fix"),
-}
+    if not any(c in "./\\" for c in text):
+        return text, None
+    data = _bytes(given, source, path)
+    with source.blame(path, ValueError):
+        records = read_fasta(source.folder / given)
+    if len(records) > 1:
+        raise source.error(
+            path,
+            f"{given!r} holds {len(records)} sequences; a campaign has one wild type. Keep one "
+            "record.",
+        )
+    return records[0][1], _hash(data)
 
 
 def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, str | None]:
@@ -86,13 +81,11 @@ def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, st
                 )
         return None, None
     file = source.folder / given.structure
-    try:
+    with source.blame(("input", "structure"), OSError, ValueError):
         structure = read_structure(
             file, chains=given.chains, context=given.context, numbering=given.numbering
         )
-    except (OSError, ValueError) as error:
-        raise source.error(("input", "structure"), str(error)) from error
-    return structure, _file_hash(file)
+    return structure, _hash(file.read_bytes())
 
 
 def own_process(campaign: Campaign, source: Source) -> Process | None:
@@ -127,21 +120,31 @@ def _takes(campaign: Campaign) -> list[str]:
     return parameters("model", campaign.model.name) if campaign.model.python is None else []
 
 
-def _load_space(
-    campaign: Campaign, source: Source, structure: Structure | None, own: Process | None = None
-) -> tuple[Model, str | None]:
-    spec = campaign.model
-    params = dict(spec.model_extra or {})
-    takes = _takes(campaign)
-    elsewhere = _ELSEWHERE | {k: f"constraints.{k}" for k in names("constraint") if k not in takes}
+def _params(
+    campaign: Campaign, source: Source, own: Process | None, elsewhere: Mapping[str, KeyPath]
+) -> dict[str, Any]:
+    """Return what a model by name is built with, without what has its place elsewhere."""
+    params = dict(campaign.model.model_extra or {})
     for key in params:
         if key in elsewhere:
-            other = elsewhere[key]
-            raise source.error(("model", key), f"this does not belong here; write {other}.")
-    if spec.device == "cuda":
-        raise source.error(
-            ("model", "device"), f"{spec.name!r} runs on the CPU; choose 'auto' or 'cpu'."
-        )
+            place = ".".join(map(str, elsewhere[key]))
+            raise source.error(("model", key), f"this does not belong here; write {place}.")
+    return params if own is None else {}
+
+
+def _refuse_cuda(campaign: Campaign, source: Source) -> None:
+    if campaign.model.device == "cuda":
+        said = f"{campaign.model.name!r} runs on the CPU; choose 'auto' or 'cpu'."
+        raise source.error(("model", "device"), said)
+
+
+def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
+    """Return the model of a sequence campaign, with its backbone if it has one."""
+    structure, structure_hash = _structure(campaign, source)
+    spec, takes = campaign.model, _takes(campaign)
+    other = {key: ("constraints", key) for key in names("constraint") if key not in takes}
+    params = _params(campaign, source, own, _ELSEWHERE | other)
+    _refuse_cuda(campaign, source)
     for key in ("prompts", "negative_prompt"):
         if getattr(campaign.input, key) is not None:
             raise source.error(
@@ -149,7 +152,6 @@ def _load_space(
                 f"the model {spec.name!r} designs sequences and reads no prompts. Remove the key, "
                 "or choose an image model.",
             )
-    params = params if own is None else {}
     wild, digest = _wild_type(campaign, source)
     if structure is not None:
         if "structure" not in takes:
@@ -175,7 +177,8 @@ def _load_space(
                 "letters cannot be given here when design.proteinmpnn fixes residues too. Name "
                 "residues, or leave one of the two out.",
             )
-        fix = ", ".join(filter(None, (_joined(fix), imported)))
+        parts = fix if isinstance(fix, list) else [fix] if fix else []
+        fix = ", ".join([*map(str, parts), imported])
     for key, value in given.items():
         for both in campaign.constraints.get(key, {}) if isinstance(value, dict) else ():
             if both in value:
@@ -187,7 +190,7 @@ def _load_space(
             own or spec.name,
             wild_type=wild,
             design=_text(campaign.design.residues),
-            fix=fix if isinstance(fix, dict) else _text(fix),
+            fix=_text(fix),
             constraints=(*constraints(campaign.constraints), *constraints(given)),
             steps=spec.steps,
             **params,
@@ -196,7 +199,7 @@ def _load_space(
         raise source.error(("model", *error.path), str(error)) from error
     except ConstraintError as error:
         # what is no constraint has its own place
-        place = _PLACES.get(error.path, ("constraints", *error.path))
+        place = _ELSEWHERE.get(".".join(map(str, error.path)), ("constraints", *error.path))
         raise source.error(place, str(error)) from error
     except (ValueError, TypeError) as error:
         raise source.error(("model",), str(error)) from error
@@ -206,7 +209,7 @@ def _load_space(
             f"{spec.name!r} draws images, which nothing about it says: its factory needs the class "
             "of its process as return annotation.",
         )
-    return model, digest
+    return Loaded(model, structure, {"input_sha256": digest, "structure_sha256": structure_hash})
 
 
 def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str | None]:
@@ -214,19 +217,12 @@ def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str 
     given, path = campaign.input.prompts, ("input", "prompts")
     digest = None
     if isinstance(given, str):
-        file = source.folder / given
+        data = _bytes(given, source, path, "; write a single prompt as a list, [...]")
         try:
-            data = file.read_bytes()
             lines = [line.strip() for line in data.decode("utf-8").splitlines()]
-        except FileNotFoundError as error:
-            raise source.error(
-                path,
-                f"{given!r}: there is no file {file}. Paths start from the campaign's folder; "
-                "write a single prompt as a list, [...].",
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             raise source.error(path, f"{given!r} cannot be read as text: {error}.") from error
-        given, digest = [line for line in lines if line], hashlib.sha256(data).hexdigest()
+        given, digest = [line for line in lines if line], _hash(data)
     if given is None:
         return None, None
     if not given:
@@ -243,46 +239,40 @@ def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str 
     return given, digest
 
 
-def _load_images(
-    campaign: Campaign, source: Source, own: Process | None = None
-) -> tuple[Model, str | None]:
-    """Return the model of an image campaign, and the hash of the file of prompts."""
+def load_images(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
+    """Return the model of an image campaign, with its prompts."""
     spec, asked = campaign.model, campaign.input
-    said: list[tuple[KeyPath, bool]] = [
-        (("input", "structure"), asked.structure is not None),
-        (("input", "chains"), asked.chains is not None),
-        (("input", "context"), asked.context is not None),
-        (("input", "wild_type"), asked.wild_type != "model"),
-        (("design",), campaign.design != DesignSpec()),
-        (("constraints",), bool(campaign.constraints)),
-    ]
-    for path, there in said:
+    said: dict[KeyPath, bool] = {
+        ("input", "structure"): asked.structure is not None,
+        ("input", "chains"): asked.chains is not None,
+        ("input", "context"): asked.context is not None,
+        ("input", "wild_type"): asked.wild_type != "model",
+        ("design",): campaign.design != DesignSpec(),
+        ("constraints",): bool(campaign.constraints),
+    }
+    for path, there in said.items():
         if there:
             raise source.error(
                 path,
                 f"the model {spec.name!r} draws images, and this is about the letters of "
                 "sequences. Remove it.",
             )
-    params = dict(spec.model_extra or {})
-    for key in ("prompt", "prompts", "negative_prompt"):
-        if key in params:
-            other = "negative_prompt" if key == "negative_prompt" else "prompts"
-            raise source.error(("model", key), f"this does not belong here; write input.{other}.")
-    params = params if own is None else {}
+    prompt: KeyPath = ("input", "prompts")
+    elsewhere = {"prompt": prompt, "prompts": prompt}
+    elsewhere["negative_prompt"] = ("input", "negative_prompt")
+    params = _params(campaign, source, own, elsewhere)
     takes = _takes(campaign)
     prompts, digest = _prompts(campaign, source)
     if "prompts" in takes:
         if prompts is None:
             raise source.error(
-                ("input", "prompts"),
+                prompt,
                 f"the model {spec.name!r} draws what it is asked for. Give input.prompts, a list "
                 "of texts or a file with one on each line.",
             )
         params["prompts"] = prompts
     elif prompts is not None:
-        raise source.error(
-            ("input", "prompts"), f"the model {spec.name!r} reads no prompts. Remove the key."
-        )
+        raise source.error(prompt, f"the model {spec.name!r} reads no prompts. Remove the key.")
     if asked.negative_prompt is not None:
         if "negative_prompt" not in takes:
             raise source.error(
@@ -292,25 +282,19 @@ def _load_images(
         params["negative_prompt"] = asked.negative_prompt
     if "device" in takes:
         params["device"] = spec.device
-    elif spec.device == "cuda":
-        raise source.error(
-            ("model", "device"), f"{spec.name!r} runs on the CPU; choose 'auto' or 'cpu'."
-        )
+    else:
+        _refuse_cuda(campaign, source)
     try:
         model = load_model(own or spec.name, steps=spec.steps, **params)
     except SpecError as error:
         where = error.path or ("name",)
         at = ("input", *where) if where[0] in ("prompts", "negative_prompt") else ("model", *where)
         raise source.error(at, str(error)) from error
-    return model, digest
+    return Loaded(model, None, {"input_sha256": digest, "structure_sha256": None})
 
 
 def _text(given: Any) -> Any:
     return str(given) if isinstance(given, int) else given
-
-
-def _joined(given: str | int | Sequence[str | int]) -> str:
-    return ", ".join(map(str, given)) if isinstance(given, (list, tuple)) else str(given)
 
 
 def _imported(campaign: Campaign, source: Source, structure: Structure | None) -> Mapping[str, Any]:
@@ -323,24 +307,5 @@ def _imported(campaign: Campaign, source: Source, structure: Structure | None) -
             path, "option files count along a structure. Give input.structure, author numbering."
         )
     there = {k: v if k == "omit_AAs" else source.folder / v for k, v in files.items()}
-    try:
+    with source.blame(path, OSError, ValueError):
         return import_options(there, structure.name, structure.numbering, structure.known.tolist())
-    except (OSError, ValueError) as error:
-        raise source.error(path, str(error)) from error
-
-
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
-    """Return the model of a sequence campaign, with its backbone if it has one."""
-    structure, backbone = _structure(campaign, source)
-    model, wild_type = _load_space(campaign, source, structure, own)
-    return Loaded(model, structure, {"input_sha256": wild_type, "structure_sha256": backbone})
-
-
-def load_images(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
-    """Return the model of an image campaign, with its prompts."""
-    model, prompts = _load_images(campaign, source, own)
-    return Loaded(model, None, {"input_sha256": prompts, "structure_sha256": None})

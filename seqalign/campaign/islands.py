@@ -32,11 +32,7 @@ def run_arm(
 ) -> tuple[Samples, float]:
     """Run, or load, the islands of an arm; return (B, K) samples and the seconds they took.
 
-    `replicates` islands in a row belong to each prompt.
-
-    Raises:
-        RewardError: a reward broke its contract.
-        RuntimeError: a design breaks a constraint, which would be a bug in the sampler.
+    `replicates` islands in a row belong to each prompt. What `draw` raises goes through.
     """
     parts: list[Samples] = []
     total = 0.0

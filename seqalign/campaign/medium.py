@@ -142,15 +142,12 @@ class Medium(Protocol):
         Raises:
             CampaignError: the input does not fit; the message names the key.
         """
-        ...
 
     def probe(self, model: Model, n: int = 3) -> tuple[Designs, str]:
         """Return n designs to try a reward on, (1, n), and what they are in words."""
-        ...
 
     def graded(self, reward: Reward, designs: Designs) -> Tensor:
         """Return the differentiable score of designs, (B, K), after taking its gradient."""
-        ...
 
     def rehearse(self, method: Method, model: Model, reward: Reward, particles: int) -> Rehearsal:
         """Run a method with the network and the reward taken out: exact counts at no cost.
@@ -159,35 +156,27 @@ class Medium(Protocol):
             TypeError: the method needs a gradient that the reward or model lacks.
             ValueError: a hyper-parameter is out of range.
         """
-        ...
 
     def oracle_calls(self, plan: Plan, role: str) -> int:
         """Return the calls of one reward, at most."""
-        ...
 
     def beside(self, plan: Plan) -> Mapping[str, int]:
         """Return the network calls beside those of the arms, by what they are for."""
-        ...
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
         """Return seconds per network call and per call of each reward, and gigabytes at most."""
-        ...
 
     def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
         """Return what config.yaml says of the model's input."""
-        ...
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:
         """Return what a campaign asks of its model, for programs."""
-        ...
 
     def say(self, plan: Plan, say: Say) -> None:
         """Say what a campaign asks of its model, for people."""
-        ...
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
         """Return the columns of designs.csv; `wild` says whether there is a wild type."""
-        ...
 
     # after it
 
@@ -199,21 +188,17 @@ class Medium(Protocol):
         tell: Callable[[int], None] | None,
     ) -> Judged:
         """Score everything a run drew; `tell` hears of network calls."""
-        ...
 
     def broken(self, model: Model, row: Record) -> str | None:
         """Return which constraint a design breaks, if any."""
-        ...
 
     def publish(
         self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]
     ) -> Summary:
         """Write the files beside the tables, and return the summary that speaks of them."""
-        ...
 
     def figures(self, run: Run) -> Figures:
         """Draw a run for its report."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -222,7 +207,6 @@ class Plan:
 
     Attributes:
         arms: the aligned sampler first, then baselines.
-        unguided: whether the table has a row for unguided designs.
         islands: of the run, all prompts together.
         rehearsals: per arm, what one island asks for.
         config: resolved configuration, with every default, hash and version.
@@ -238,7 +222,6 @@ class Plan:
     objective: Reward
     arms: tuple[Arm, ...]
     islands: int
-    unguided: bool
     rehearsals: Mapping[str, Rehearsal]
     config: Mapping[str, Any]
     replicates: int = 1
@@ -270,7 +253,7 @@ class Plan:
         """
         for arm in (*self.arms[1:], self.arms[0]):
             plain = arm.name == "best_of_n"
-            if not plain or self.unguided:
+            if not plain or "unguided" in self.campaign.baselines:
                 yield arm.name, "unguided" if plain else arm.name, False
             if not plain or "best_of_n" in self.campaign.baselines:
                 yield arm.name, f"best of {counted * arm.particles}" if plain else arm.name, True

@@ -6,17 +6,16 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from seqalign import weights
+from seqalign.campaign.design_map import ranges
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.residues import LETTERS
@@ -50,37 +49,6 @@ class Draft:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What a file says, for the template.
-
-    Attributes:
-        title: one line.
-        model: a name that fits.
-        about: comments on residues.
-        ends: the first residue that can be fixed.
-        constraints: key, example and comment of each.
-        active: the key of the one that is switched on.
-        guides: which rewards know this protein.
-        alpha: how close to follow them.
-        chains: of a structure; None for a sequence.
-        residues: text that names all residues of a structure.
-        absent: sentences on constraints that are not shown.
-    """
-
-    title: str
-    model: str
-    about: Sequence[str]
-    ends: str
-    constraints: Sequence[tuple[str, Any, str]]
-    active: str
-    guides: str
-    alpha: float
-    chains: Sequence[str] | None = None
-    residues: str | None = None
-    absent: Sequence[str] = ()
-
-
 def new(given: Path, out: Path, model: str | None = None) -> Draft:
     """Write the campaign of a structure or FASTA file, to be stored at `out`.
 
@@ -112,19 +80,19 @@ def new(given: Path, out: Path, model: str | None = None) -> Draft:
         found = _of_sequence(given, model)
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", given.name.partition(".")[0]).strip("-_.") or "campaign"
     values = {
-        **vars(found),
+        **found,
         "name": f"{stem[:80]}-design",
         "path": _relative(given, out.parent),
         "file": out.name,
         "version": version("seqalign"),
-        "takes": parameters("model", found.model),
+        "takes": parameters("model", found["model"]),
         "language": _LANGUAGE,
     }
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["yaml"] = _yaml
     template = files("seqalign").joinpath("templates", "campaign.yaml.j2").read_text("utf-8")
     text = environment.from_string(template).render(values) + "\n"
-    return Draft(text, found.model, tuple(_notes(found.model)))
+    return Draft(text, found["model"], _notes(found["model"]))
 
 
 def _yaml(value: Any) -> str:
@@ -152,23 +120,23 @@ def _relative(path: Path, start: Path) -> str:
     return text if re.search(r"[./\\]", text) else f"./{text}"
 
 
-def _notes(model: str) -> list[str]:
+def _notes(model: str) -> tuple[str, ...]:
     """Return what is missing on this machine for a model, in words."""
     known = inspect.signature(entry("model", model).load()).parameters
     name = known["checkpoint"].default if "checkpoint" in known else None
-    if not isinstance(name, str) or name not in weights.catalog():
-        return []
     try:
-        weights.path(name)
+        if isinstance(name, str) and name in weights.catalog():
+            weights.path(name)
     except weights.MissingWeights as error:
-        return [str(error)]
-    return []
+        return (str(error),)
+    return ()
 
 
 # what is given ------------------------------------------------------------------------------------
 
 
-def _of_structure(file: Path, model: str) -> _Given:
+def _of_structure(file: Path, model: str) -> dict[str, Any]:
+    """Return what the template asks for: the words about a structure, and its constraints."""
     if "structure" not in parameters("model", model):
         raise SpecError(
             f"The model {model!r} does not look at a structure, and {file} is one. Models that "
@@ -177,23 +145,23 @@ def _of_structure(file: Path, model: str) -> _Given:
     structure = read_structure(file)
     numbering, letters = structure.known_numbering, structure.wild_type
     chains = list(dict.fromkeys(numbering.chains))
-    residues = _all_of(numbering)
     at = Positions(PROTEIN, len(letters), letters, numbering=numbering)
-    return _Given(
-        title=f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
-        model=model,
-        about=_about(structure),
-        ends=numbering.name(1),
-        active="max_homopolymer",
-        guides="stability",
-        alpha=0.5,
-        chains=chains if all(chains) else [],
-        residues=residues,
+    return {
+        "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
+        "model": model,
+        "about": _about(structure),
+        "ends": numbering.name(1),
+        "active": "max_homopolymer",
+        "guides": "stability",
+        "alpha": 0.5,
+        "chains": chains if all(chains) else [],
+        "residues": _all_of(numbering),
         **_constraints(at),
-    )
+    }
 
 
-def _of_sequence(file: Path, model: str | None) -> _Given:
+def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
+    """Return what the template asks for: the words about a wild type, and its constraints."""
     records = read_fasta(file)
     if len(records) > 1:
         raise ValueError(
@@ -210,7 +178,7 @@ def _of_sequence(file: Path, model: str | None) -> _Given:
     if len(letters) >= 20 and set(letters) <= set("ACGTUN"):
         raise ValueError(f"{file} looks like DNA or RNA. Translate it: a wild type is a protein.")
     if model is None:
-        at_home = "pdz-mini" in names("model") and _home("pdz-mini") == letters
+        at_home = "pdz-mini" in names("model") and _loaded("pdz-mini").wild_type == letters
         model = "pdz-mini" if at_home else "esm2"
     takes = parameters("model", model)
     if "structure" in takes:
@@ -221,35 +189,34 @@ def _of_sequence(file: Path, model: str | None) -> _Given:
     kept: set[int] = set()
     numbering = Numbering.plain(len(letters))
     if "wild_type" not in takes:
-        home = _home(model)
-        if home != letters:
+        known = _loaded(model)
+        if known.wild_type != letters:
             raise SpecError(
-                f"The model {model!r} knows one construct of {len(home or '')} residues, and the "
-                f"{len(letters)} of {file} are another sequence. Leave --model out, or take esm2."
+                f"The model {model!r} knows one construct of {len(known.wild_type or '')} residues"
+                f", and the {len(letters)} of {file} are another sequence. Leave --model out, or "
+                "take esm2."
             )
-        kept = set(numbering.positions(getattr(_loaded(model).process, "keep", ""), "keep"))
+        kept = set(numbering.positions(getattr(known.process, "keep", ""), "keep"))
     fixed = "".join(a if i in kept else PROTEIN.mask_symbol for i, a in enumerate(letters, 1))
     at = Positions(PROTEIN, len(letters), letters, fixed)
-    about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1", *_ruler(letters)]
+    about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1"]
+    about += [f"{i + 1:>5} {letters[i : i + 50]}" for i in range(0, len(letters), 50)]
     if kept:
-        shown = _ranges(sorted(kept))
+        shown = ranges(sorted(kept), range(len(letters) + 1))
         about.append(f"The model knows nothing about {shown}; they keep the wild type.")
-    known = model == "pdz-mini"
-    return _Given(
-        title=f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
-        model=model,
-        about=about,
-        ends=at.name(at.free[0]),
-        active="max_mutations",
-        guides="pdz3" if known else "",
-        alpha=0.15 if known else 0.5,
+    guides, alpha = ("pdz3", 0.15) if model == "pdz-mini" else ("", 0.5)
+    return {
+        "title": f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
+        "model": model,
+        "about": about,
+        "ends": at.name(at.free[0]),
+        "active": "max_mutations",
+        "guides": guides,
+        "alpha": alpha,
+        "chains": None,
+        "residues": None,
         **_constraints(at),
-    )
-
-
-def _home(model: str) -> str | None:
-    """Return the one sequence a model was made for."""
-    return _loaded(model).wild_type
+    }
 
 
 def _loaded(model: str) -> Model:
@@ -283,18 +250,6 @@ def _all_of(numbering: Numbering) -> str | None:
     return None
 
 
-def _ranges(indices: Sequence[int]) -> str:
-    parts = []
-    for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
-        some = [i for _, i in run]
-        parts.append(f"{some[0]}-{some[-1]}" if len(some) > 1 else f"{some[0]}")
-    return ", ".join(parts)
-
-
-def _ruler(letters: str) -> list[str]:
-    return [f"{i + 1:>5} {letters[i : i + 50]}" for i in range(0, len(letters), 50)]
-
-
 def _about(structure: Structure) -> list[str]:
     """Say which residues the chains have, with author numbers, and how odd ones are read."""
     known = set(structure.known.tolist())
@@ -306,23 +261,21 @@ def _about(structure: Structure) -> list[str]:
         seen = [i for i in here if i in known]
         lines.append(f"{name}: {len(seen)} residues that can be designed.")
         for start in range(0, len(seen), 50):
-            some = seen[start : start + 50]
-            text = "".join(structure.sequence[i] for i in some)
-            lines.append(f"{numbering.name(some[0] + 1):>7} {text}")
+            text = "".join(structure.sequence[i] for i in seen[start : start + 50])
+            lines.append(f"{numbering.name(seen[start] + 1):>7} {text}")
         breaks = [
             f"{numbering.name(i)} and {numbering.name(i + 1)}"
-            for i in here
-            if i != here[0] and bool(structure.breaks[i])
+            for i in here[1:]
+            if bool(structure.breaks[i])
         ]
-        if breaks:
-            more = f" and {len(breaks) - 6} more" if len(breaks) > 6 else ""
-            lines.append(f"The chain is broken between {', '.join(breaks[:6])}{more}.")
         rest = [numbering.name(i + 1) for i in here if i not in known]
-        if rest:
-            more = f" and {len(rest) - 8} more" if len(rest) > 8 else ""
-            lines.append(
-                f"Not designed, as letter or atoms are missing: {', '.join(rest[:8])}{more}."
-            )
+        for some, most, said in (
+            (breaks, 6, "The chain is broken between"),
+            (rest, 8, "Not designed, as letter or atoms are missing:"),
+        ):
+            if some:
+                more = f" and {len(some) - most} more" if len(some) > most else ""
+                lines.append(f"{said} {', '.join(some[:most])}{more}.")
     if structure.modified:
         shown = ", ".join(
             f"{residue} {numbering.name(i + 1)} as {structure.sequence[i]}"
@@ -340,8 +293,8 @@ def _constraints(at: Positions) -> dict[str, Any]:
             found.append(find(key))
         except ConstraintError as error:
             absent.append(str(error))
-    shown, found = [], sorted(found, key=lambda c: (c.rank, c.key))
-    for c in found:
+    shown = []
+    for c in sorted(found, key=lambda c: (c.rank, c.key)):
         example = c.example(at)
         if example is None:
             absent.append(f"{c.key}: nothing to show for this protein.")

@@ -31,12 +31,7 @@ class _Blank(Reward):
 def rehearse(
     method: Method, process: Process, reward: Reward, particles: int, space: DesignSpace | None
 ) -> Rehearsal:
-    """Run a method on a process whose network costs nothing, and count.
-
-    Raises:
-        TypeError: the method needs a gradient that the reward or model lacks.
-        ValueError: a hyper-parameter is out of range.
-    """
+    """Run a method on a process whose network costs nothing, and count."""
     blank, rng = _Blank(reward), Streams(0, (0,))
     samples = method(process, blank, (1, particles), rng=rng, space=space)
     calls = samples.network_calls / particles, samples.reward_calls / particles

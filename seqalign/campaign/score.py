@@ -38,15 +38,12 @@ def score(
     Args:
         plan: the campaign.
         sequences: L letters each.
-        constants: mean and std of each z-score, as in the summary of a run.
+        constants: of the z-scores.
         prior: whether to ask the model for log-likelihoods.
         evaluating: told of network calls.
 
     Returns:
         A row per sequence, in the order given, and the columns.
-
-    Raises:
-        RewardError: a reward broke its contract.
     """
     objective: Reward | None = plan.objective
     if open_zscores(plan.objective):
@@ -120,21 +117,17 @@ def _fitted(text: str, where: str, model: Model, layout: Layout | None) -> str:
     space = letters.space_of(model)
     alphabet, length = space.alphabet, space.length
     plain = text.replace("/", "")
-    if (
-        layout is not None
-        and model.wild_type is not None
-        and ("/" in text or len(text) != length or "X" in text)
-    ):
+    odd = "/" in text or len(text) != length or "X" in text
+    if odd and layout is not None and model.wild_type is not None:
         try:
             plain = layout.letters(text, model.wild_type)
         except ValueError as error:
             raise ValueError(f"{where} {error}.") from error
     elif "/" in text and [len(part) for part in text.split("/")] != list(model.chains):
-        sizes = " / ".join(map(str, model.chains))
-        raise ValueError(
-            f"{where}: the chains have {' / '.join(str(len(p)) for p in text.split('/'))} letters, "
-            f"the model designs {sizes}."
+        found, wanted = (
+            " / ".join(map(str, sizes)) for sizes in (map(len, text.split("/")), model.chains)
         )
+        raise ValueError(f"{where}: the chains have {found} letters, the model designs {wanted}.")
     if len(plain) != length:
         raise ValueError(
             f"{where} has {len(plain)} letters, the model designs {length}. Insertions and "

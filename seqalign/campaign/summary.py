@@ -148,22 +148,17 @@ class Summary:
 
     Attributes:
         kind: the medium that was designed in.
-        name: of the campaign.
         command: that runs it again.
         select: the options designs were chosen by.
         seqalign: the version that ran it.
-        seed: of the run.
         designs: kept ones.
         rejected: distinct designs that were not kept.
         drawn: by the aligned sampler, with copies.
         distinct: among them.
         rows: the comparison.
-        guides: labels of the rewards that guided.
-        holdouts: labels of those never optimized.
-        finals: labels of those only scored at the end.
-        units: per label.
+        guides: labels of the rewards that guided; holdouts were never optimized, finals only
+            scored at the end.
         zscore: mean and standard deviation of each reward that is a z-score.
-        gains: per reward.
         network_calls: per sampler, calibration and evaluation.
         reward_calls: per sampler.
         log_z: estimates of log Z per island; None for methods that are not consistent.

@@ -135,10 +135,8 @@ def load_term(
         )
     else:
         assert spec.command is not None
-        try:
+        with source.blame((*path, "command"), ValueError):
             inner = Command(spec.command, label)
-        except ValueError as error:
-            raise source.error((*path, "command"), str(error)) from error
     if spec.role == "guide" and spec.weight == 0:
         raise source.error(
             (*path, "weight"),
@@ -153,10 +151,8 @@ def load_term(
     oracle = _Oracle(label, inner, spec.on_failure, spec.unit)
     # an image on its way hardly ever comes again, and its bytes are many
     raw: Reward = Cached(oracle) if recurs else oracle
-    try:
+    with source.blame((*path, "clip"), ValueError):
         scaled = raw if spec.clip is None else raw.clip(*spec.clip)
-    except ValueError as error:
-        raise source.error((*path, "clip"), str(error)) from error
     return Term(label, raw, scaled.zscore() if spec.scale == "zscore" else scaled, spec)
 
 

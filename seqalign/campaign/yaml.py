@@ -8,7 +8,8 @@ cure. Input is never repaired in silence.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -74,6 +75,14 @@ class Source:
     def error(self, path: Sequence[str | int], message: str) -> CampaignError:
         """Return the error of a key path."""
         return CampaignError(self.place(path) + message)
+
+    @contextmanager
+    def blame(self, path: Sequence[str | int], *kinds: type[Exception]) -> Iterator[None]:
+        """Give errors of some kinds that are raised inside the place of a key path."""
+        try:
+            yield
+        except kinds as error:
+            raise self.error(path, str(error)) from error
 
     def place(self, path: Sequence[str | int]) -> str:
         """Return "FILE:LINE: key.path: " of the nearest place that is written down."""

@@ -18,10 +18,12 @@ import torch
 import typer
 import yaml
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from seqalign import fetch as downloads
 from seqalign import registry, weights
+from seqalign.campaign.check import method_of
 from seqalign.campaign.yaml import read
 from seqalign.cli import screen
 from seqalign.cli.screen import CampaignFile, Json, Set, fail, say, show_json, terminal
@@ -144,10 +146,7 @@ _VERIFIED = {
 
 
 def _size(size: int | None) -> str:
-    if not size:
-        return "size unknown"
-    unit = next((u for u in ("kB", "MB") if size < 1000 ** (2 + (u == "MB"))), "GB")
-    return f"{size / {'kB': 1e3, 'MB': 1e6, 'GB': 1e9}[unit]:.1f} {unit}"
+    return decimal(size) if size else "size unknown"
 
 
 def _weights(entries: Mapping[str, weights.Entry], root: Path, as_json: bool) -> None:
@@ -221,27 +220,22 @@ def cite(path: CampaignFile, overrides: Set = None) -> None:
     campaign, source = read(path, overrides or [])
     text = files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
     library = yaml.safe_load(text)
-    sampler, model = campaign.sampler, campaign.model
+    model = campaign.model
     parts: list[tuple[registry.Kind, str, tuple[str, ...]]] = []
     sorts: tuple[str, ...] = ()
     if model.python is None:
         parts.append(("model", model.name, ("model", "name")))
-        try:
-            sorts = ("masked", "prior")
+        sorts = ("masked", "prior")
+        with source.blame(("model", "name"), registry.SpecError):
             if registry.process_class(model.name) is UniformProcess:
                 sorts = ("uniform",)
             elif registry.draws_images(model.name):
                 sorts = ("gaussian", "vendi")
-        except registry.SpecError as error:
-            raise source.error(("model", "name"), str(error)) from error
     for label, spec in campaign.rewards.items():
         if spec.oracle is not None:
             parts.append(("reward", spec.oracle, ("rewards", label, "oracle")))
-    try:
-        method = registry.build_method(sampler.name, sampler.model_extra or {})
-    except registry.SpecError as error:
-        raise source.error(("sampler", *(error.path or ("name",))), str(error)) from error
-    used = [n for n in (sampler.name, *campaign.baselines) if n != "unguided"]
+    method = method_of(campaign, source)
+    used = [n for n in (campaign.sampler.name, *campaign.baselines) if n != "unguided"]
     parts += [("method", name, ("baselines",)) for name in used]
     parts += [(kind, name, ("sampler",)) for kind, name in registry.strategies(method)]
     parts += [("constraint", key, ("constraints", key)) for key in campaign.constraints]
@@ -253,12 +247,10 @@ def cite(path: CampaignFile, overrides: Set = None) -> None:
     loose = []
     for kind, name, where in parts:
         known = library.get(f"{kind}s", {})
-        try:
+        with source.blame(where, registry.SpecError):
             # what the package brings itself is in the library, where a docstring has no BibTeX
             own = kind not in ("reward", "model") and registry.package(kind, name) == "seqalign"
             given = known.get(name, []) if own else registry.references(kind, name)
-        except registry.SpecError as error:
-            raise source.error(where, str(error)) from error
         for text in given:
             if text.lstrip().startswith("@"):
                 found.append(text)

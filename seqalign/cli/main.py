@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable
-from enum import StrEnum
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 import typer
+from click import Choice
 
 from seqalign import registry
 from seqalign.campaign.check import check
@@ -111,16 +111,15 @@ def _kept(summary: Summary, folder: RunFolder) -> None:
         )
 
 
-class _Demo(StrEnum):
-    backbone = "backbone"
-    pdz3 = "pdz3"
-
-
 @_verb
 def demo(
     which: Annotated[
-        _Demo, typer.Argument(help="backbone: inverse folding. pdz3: around a wild type.")
-    ] = _Demo.backbone,
+        str,
+        typer.Argument(
+            click_type=Choice(["backbone", "pdz3"]),
+            help="backbone: inverse folding. pdz3: around a wild type.",
+        ),
+    ] = "backbone",
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder; by default seqalign-demo-WHICH.")
     ] = None,
@@ -137,10 +136,10 @@ def demo(
     overrides = ["sampler.particles=12"] if quick else []
     if seed is not None:
         overrides.append(f"seed={seed}")
-    name = f"demo-{which.value}.yaml"
+    name = f"demo-{which}.yaml"
     with as_file(files("seqalign").joinpath("data")) as folder:
         plan = check(*parse((folder / name).read_text("utf-8"), name, folder, overrides))
-    _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which.value}")), fresh, as_json)
+    _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which}")), fresh, as_json)
 
 
 def _plan(path: Path, overrides: list[str] | None) -> Plan:
@@ -346,18 +345,18 @@ def status_(
         screen.say(console, line)
 
 
-class _Plate(StrEnum):
-    small = "96"
-    large = "384"
-
-
 @_verb
 def export_(
     folder: _Dir,
     as_fasta: Annotated[bool, typer.Option("--fasta", help="designs.fasta: id, sequence.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="designs.csv: a short table.")] = False,
     plate: Annotated[
-        _Plate | None, typer.Option("--plate", help="plate-1.csv, ...: well, id, sequence.")
+        str | None,
+        typer.Option(
+            "--plate",
+            click_type=Choice(["96", "384"]),
+            help="plate-1.csv, ...: well, id, sequence.",
+        ),
     ] = None,
     control: Annotated[
         bool, typer.Option("--control", help="The wild type in the last well of every plate.")
@@ -371,7 +370,7 @@ def export_(
 ) -> None:
     """Write the designs of a run as FASTA, CSV or plate maps, best first."""
     run_folder = RunFolder(folder)
-    size: Wells | None = None if plate is None else 96 if plate is _Plate.small else 384
+    size: Wells | None = None if plate is None else 96 if plate == "96" else 384
     paths = export(
         run_folder,
         out or run_folder.path / "export",

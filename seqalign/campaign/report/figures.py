@@ -14,63 +14,42 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seqalign.campaign.report.parts import Groups, Run, column
+from seqalign.campaign.report.parts import Groups, Run, column, finite
 from seqalign.campaign.report.words import Verdict
 
 # placeholders that become CSS variables
 INK, FAINT, GRID = "#010101", "#020202", "#030303"
 ALIGNED, PLAIN, BEST, WILD = "#040404", "#050505", "#060606", "#070707"
 _VARIABLES = {
-    INK: "ink",
-    FAINT: "faint",
-    GRID: "grid",
-    ALIGNED: "aligned",
-    PLAIN: "plain",
-    BEST: "best",
-    WILD: "wild",
+    **{INK: "ink", FAINT: "faint", GRID: "grid"},
+    **{ALIGNED: "aligned", PLAIN: "plain", BEST: "best", WILD: "wild"},
 }
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": FAINT,
-    "ytick.labelcolor": FAINT,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.labelcolor": INK,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "legend.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), FAINT),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), FAINT),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
 }
 
 
-def legend(ax: Any, ncols: int = 3, **handles: float) -> None:
-    """Put the legend in one line above the plot, below its title."""
-    ax.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 0.99),
-        ncols=ncols,
-        fontsize=8,
-        columnspacing=0.9,
-        borderpad=0.1,
-        **handles,
-    )
+def titled(ax: Any, title: str, ncols: int = 3, **handles: float) -> None:
+    """Put a title above the plot, and between them the legend in one line."""
+    ax.set_title(title, pad=22)
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99)}
+    ax.legend(**place, ncols=ncols, fontsize=8, columnspacing=0.9, borderpad=0.1, **handles)
 
 
 def svg(
@@ -98,37 +77,19 @@ def svg(
 
 def scatter(rows: Groups, x: str, y: str, labels: tuple[str, str], title: str, name: str) -> Markup:
     """Draw two columns against each other: unguided designs, aligned ones, the wild type."""
+    looks: dict[str, dict[str, Any]] = {
+        "plain": {"s": 13, "color": PLAIN, "alpha": 0.75, "linewidths": 0, "label": "unguided"},
+        "aligned": {"s": 17, "color": ALIGNED, "alpha": 0.85, "linewidths": 0, "label": "aligned"},
+        "wild": {"marker": "D", "s": 34, "color": WILD, "label": "wild type", "zorder": 3},
+    }
 
     def draw(ax: Any) -> None:
-        groups = (
-            (rows["plain"], PLAIN, "unguided", 13, 0.75),
-            (rows["aligned"], ALIGNED, "aligned", 17, 0.85),
-        )
-        for some, color, label, size, alpha in groups:
-            if some:
-                ax.scatter(
-                    column(some, x),
-                    column(some, y),
-                    s=size,
-                    color=color,
-                    alpha=alpha,
-                    linewidths=0,
-                    label=label,
-                )
-        if rows["wild"]:
-            ax.scatter(
-                column(rows["wild"], x),
-                column(rows["wild"], y),
-                marker="D",
-                s=34,
-                color=WILD,
-                label="wild type",
-                zorder=3,
-            )
+        for group, look in looks.items():
+            if rows[group]:
+                ax.scatter(column(rows[group], x), column(rows[group], y), **look)
         ax.set_xlabel(labels[0])
         ax.set_ylabel(labels[1])
-        ax.set_title(title, pad=22)
-        legend(ax, handletextpad=0.2)
+        titled(ax, title, handletextpad=0.2)
         ax.margins(0.07)
         ax.locator_params(nbins=5)
 
@@ -136,16 +97,14 @@ def scatter(rows: Groups, x: str, y: str, labels: tuple[str, str], title: str, n
 
 
 def histogram(
-    groups: Sequence[tuple[str, str, np.ndarray]],
-    label: str,
-    title: str,
-    name: str,
-    whole: bool = False,
+    values: Callable[[str], np.ndarray], label: str, title: str, name: str, whole: bool = False
 ) -> Markup:
-    """Draw how (word, color, values) of each group spread, in percent; bars of `whole` numbers."""
+    """Draw how the values of "plain" and "aligned" spread, in percent; bars of `whole` numbers."""
+    looks = (("plain", "unguided", PLAIN), ("aligned", "aligned", ALIGNED))
 
     def draw(ax: Any) -> None:
-        everything = np.concatenate([v[np.isfinite(v)] for _, _, v in groups])
+        groups = [(finite(values(group)), word, color) for group, word, color in looks]
+        everything = np.concatenate([some for some, _, _ in groups])
         if not len(everything):
             return
         lo, hi = everything.min(), everything.max()
@@ -154,25 +113,17 @@ def histogram(
             if whole and hi - lo < 60
             else np.linspace(lo, hi if hi > lo else lo + 1, 22)
         )
-        for text, color, values in groups:
-            values = values[np.isfinite(values)]
-            if len(values):
-                ax.hist(
-                    values,
-                    bins,
-                    weights=np.full(len(values), 100 / len(values)),
-                    color=color,
-                    alpha=0.55,
-                    label=text,
-                )
+        for some, word, color in groups:
+            if len(some):
+                weights = np.full(len(some), 100 / len(some))
+                ax.hist(some, bins, weights=weights, color=color, alpha=0.55, label=word)
         ax.set_xlabel(label)
         ax.set_ylabel("percent")
         ax.locator_params(axis="x", nbins=5)
         if whole:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="x", visible=False)
-        ax.set_title(title, pad=22)
-        legend(ax, handlelength=1)
+        titled(ax, title, handlelength=1)
 
     return svg(draw, name=name)
 
@@ -191,23 +142,13 @@ def lines(
         islands = sorted({row["island"] for row in trace})[:16]
         for island in islands:
             rows = [r for r in trace if r["island"] == island and r[key] is not None]
-            ax.plot(
-                [r["step"] for r in rows],
-                [r[key] for r in rows],
-                color=ALIGNED,
-                linewidth=1.5,
-                alpha=max(0.35, 1 / len(islands)),
-            )
+            strong = max(0.35, 1 / len(islands))
+            x, y = [r["step"] for r in rows], [r[key] for r in rows]
+            ax.plot(x, y, color=ALIGNED, linewidth=1.5, alpha=strong)
             if key == "ess":
-                hits = [r for r in rows if r["resampled"]]
-                ax.scatter(
-                    [r["step"] for r in hits],
-                    [r[key] for r in hits],
-                    s=14,
-                    color=BEST,
-                    zorder=3,
-                    linewidths=0,
-                )
+                hits = [(r["step"], r[key]) for r in rows if r["resampled"]]
+                x, y = [step for step, _ in hits], [value for _, value in hits]
+                ax.scatter(x, y, s=14, color=BEST, zorder=3, linewidths=0)
         ax.set_title(title)
         ax.set_xlabel("step")
         ax.set_ylabel(label)
@@ -223,38 +164,20 @@ def gain_bars(verdicts: Sequence[Verdict]) -> Markup:
     def draw(ax: Any) -> None:
         names = [v.guide for v in verdicts]
         y = np.arange(len(names))[::-1].astype(float)
-        ax.barh(
-            y + 0.19,
-            [v.gain for v in verdicts],
-            height=0.34,
-            color=ALIGNED,
-            label="guide, optimized",
-        )
-        ax.barh(
-            y - 0.19,
-            [v.kept for v in verdicts],
-            height=0.34,
-            color=BEST,
-            label="hold-out, never seen",
-        )
+        gains, kept = [v.gain for v in verdicts], [v.kept for v in verdicts]
+        ax.barh(y + 0.19, gains, height=0.34, color=ALIGNED, label="guide, optimized")
+        ax.barh(y - 0.19, kept, height=0.34, color=BEST, label="hold-out, never seen")
+        beside: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
         for v, at in zip(verdicts, y, strict=True):
             if math.isfinite(v.ratio):
-                ax.annotate(
-                    f"{100 * v.ratio:.0f} %",
-                    (max(v.kept, 0), at - 0.19),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=8.5,
-                    color=INK,
-                )
+                where = (max(v.kept, 0), at - 0.19)
+                ax.annotate(f"{100 * v.ratio:.0f} %", where, **beside, fontsize=8.5, color=INK)
         ax.set_yticks(y, names)
         ax.tick_params(axis="y", labelcolor=INK)
         ax.set_xlabel("gain over unguided, in standard deviations")
         ax.grid(axis="y", visible=False)
         ax.axvline(0, color=FAINT, linewidth=0.8)
-        ax.set_title("Gain that a hold-out confirms", pad=22)
-        legend(ax, ncols=2, handlelength=1)
+        titled(ax, "Gain that a hold-out confirms", ncols=2, handlelength=1)
 
     return svg(draw, height=1.5 + 0.62 * len(verdicts), name="gains")
 

@@ -19,11 +19,11 @@ from seqalign.campaign.report.figures import (
     INK,
     PLAIN,
     histogram,
-    legend,
     svg,
+    titled,
     two_guides,
 )
-from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column
+from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column, finite, mean
 
 __all__ = ["figures"]
 
@@ -32,10 +32,8 @@ def _tops(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the row with the highest total of each island."""
     best: dict[str, Mapping[str, Any]] = {}
     for row in rows:
-        here = best.get(row["island"])
-        if math.isfinite(as_float(row["total"])) and (
-            here is None or as_float(row["total"]) > as_float(here["total"])
-        ):
+        total, here = as_float(row["total"]), best.get(row["island"])
+        if math.isfinite(total) and (here is None or total > as_float(here["total"])):
             best[row["island"]] = row
     return list(best.values())
 
@@ -49,10 +47,7 @@ def _centered(rows: Groups) -> Groups:
     means: dict[tuple[str, str], float] = {}
     for prompt in prompts:
         mine = [row for row in rows["plain"] if row["prompt"] == prompt]
-        for key in mine[0]:
-            values = column(mine, key)
-            values = values[np.isfinite(values)]
-            means[prompt, key] = float(values.mean()) if len(values) else math.nan
+        means |= {(prompt, key): mean(column(mine, key)) for key in mine[0]}
     return {
         name: [
             {k: as_float(v) - means.get((row["prompt"], k), math.nan) for k, v in row.items()}
@@ -69,19 +64,14 @@ def _by_prompt(
 
     def draw(ax: Any) -> None:
         y = np.arange(len(prompts))[::-1].astype(float)
-        reach: list[list[float]] = [[] for _ in prompts]
+        reach = []
         for text, color, marker, rows in groups:
-            means = []
-            for i, prompt in enumerate(prompts):
-                values = column([r for r in rows if r["prompt"] == prompt], key)
-                values = values[np.isfinite(values)]
-                means.append(float(values.mean()) if len(values) else math.nan)
-                reach[i] += means[-1:]
+            means = [mean(column([r for r in rows if r["prompt"] == p], key)) for p in prompts]
+            reach.append(means)
             ax.plot(means, y, marker, color=color, markersize=6, linestyle="none", label=text)
-        for at, some in zip(y, reach, strict=True):
-            finite = [v for v in some if math.isfinite(v)]
-            if finite:
-                ax.plot([min(finite), max(finite)], [at, at], color=GRID, linewidth=3, zorder=0)
+        for at, some in zip(y, np.transpose(reach), strict=True):
+            if len(known := finite(some)):
+                ax.plot([known.min(), known.max()], [at, at], color=GRID, linewidth=3, zorder=0)
         names = [" ".join(p.split()) for p in prompts]
         names = [n if len(n) <= 26 else n[:25] + "…" for n in names]
         # a dollar would begin a formula
@@ -91,8 +81,7 @@ def _by_prompt(
         ax.grid(axis="y", visible=False)
         ax.set_xlabel(label)
         ax.locator_params(axis="x", nbins=5)
-        ax.set_title(f"{key}, prompt by prompt", pad=22)
-        legend(ax, handletextpad=0.2)
+        titled(ax, f"{key}, prompt by prompt", handletextpad=0.2)
 
     return svg(draw, height=1.35 + 0.3 * len(prompts), name=f"prompts-{key}")
 
@@ -130,9 +119,8 @@ def _drawn(run: Run, groups: Groups) -> Mapping[str, Markup | list[Markup]]:
     ]
 
     def spread(label: str) -> Markup:
-        names = (("unguided", PLAIN, "plain"), ("aligned", ALIGNED, "aligned"))
-        some = [(word, color, column(groups[name], label)) for word, color, name in names]
-        return histogram(some, run.named(label), f"{label}, all designs", f"rewards-{label}")
+        title, name = f"{label}, all designs", f"rewards-{label}"
+        return histogram(lambda x: column(groups[x], label), run.named(label), title, name)
 
     few = 1 < len(prompts) <= 24
     return {

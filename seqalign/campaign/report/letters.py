@@ -36,58 +36,27 @@ _NATURAL = {
 
 def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None) -> Markup:
     def draw(ax: Any) -> None:
-        order = LETTERS
-        x = np.arange(len(order))
-        ax.bar(
-            x,
-            [100 * v for v in composition(designs, order)],
-            width=0.62,
-            color=ALIGNED,
-            alpha=0.85,
-            label="designs",
-        )
+        x = np.arange(len(LETTERS))
+
+        def share(sequences: Sequence[str]) -> list[float]:
+            return [100 * v for v in composition(sequences, LETTERS)]
+
+        ax.bar(x, share(designs), width=0.62, color=ALIGNED, alpha=0.85, label="designs")
         if plain:
-            ax.plot(
-                x,
-                [100 * v for v in composition(plain, order)],
-                "_",
-                markersize=11,
-                markeredgewidth=2,
-                color=PLAIN,
-                label="unguided",
-            )
+            dash: Any = {"markersize": 11, "markeredgewidth": 2}
+            ax.plot(x, share(plain), "_", **dash, color=PLAIN, label="unguided")
         if wild:
-            ax.plot(
-                x,
-                [100 * v for v in composition([wild], order)],
-                "D",
-                markersize=4,
-                color=WILD,
-                label="wild type",
-                linestyle="none",
-            )
-        ax.plot(
-            x,
-            [_NATURAL[a] for a in order],
-            "o",
-            markersize=5,
-            markerfacecolor="none",
-            markeredgecolor=BEST,
-            label="Swiss-Prot",
-            linestyle="none",
-        )
-        ax.set_xticks(x, list(order))
+            diamond: Any = {"markersize": 4, "linestyle": "none"}
+            ax.plot(x, share([wild]), "D", **diamond, color=WILD, label="wild type")
+        ring: Any = {"markersize": 5, "markerfacecolor": "none", "linestyle": "none"}
+        natural = [_NATURAL[a] for a in LETTERS]
+        ax.plot(x, natural, "o", **ring, markeredgecolor=BEST, label="Swiss-Prot")
+        ax.set_xticks(x, list(LETTERS))
         ax.tick_params(axis="x", labelsize=9, labelcolor=INK)
         ax.grid(axis="x", visible=False)
         ax.set_ylabel("percent of residues")
-        ax.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.01, 1.0),
-            ncols=4,
-            fontsize=8.5,
-            handletextpad=0.4,
-            columnspacing=1.2,
-        )
+        place: Any = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 4}
+        ax.legend(**place, fontsize=8.5, handletextpad=0.4, columnspacing=1.2)
 
     return svg(draw, width=10.2, height=3.0, name="composition")
 
@@ -102,10 +71,9 @@ def _distances(sequences: Sequence[str]) -> np.ndarray:
 
 def _free(run: Run) -> list[bool]:
     """Return which positions might change; all, where an older version did not say."""
-    given, length = run.config["resolved"].get("free"), len(run.aligned[0]["sequence"])
-    if isinstance(given, str) and len(given) == length:
-        return [c == "1" for c in given]
-    return [True] * length
+    length = len(run.aligned[0]["sequence"])
+    given = run.config["resolved"].get("free")
+    return [c == "1" for c in (given if given and len(given) == length else "1" * length)]
 
 
 def figures(run: Run) -> Figures:
@@ -132,28 +100,19 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Markup]:
     sequences = {name: [row["sequence"] for row in groups[name]] for name in ("plain", "aligned")}
     chosen = [row["sequence"] for row in run.kept] or sequences["aligned"]
     residues = run.config["resolved"]["residues"]
-    colors = (("unguided", PLAIN, "plain"), ("aligned", ALIGNED, "aligned"))
-
-    def mutations() -> dict[str, Markup]:
-        if not wild:
-            return {}
-        some = [(word, color, column(groups[name], "n_mut")) for word, color, name in colors]
-        label = "mutations from the wild type"
-        return {"mutations": histogram(some, label, "Mutations", "mutations", whole=True)}
-
+    drawn: dict[str, Markup] = {}
+    if wild:
+        words = ("mutations from the wild type", "Mutations", "mutations")
+        drawn["mutations"] = histogram(lambda x: column(groups[x], "n_mut"), *words, whole=True)
+    names = ("log-likelihood, nats per residue", "sum of the guides")
     return {
         **two_guides(run, groups),
         "prior": scatter(
-            groups,
-            "prior_per_residue",
-            "total",
-            ("log-likelihood, nats per residue", "sum of the guides"),
-            "Reward against the prior",
-            "prior",
+            groups, "prior_per_residue", "total", names, "Reward against the prior", "prior"
         ),
-        **mutations(),
+        **drawn,
         "distances": histogram(
-            [(word, color, _distances(sequences[name])) for word, color, name in colors],
+            lambda name: _distances(sequences[name]),
             "mutations apart, all pairs",
             "Distance between designs",
             "distances",

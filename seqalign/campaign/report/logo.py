@@ -25,10 +25,7 @@ CHEMISTRY = {
     "special": ("GP", "#c8862a"),
 }
 
-
 _COLOR = {letter: color for letters, color in CHEMISTRY.values() for letter in letters}
-
-
 LETTERS = "GPAVLIMCFWYSTNQKRHDE"
 
 
@@ -43,13 +40,7 @@ def _glyph(letter: str) -> str:
     # an I stays thin: it is centered instead of stretched
     shift = np.array([(max(box.width, 22) - box.width) / 2, 0.0])
     parts = []
-    names = {
-        Outline.MOVETO: "M",
-        Outline.LINETO: "L",
-        Outline.CURVE3: "Q",
-        Outline.CURVE4: "C",
-        Outline.CLOSEPOLY: "Z",
-    }
+    names = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outline.CURVE4: "C"}
     for points, code in shape.iter_segments():
         if code == Outline.CLOSEPOLY:
             parts.append("Z")
@@ -61,14 +52,15 @@ def _glyph(letter: str) -> str:
 
 def _ticks(residues: Sequence[str]) -> dict[int, str]:
     """Return the residues to label: every number that five divides, and the first if it is apart."""
-    ticks = {
-        i: name
-        for i, name in enumerate(residues)
-        if name[-1].isdigit() and int(re.sub(r"\D", "", name)) % 5 == 0
-    }
+    fifth = [n[-1].isdigit() and int(re.sub(r"\D", "", n)) % 5 == 0 for n in residues]
+    ticks = {i: name for i, name in enumerate(residues) if fifth[i]}
     if residues and not ticks.keys() & {0, 1, 2}:
         ticks[0] = residues[0]
     return ticks
+
+
+def _text(x: float, y: float, kind: str, text: str, more: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}"{more}>{text}</text>'
 
 
 def logo(
@@ -96,9 +88,7 @@ def logo(
         x, base = 4 + column * cell, top + line * (high + gap) + high
         counts = Counter(s[i] for s in sequences)
         at = base
-        for letter, count in sorted(
-            counts.items(), key=lambda pair: (pair[1], pair[0]), reverse=True
-        ):
+        for count, letter in sorted(((n, a) for a, n in counts.items()), reverse=True):
             size = high * count / len(sequences)
             at -= size
             if size < 1.5:
@@ -109,16 +99,12 @@ def logo(
                 f'<g fill="{fill}"><title>{residues[i]}: {letter} {100 * count / len(sequences):.0f} %</title>'
                 f'<use href="#aa-{letter}" transform="translate({x + 1:.1f} {at + 0.4:.2f}) scale({cell - 2:.1f} {size - 0.8:.2f})"/></g>'
             )
-        changed = wild_type is not None and counts.get(wild_type[i], 0) < len(sequences)
         if wild_type is not None:
+            changed = counts.get(wild_type[i], 0) < len(sequences)
             weight = ' font-weight="700"' if changed else ""
-            parts.append(
-                f'<text x="{x + cell / 2:.1f}" y="{base + 13:.1f}" class="letter"{weight}>{wild_type[i]}</text>'
-            )
+            parts.append(_text(x + cell / 2, base + 13, "letter", wild_type[i], weight))
         if i in ticks:
-            parts.append(
-                f'<text x="{x + cell / 2:.1f}" y="{base + 26:.1f}" class="number">{ticks[i]}</text>'
-            )
+            parts.append(_text(x + cell / 2, base + 26, "number", ticks[i]))
     parts.append("</svg>")
     return Markup("".join(parts))
 
@@ -148,9 +134,8 @@ def heat_map(
             f'<rect x="{left}" y="{y0}" width="{size * cell_x}" height="{20 * cell_y}" class="ground"/>'
         )
         for row, letter in enumerate(LETTERS):
-            parts.append(
-                f'<text x="{left - 7}" y="{y0 + (row + 0.8) * cell_y:.1f}" class="letter" style="fill:{_COLOR[letter]};font-weight:700">{letter}</text>'
-            )
+            style = f' style="fill:{_COLOR[letter]};font-weight:700"'
+            parts.append(_text(left - 7, y0 + (row + 0.8) * cell_y, "letter", letter, style))
     for i in range(length):
         line, column = divmod(i, per_line)
         x, y0 = left + column * cell_x, top + line * (20 * cell_y + gap)
@@ -160,11 +145,9 @@ def heat_map(
             )
         counts = Counter(s[i] for s in sequences)
         for letter, count in counts.items():
-            if letter not in LETTERS:
+            if letter not in LETTERS or (wild_type is not None and letter == wild_type[i]):
                 continue
             y = y0 + LETTERS.index(letter) * cell_y
-            if wild_type is not None and letter == wild_type[i]:
-                continue
             share = count / len(sequences)
             parts.append(
                 f'<rect x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell_x - 1}" height="{cell_y - 1}" rx="1.5" '
@@ -176,8 +159,6 @@ def heat_map(
             y = y0 + (LETTERS.index(wild_type[i]) + 0.5) * cell_y
             parts.append(f'<circle cx="{x + cell_x / 2:.1f}" cy="{y:.1f}" r="1.8" class="dot"/>')
         if i in ticks:
-            parts.append(
-                f'<text x="{x + cell_x / 2:.1f}" y="{y0 + 20 * cell_y + 14:.1f}" class="number">{ticks[i]}</text>'
-            )
+            parts.append(_text(x + cell_x / 2, y0 + 20 * cell_y + 14, "number", ticks[i]))
     parts.append("</svg>")
     return Markup("".join(parts))

@@ -45,10 +45,9 @@ def render(folder: RunFolder, summary: Summary) -> str:
     steps = {row["step"] for row in trace}
     reasons = Counter(re.sub(r"\s*\(is .*\)$| to [^ ]+$", "", r["reason"]) for r in run.rejected)
     log_z = [v for v in summary.log_z or () if v is not None]
+    templates = files("seqalign").joinpath("templates")
     environment = Environment(
-        loader=FunctionLoader(
-            lambda name: files("seqalign").joinpath("templates", name).read_text("utf-8")
-        ),
+        loader=FunctionLoader(lambda name: templates.joinpath(name).read_text("utf-8")),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -87,12 +86,8 @@ def render(folder: RunFolder, summary: Summary) -> str:
 
 def _twins(run: Run, groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[Markup]:
     """Draw each guide against its hold-out."""
-
-    def named(label: str) -> str:
-        return "sum of the guides" if label == "total" else run.named(label)
-
     return [
-        scatter(groups, g, h, (named(g), named(h)), f"{g} against {h}", f"twin-{i}")
+        scatter(groups, g, h, (run.named(g), run.named(h)), f"{g} against {h}", f"twin-{i}")
         for i, (g, h) in enumerate(pairs)
     ]
 

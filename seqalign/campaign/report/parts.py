@@ -12,7 +12,7 @@ import numpy as np
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
 
-__all__ = ["Figures", "Groups", "Run", "as_float", "column"]
+__all__ = ["Figures", "Groups", "Run", "as_float", "column", "finite", "mean"]
 
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows with numbers: "plain" (unguided), "aligned", "top" (the best of them) and "wild"."""
@@ -59,7 +59,9 @@ class Run:
         return [*self.kept, *self.rejected]
 
     def named(self, label: str) -> str:
-        """Return a reward with its unit."""
+        """Return a reward with its unit, or what their sum is called."""
+        if label == "total":
+            return "sum of the guides"
         unit = self.summary.units.get(label)
         return f"{label} ({unit})" if unit else label
 
@@ -113,3 +115,14 @@ def as_float(text: Any) -> float:
 def column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:
     """Return one column as numbers, (n,)."""
     return np.array([as_float(row.get(key)) for row in rows])
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """Return the finite values."""
+    return np.asarray(values[np.isfinite(values)])
+
+
+def mean(values: np.ndarray) -> float:
+    """Return the mean of the finite values; NaN if there is none."""
+    some = finite(values)
+    return float(some.mean()) if len(some) else math.nan

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from seqalign.campaign.report.parts import Groups, as_float, column
+from seqalign.campaign.report.parts import Groups, as_float, column, finite
 from seqalign.campaign.summary import Summary
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.installed import constraints
@@ -58,8 +56,7 @@ def verdicts(pairs: Sequence[tuple[str, str]], groups: Groups) -> list[Verdict]:
     """Compare top and unguided designs in each pair of guide and hold-out."""
 
     def gain(key: str) -> float:
-        a, b = column(groups["top"], key), column(groups["plain"], key)
-        a, b = a[np.isfinite(a)], b[np.isfinite(b)]
+        a, b = (finite(column(groups[name], key)) for name in ("top", "plain"))
         spread = float(b.std(ddof=1)) if len(b) > 2 and len(a) else 0.0
         return float((a.mean() - b.mean()) / spread) if spread > 0 else math.nan
 
@@ -113,8 +110,7 @@ def cards(summary: Summary) -> list[Card]:
 
 def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Say in words what the campaign asked for."""
-    rules = []
-    resolved = config["resolved"]
+    resolved, sampler = config["resolved"], config["resolved"]["sampler"]
     guides = [
         label
         + ("" if spec["weight"] == 1 else f" × {spec['weight']:g}")
@@ -123,16 +119,15 @@ def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         if spec["role"] == "guide"
     ]
     held = [label for label, spec in config["rewards"].items() if spec["role"] == "holdout"]
-    rules.append(("Raise", ", ".join(guides)))
-    if held:
-        rules.append(("Hold out", ", ".join(held)))
-    prompts = resolved.get("prompts")
-    if prompts:
-        rules.insert(0, ("Draw", prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts"))
-    if config["design"]["residues"]:
-        rules.append(("Design", str(config["design"]["residues"])))
-    if config["design"]["fix"]:
-        rules.append(("Fix", str(config["design"]["fix"])))
+    prompts = resolved.get("prompts") or []
+    rules = [
+        ("Draw", prompts[0] if len(prompts) == 1 else f"{len(prompts)} prompts" if prompts else ""),
+        ("Raise", ", ".join(guides)),
+        ("Hold out", ", ".join(held)),
+        ("Design", config["design"]["residues"]),
+        ("Fix", config["design"]["fix"]),
+    ]
+    rules = [(key, str(said)) for key, said in rules if said]
     for key, value in config["constraints"].items():
         try:
             rules += [c.words() for c in constraints({key: value})]
@@ -140,13 +135,7 @@ def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             rules.append((key, str(value)))
     if config["select"]["filters"]:
         rules.append(("Keep if", ", ".join(config["select"]["filters"])))
-    sampler = config["resolved"]["sampler"]
     rules.append(("Prior", config["model"]["name"]))
-    rules.append(
-        (
-            "Sampler",
-            f"{sampler['name']}, {resolved['islands']} × {config['sampler']['particles']} "
-            f"particles, {resolved['steps']} steps, alpha {sampler['alpha']:g}",
-        )
-    )
-    return rules
+    drawn = f"{resolved['islands']} × {config['sampler']['particles']} particles"
+    law = f"{sampler['name']}, {drawn}, {resolved['steps']} steps, alpha {sampler['alpha']:g}"
+    return [*rules, ("Sampler", law)]
