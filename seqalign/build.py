@@ -44,19 +44,15 @@ class Choices(Protocol):
     @property
     def kind(self) -> str:
         """What they are: "tempering", "value", ..."""
-        ...
 
     def names(self) -> list[str]:
         """Return their names."""
-        ...
 
     def load(self, name: str) -> type:
         """Return the class of a name."""
-        ...
 
     def name_of(self, cls: type) -> str | None:
         """Return the name of a class; None if it has none."""
-        ...
 
 
 # the strategies that an annotation asks for; None if it asks for none

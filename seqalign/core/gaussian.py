@@ -43,7 +43,6 @@ class Schedule(Protocol):
 
     def __call__(self, t: float) -> tuple[float, float]:
         """Return (a, b) at time t in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -157,16 +156,13 @@ class Continuous(Protocol):
     @property
     def times(self) -> Tensor:
         """(T + 1,) decreasing from 1 to 0."""
-        ...
 
     @property
     def eta(self) -> float:
         """Scale of the noise of a step; 0 is deterministic."""
-        ...
 
     def schedule(self, t: float) -> tuple[float, float]:
         """Return (a, b) of x_t = a·x_0 + b·noise."""
-        ...
 
     def relax(self, x: Tensor) -> Tensor:
         """Return x."""

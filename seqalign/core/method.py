@@ -29,12 +29,10 @@ class Method(Protocol):
     @property
     def alpha(self) -> float:
         """Temperature of the target, in units of the reward."""
-        ...
 
     @property
     def consistent(self) -> bool:
         """Whether its weighted samples approach p*."""
-        ...
 
     def __call__(
         self,
@@ -60,7 +58,6 @@ class Method(Protocol):
             TypeError: the process or the reward lacks what the method needs.
             ValueError: a hyper-parameter, begin or stop is out of range.
         """
-        ...
 
 
 class Looped(ABC):

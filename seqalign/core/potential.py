@@ -25,7 +25,6 @@ class Potential(Protocol):
         self, log_twist: Tensor, memo: Tensor, lam: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return (log_twist, memo), each (B, K), from those before, lam (B,) and v/alpha (B, K)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -82,37 +82,29 @@ class Posterior(Protocol):
     @property
     def columns(self) -> Tensor | None:
         """(B, K, m) the open positions, where only these have rows; None if all positions do."""
-        ...
 
     @property
     def mean(self) -> Tensor:
         """Relaxed mean: (B, K, L, V) letter probabilities, or (B, K, *event) values."""
-        ...
 
     @property
     def mode(self) -> Tensor:
         """Most likely x_0, (B, K, *event)."""
-        ...
 
     def sample(self, n: int, rng: Streams) -> Tensor:
         """Draw n independent x_0 per particle, (B, K, n, *event)."""
-        ...
 
     def map(self, f: Any) -> Self:
         """Apply `f` to every (B, K, ...) tensor: the one door for gathering and slicing."""
-        ...
 
     def at(self, mean: Tensor) -> Self:
         """Return the same with another mean, in which a gradient is taken."""
-        ...
 
     def whole(self) -> Posterior:
         """Return the same with a row for every position."""
-        ...
 
     def whole_score(self, score: Tensor) -> Tensor:
         """Return a score of these rows as one of `whole()`."""
-        ...
 
 
 @runtime_checkable
@@ -121,15 +113,12 @@ class Transition(Protocol):
 
     def sample(self, rng: Streams) -> Tensor:
         """Draw x_s, (B, K, *event)."""
-        ...
 
     def log_prob(self, x_s: Tensor) -> Tensor:
         """Return the log-density of x_s in nats, (B, K), float64, summed over the event."""
-        ...
 
     def tilt(self, g: Tensor) -> Transition:
         """Return the normalized density ∝ p · exp(<g, relax(x_s)>)."""
-        ...
 
 
 class Space(Protocol):
@@ -141,28 +130,22 @@ class Space(Protocol):
     @property
     def blocks(self) -> tuple[tuple[int, ...], ...]:
         """Groups of 1-based positions that are tied and must be revealed together."""
-        ...
 
     @property
     def discount(self) -> float:
         """How much less than fully the look-ahead counts at t = 1."""
-        ...
 
     def start(self, x_T: Tensor) -> Tensor:
         """Reveal the fixed letters in masked states (B, K, L): conditioning, not weighting."""
-        ...
 
     def contains(self, x_0: Tensor) -> Tensor:
         """Return whether designs (B, K, L) are in A, (B, K) bool."""
-        ...
 
     def condition(self, posterior: Any, x: Tensor, unknown: Tensor) -> tuple[Tensor, Any]:
         """Return log h(x), (B, K), and the posterior given A."""
-        ...
 
     def restrict(self, q: Transition, x_t: Tensor, guide: Any, unknown: Tensor) -> Transition:
         """Keep a proposal built from the posterior given A, `guide`, inside A."""
-        ...
 
 
 class Process(Protocol):
@@ -171,79 +154,62 @@ class Process(Protocol):
     @property
     def name(self) -> str:
         """What messages call it."""
-        ...
 
     @property
     def times(self) -> Tensor:
         """(T + 1,) decreasing from 1 to 0."""
-        ...
 
     @property
     def differentiable(self) -> bool:
         """Whether the network accepts a relaxed state."""
-        ...
 
     @property
     def takes_time(self) -> bool:
         """Whether the posterior of an unchanged state still depends on t."""
-        ...
 
     @property
     def discrete(self) -> bool:
         """Whether states are tokens."""
-        ...
 
     @property
     def absorbing(self) -> bool:
         """Whether a letter that was revealed stays: a design space then holds at every step."""
-        ...
 
     @property
     def calls_per_state(self) -> int:
         """Network calls that one visit of a state costs: 2 with classifier-free guidance."""
-        ...
 
     @property
     def chunk(self) -> int | None:
         """Particles per network call; None sends everything at once."""
-        ...
 
     @property
     def event_mask(self) -> Tensor | None:
         """(B, L) bool for islands of different length."""
-        ...
 
     def take(self, islands: Sequence[int]) -> Process:
         """Return the process of a subset of its islands."""
-        ...
 
     def prior(self, shape: tuple[int, int], rng: Streams) -> Tensor:
         """Draw x_T, (B, K, *event)."""
-        ...
 
     def relax(self, x: Tensor) -> Tensor:
         """One-hot (..., L, V or V + 1), or the identity."""
-        ...
 
     def posterior(self, x: Tensor, t: float) -> Posterior:
         """Call the network on x = x_t or relax(x_t): the one network call per particle per step."""
-        ...
 
     def transition(self, x_t: Tensor, posterior: Any, t: float, s: float) -> Transition:
         """Return p(x_s | x_t)."""
-        ...
 
     def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
         """Draw x_t at times[step] from the forward process; what a space fixes stays."""
-        ...
 
     def unknown(self, x: Tensor) -> Tensor:
         """Positions whose final letter is open, (B, K, L) bool; none of a continuous state."""
-        ...
 
     def lift(self, score: Tensor, posterior: Any) -> Tensor:
         """Turn the score of a posterior's mean into a score of the state."""
-        ...
 
     def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
         """Refuse, before any call, what this process cannot do in so many steps.
@@ -254,11 +220,9 @@ class Process(Protocol):
             TypeError: the process has no use for a design space.
             ValueError: the steps, the space or a setting cannot work; the message says why.
         """
-        ...
 
     def decode(self, x_0: Tensor) -> Designs:
         """Turn finished states into designs."""
-        ...
 
 
 def draw(transition: Transition, rng: Streams) -> tuple[Tensor, Tensor]:

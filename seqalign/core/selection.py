@@ -30,11 +30,9 @@ class Selection(Protocol):
     @property
     def ess_below(self) -> float:
         """Effective sample size, as a fraction, below which a conditional sweep resamples."""
-        ...
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -18,26 +18,21 @@ class Names(Protocol):
     @property
     def chains(self) -> tuple[str, ...]:
         """L chain names; "" for a chain without one."""
-        ...
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """L numbers within their chains, as text."""
-        ...
 
     def __len__(self) -> int:
         """Count the positions (L)."""
-        ...
 
     def name(self, index: int) -> str:
         """Return the name of the position with this 1-based index."""
-        ...
 
     def positions(
         self, expression: str | Sequence[int] | Sequence[str], where: str = "positions"
     ) -> tuple[int, ...]:
         """Return the 1-based indices that an expression names, sorted."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ class Tempering(Protocol):
 
     def __call__(self, i: int, n: int, lam: Tensor, ess_at: EssAt) -> Tensor:
         """Return lam (B,) after step i = 1..n−1 of n, given the lam (B,) before it."""
-        ...
 
 
 @dataclass(frozen=True)

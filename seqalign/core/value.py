@@ -37,13 +37,11 @@ class Value(Protocol):
 
     def bind(self, reward: Reward) -> Value:
         """Return the value of a reward."""
-        ...
 
     def __call__(
         self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
     ) -> Tensor:
         """Return v/alpha, (B, K) float64."""
-        ...
 
 
 @dataclass(frozen=True)
