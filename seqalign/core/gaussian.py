@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from seqalign.core.process import Designs, Space
+from seqalign.core.process import Designs, Space, Whole
 from seqalign.core.streams import Streams
 
 __all__ = [
@@ -72,10 +72,9 @@ class RectifiedFlow:
 
 
 @dataclass(frozen=True)
-class GaussianPosterior:
+class GaussianPosterior(Whole):
     """p(x_0 | x_t) by its mean (B, K, *event) and one standard deviation."""
 
-    columns: ClassVar[None] = None
     mean: Tensor
     std: float = 0.0
 
@@ -90,21 +89,9 @@ class GaussianPosterior:
         noise = rng.normal((b, k, n, *event), self.mean.device).to(self.mean.dtype)
         return self.mean[:, :, None] + self.std * noise
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
-        """Apply `f` to every tensor."""
-        return replace(self, mean=f(self.mean))
-
     def at(self, mean: Tensor) -> Self:
         """Return the same with another mean, (B, K, *event), in which a gradient is taken."""
         return replace(self, mean=mean)
-
-    def whole(self) -> Self:
-        """Return itself."""
-        return self
-
-    def whole_score(self, score: Tensor) -> Tensor:
-        """Return the score."""
-        return score
 
 
 @dataclass(frozen=True)
@@ -137,11 +124,7 @@ class Gaussian:
 
 
 def no_letters(space: Space | None) -> None:
-    """Refuse a design space for states without letters.
-
-    Raises:
-        TypeError: there is one.
-    """
+    """Refuse a design space for states without letters, by a TypeError."""
     if space is not None:
         raise TypeError(
             "A DesignSpace holds letters; continuous processes have none. Drop the constraints."

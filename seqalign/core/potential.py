@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Difference", "Max", "Potential", "Sum", "advance"]
+__all__ = ["Difference", "Max", "Potential", "Sum"]
 
 
 class Potential(Protocol):
@@ -66,18 +66,3 @@ class Sum:
         """Return (log_twist, memo)."""
         memo = memo + v
         return log_twist + lam[:, None] * memo, memo
-
-
-def advance(
-    potential: Potential,
-    log_twist: Tensor,
-    memo: Tensor,
-    lam: Tensor,
-    v: Tensor,
-    silent: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return (log_twist, memo) after a step; particles whose value is `silent` keep theirs."""
-    twisted, noted = potential(log_twist, memo, lam, v)
-    if silent is None:
-        return twisted, noted
-    return torch.where(silent, log_twist, twisted), torch.where(silent, memo, noted)

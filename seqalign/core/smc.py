@@ -27,7 +27,7 @@ from seqalign.core.budget import Budget, Meter, metered
 from seqalign.core.look import Look, Visit
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
-from seqalign.core.potential import Difference, Potential, advance
+from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, weigh
 from seqalign.core.proposal import Base, Proposal, Tilted
 from seqalign.core.resampling import ess
@@ -185,7 +185,11 @@ class SMC:
             mark = mark if last else torch.where(sound, mark, state.value)
 
         def twist(lam: Tensor) -> tuple[Tensor, Tensor]:
-            return advance(self.potential, state.log_twist, state.memo, lam, value, silent)
+            twisted, noted = self.potential(state.log_twist, state.memo, lam, value)
+            if silent is not None:
+                twisted = torch.where(silent, state.log_twist, twisted)
+                noted = torch.where(silent, state.memo, noted)
+            return twisted, noted
 
         def ess_at(lam: Tensor) -> Tensor:
             return ess(base + twist(lam)[0] - state.log_twist) / base.shape[1]
