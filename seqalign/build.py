@@ -8,60 +8,38 @@ plain value, a tuple of them, or nothing.
 
 from __future__ import annotations
 
-import difflib
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import reduce
 from types import UnionType
-from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Choices", "SpecError", "make", "nearest", "plain", "settable"]
+from seqalign.core.potential import Potential
+from seqalign.core.proposal import Proposal
+from seqalign.core.selection import Selection
+from seqalign.core.tempering import Tempering
+from seqalign.core.value import Value
+from seqalign.entries import Kind, SpecError, load, name_of, names, nearest
+
+__all__ = ["STRATEGIES", "kind_of", "make", "plain", "settable"]
+
+# what a field of a method may be annotated with, by the kind of name it then takes
+STRATEGIES: dict[Kind, Any] = {
+    "value": Value,
+    "tempering": Tempering,
+    "proposal": Proposal,
+    "potential": Potential,
+    "selection": Selection,
+}
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-class SpecError(ValueError):
-    """A name, key or value is wrong; `path` says where, below what was being built."""
-
-    def __init__(self, message: str, path: Sequence[str | int] = ()) -> None:
-        """Keep the place beside the message."""
-        super().__init__(message)
-        self.path = tuple(path)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the end of an error: the nearest known word, and all known ones."""
-    known = sorted(known)
-    close = difflib.get_close_matches(str(word).lower(), [k.lower() for k in known], 1, 0.5)
-    hint = f"Did you mean {next(k for k in known if k.lower() == close[0])!r}? " if close else ""
-    return f"{hint}Known: {', '.join(known) or 'none'}."
-
-
-class Choices(Protocol):
-    """The registered strategies of one kind."""
-
-    @property
-    def kind(self) -> str:
-        """What they are: "tempering", "value", ..."""
-        ...
-
-    def names(self) -> list[str]:
-        """Return their names."""
-        ...
-
-    def load(self, name: str) -> type:
-        """Return the class of a name."""
-        ...
-
-    def name_of(self, cls: type) -> str | None:
-        """Return the name of a class; None if it has none."""
-        ...
-
-
-# the strategies that an annotation asks for; None if it asks for none
-Find = Callable[[Any], Choices | None]
 _Path = tuple[str | int, ...]
+
+
+def kind_of(hint: Any) -> Kind | None:
+    """Return the kind of strategy that an annotation asks for; None if it asks for none."""
+    return next((k for k, protocol in STRATEGIES.items() if hint == protocol), None)
 
 
 def settable(cls: type) -> dict[str, Any]:
@@ -77,18 +55,18 @@ def settable(cls: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(cls) if f.init and f.repr}
 
 
-def _options(hint: Any, find: Find) -> tuple[list[Choices], list[type], list[Any]]:
+def _options(hint: Any) -> tuple[list[Kind], list[type], list[Any]]:
     """Split an annotation into strategies, dataclasses and the rest."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     some = [m for m in members if m is not type(None)]
     # a kind may itself be a union of classes
-    whole = find(reduce(operator.or_, some)) if len(some) > 1 else None
+    whole = kind_of(reduce(operator.or_, some)) if len(some) > 1 else None
     if whole is not None:
         return [whole], [], [m for m in members if m is type(None)]
-    choices = [c for m in members if (c := find(m)) is not None]
-    rest = [m for m in members if find(m) is None]
+    kinds = [k for m in members if (k := kind_of(m)) is not None]
+    rest = [m for m in members if kind_of(m) is None]
     classes = [m for m in rest if isinstance(m, type) and is_dataclass(m)]
-    return choices, classes, [m for m in rest if m not in classes]
+    return kinds, classes, [m for m in rest if m not in classes]
 
 
 def _fits(hint: Any, given: Any) -> tuple[bool, Any]:
@@ -113,23 +91,23 @@ def _says(hint: Any) -> str:
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _field(hint: Any, given: Any, find: Find, path: _Path) -> Any:
+def _field(hint: Any, given: Any, path: _Path) -> Any:
     """Return the value of a field that plain values, or an object at hand, describe."""
-    choices, classes, rest = _options(hint, find)
+    kinds, classes, rest = _options(hint)
     for option in rest:
         if get_origin(option) is tuple and isinstance(given, (list, tuple)):
-            return _items(option, given, find, path)
+            return _items(option, given, path)
         fits, found = _fits(option, given)
         if fits:
             return found
-    if is_dataclass(given) and (choices or isinstance(given, tuple(classes))):
+    if is_dataclass(given) and (kinds or isinstance(given, tuple(classes))):
         return given
-    if choices or len(classes) > 1:
-        return _named(choices, classes, given, find, path)
+    if kinds or len(classes) > 1:
+        return _named(kinds, classes, given, path)
     if classes:
         (cls,) = classes
         first = next(iter(settable(cls)), "")
-        return make(cls, given if isinstance(given, Mapping) else {first: given}, find, path)
+        return make(cls, given if isinstance(given, Mapping) else {first: given}, path)
     if len(rest) == 1 and get_origin(rest[0]) is Literal:
         allowed = nearest(given, map(str, get_args(rest[0])))
         raise SpecError(f"{given!r} is not allowed. {allowed}", path)
@@ -142,33 +120,31 @@ def _each(hint: Any, n: int) -> tuple[Any, ...]:
     return (hints[0],) * n if hints[1:] == (Ellipsis,) else hints
 
 
-def _items(hint: Any, given: Sequence[Any], find: Find, path: _Path) -> tuple[Any, ...]:
+def _items(hint: Any, given: Sequence[Any], path: _Path) -> tuple[Any, ...]:
     hints = _each(hint, len(given))
     if len(hints) != len(given):
         raise SpecError(f"{list(given)!r} does not fit: give {len(hints)} values.", path)
     pairs = enumerate(zip(hints, given, strict=True))
-    return tuple(_field(h, item, find, (*path, i)) for i, (h, item) in pairs)
+    return tuple(_field(h, item, (*path, i)) for i, (h, item) in pairs)
 
 
-def _named(
-    choices: Sequence[Choices], classes: Sequence[type], given: Any, find: Find, path: _Path
-) -> Any:
+def _named(kinds: Sequence[Kind], classes: Sequence[type], given: Any, path: _Path) -> Any:
     """Return the strategy of a name, alone or under `name` beside its own values."""
-    known = {n: c for c in reversed(choices) for n in c.names()}
+    known = {n: k for k in reversed(kinds) for n in names(k)}
     own = {cls.__name__: cls for cls in classes}
     mapping = dict(given) if isinstance(given, Mapping) else {"name": given}
     if "name" not in mapping:
         raise SpecError(f"needs a name. {nearest('', [*known, *own])}", path)
     name = mapping.pop("name")
     if isinstance(name, str) and name in known:
-        return make(known[name].load(name), mapping, find, path)
+        return make(load(known[name], name), mapping, path)
     if isinstance(name, str) and name in own:
-        return make(own[name], mapping, find, path)
-    kind = " or ".join(c.kind for c in choices) or "choice"
+        return make(own[name], mapping, path)
+    kind = " or ".join(kinds) or "choice"
     raise SpecError(f"{name!r} is no {kind}. {nearest(str(name), [*known, *own])}", path)
 
 
-def make(cls: type, given: Mapping[str, Any], find: Find, path: _Path = (), what: str = "") -> Any:
+def make(cls: type, given: Mapping[str, Any], path: _Path = (), what: str = "") -> Any:
     """Build a dataclass from plain values; `what` it is called in errors, its class by default.
 
     Raises:
@@ -179,7 +155,7 @@ def make(cls: type, given: Mapping[str, Any], find: Find, path: _Path = (), what
     for key, item in given.items():
         if key not in known:
             raise SpecError(f"{what} has no {key!r}. {nearest(key, known)}", (*path, key))
-        arguments[key] = _field(known[key], item, find, (*path, key))
+        arguments[key] = _field(known[key], item, (*path, key))
     for f in fields(cls):
         needed = f.init and f.default is MISSING and f.default_factory is MISSING
         if needed and f.name not in arguments:
@@ -192,26 +168,26 @@ def make(cls: type, given: Mapping[str, Any], find: Find, path: _Path = (), what
         raise SpecError(str(error), path) from error
 
 
-def plain(given: Any, find: Find, hint: Any = None) -> Any:
+def plain(given: Any, hint: Any = None) -> Any:
     """Return the plain values that `make` builds an object from, with every default.
 
     Raises:
         SpecError: a strategy has no registered name.
     """
     if isinstance(given, tuple):
-        tuples = [o for o in _options(hint, find)[2] if get_origin(o) is tuple]
+        tuples = [o for o in _options(hint)[2] if get_origin(o) is tuple]
         pairs = zip(given, _each((*tuples, tuple[Any, ...])[0], len(given)), strict=True)
-        return [plain(item, find, h) for item, h in pairs]
+        return [plain(item, h) for item, h in pairs]
     if not is_dataclass(given) or isinstance(given, type):
         return given
     cls = type(given)
-    mapping = {key: plain(getattr(given, key), find, h) for key, h in settable(cls).items()}
-    choices, classes, _ = _options(hint, find)
-    if hint is None or (not choices and classes == [cls]):
+    mapping = {key: plain(getattr(given, key), h) for key, h in settable(cls).items()}
+    kinds, classes, _ = _options(hint)
+    if hint is None or (not kinds and classes == [cls]):
         return mapping
-    name = next((n for c in choices if (n := c.name_of(cls)) is not None), None)
+    name = next((n for k in kinds if (n := name_of(k, cls)) is not None), None)
     if name is None and cls not in classes:
-        kind = " or ".join(c.kind for c in choices) or "choice"
+        kind = " or ".join(kinds) or "choice"
         raise SpecError(
             f"{cls.__name__} is no registered {kind}, so no name stands for it. Register it in the "
             f"entry-point group seqalign.{kind}s."

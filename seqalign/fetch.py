@@ -147,7 +147,7 @@ def _archive(
                     done[p.path] = _keep(p, piece, target)
         except zipfile.BadZipFile as error:
             raise FetchError(
-                f"{part.url} did not give a zip archive ({error}). {_by_hand([part], root)}"
+                f"{part.url} did not give a zip archive ({error}). {_by_hand(part, root)}"
             ) from error
         finally:
             partial.unlink(missing_ok=True)
@@ -272,9 +272,8 @@ def _download(
 ) -> None:
     """Stream one file to its partial name, from where an earlier attempt stopped if possible."""
     _allowed(part.url, schemes)
-    known = part.sha256 is not None or part.git_sha1 is not None
     start = partial.stat().st_size if partial.is_file() else 0
-    if not known or (part.size is not None and start >= part.size):
+    if not _known(part) or (part.size is not None and start >= part.size):
         start = 0
     _room(part, partial, start)
     request = urllib.request.Request(
@@ -286,7 +285,8 @@ def _download(
     try:
         with opener.open(request, timeout=_SECONDS) as response:
             # a server that ignores the range starts over, and so do we
-            if response.status != 206 or not _continues(response, start):
+            range_ = str(response.headers.get("Content-Range", ""))
+            if response.status != 206 or not range_.startswith(f"bytes {start}-"):
                 start = 0
             left = response.headers.get("Content-Length")
             total = start + int(left) if left and left.isdigit() else part.size
@@ -296,24 +296,19 @@ def _download(
         if error.code == 416:
             os.truncate(partial, 0)
         raise FetchError(
-            f"{part.url} answered {error.code} {error.reason}. {_by_hand([part], root)}"
+            f"{part.url} answered {error.code} {error.reason}. {_by_hand(part, root)}"
         ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         host = urllib.parse.urlsplit(part.url).hostname
         raise FetchError(
-            f"{host} cannot be reached, or broke off ({reason}). {_resume(partial, known)}"
-            f"{_by_hand([part], root)}"
+            f"{host} cannot be reached, or broke off ({reason}). {_by_hand(part, root, partial)}"
         ) from error
     if total is not None and so_far < total:
         raise FetchError(
             f"The connection to {part.url} ended after {so_far:,} of {total:,} bytes. "
-            f"{_resume(partial, known)}{_by_hand([part], root)}"
+            f"{_by_hand(part, root, partial)}"
         )
-
-
-def _continues(response: Any, start: int) -> bool:
-    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {start}-")
 
 
 def _copy(
@@ -348,20 +343,16 @@ def _room(part: Part, partial: Path, start: int) -> None:
         )
 
 
-def _resume(partial: Path, known: bool) -> str:
-    if known and partial.is_file() and partial.stat().st_size:
-        return "What came is kept: the same command goes on from there. "
-    return ""
+def _known(part: Part) -> bool:
+    return part.sha256 is not None or part.git_sha1 is not None
 
 
-def _by_hand(parts: Sequence[Part], root: Path) -> str:
-    """Say which file to put where."""
+def _by_hand(part: Part, root: Path, partial: Path | None = None) -> str:
+    """Say what is kept of a transfer that can go on, and which file to put where by hand."""
+    kept = partial and _known(part) and partial.is_file() and partial.stat().st_size
     return (
-        " ".join(
-            f"Without a connection here, download {p.url} on another machine and put "
-            + (f"its file {p.member}" if p.member else "the file")
-            + f" at {root / p.path}"
-            for p in parts
-        )
-        + "; then run seqalign fetch again, which verifies it."
+        f"{'What came is kept: the same command goes on from there. ' if kept else ''}"
+        f"Without a connection here, download {part.url} on another machine and put "
+        f"{f'its file {part.member}' if part.member else 'the file'} at {root / part.path}; then "
+        "run seqalign fetch again, which verifies it."
     )

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from seqalign.build import SpecError
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.process import Process
+from seqalign.entries import SpecError, load, names
 from seqalign.files.numbering import Numbering
-from seqalign.registry import _load, build_method, call, card, draws_images, names, parameters
+from seqalign.registry import build_method, call, card, draws_images, parameters
 from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.space import DesignSpace
 
@@ -222,7 +222,7 @@ def _process(
 ) -> Any:
     """Return the process at hand, or the one of a name."""
     if own is None:
-        return call(f"The model {name!r}", _load("model", name), params, name, more)
+        return call(f"The model {name!r}", load("model", name), params, name, more)
     if params:
         key = next(iter(params))
         raise SpecError(f"The process {name!r} is built: {key} is set where it is made.", (key,))
@@ -268,7 +268,7 @@ def load_reward(name: str, /, **params: Any) -> Reward:
     Raises:
         SpecError: the name or a parameter is unknown, or what it needs is not installed.
     """
-    made = call(f"The reward {name!r}", _load("reward", name), params, name)
+    made = call(f"The reward {name!r}", load("reward", name), params, name)
     if not isinstance(made, Reward):
         raise SpecError(f"The reward {name!r} made a {type(made).__name__}, not a Reward.")
     return made

@@ -1,10 +1,7 @@
-"""Names: what is installed, found through entry points, imported when used, explained by its card.
+"""Names: what is installed (`entries`), explained by its card and built from plain values.
 
-Rewards, models, methods, their strategies and constraints are entry points (`seqalign.rewards`,
-`seqalign.models`, `seqalign.temperings`, ...), so third parties plug in through the same door as
-the package's own. A plugin that fails is named with its package and its error, and none takes the
-name of another. The card of a reward or model is `cards/<name>.yaml` beside its module, read
-without importing the module; the card of a method or strategy is its docstring.
+The card of a reward or model is `cards/<name>.yaml` beside its module, read without importing the
+module; the card of a method or strategy is its docstring.
 """
 
 from __future__ import annotations
@@ -14,176 +11,35 @@ import inspect
 import re
 import reprlib
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
-from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from dataclasses import MISSING, fields, is_dataclass
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import yaml
 
-from seqalign.build import SpecError, make, nearest, plain, settable
+from seqalign.build import STRATEGIES, make, plain, settable
 from seqalign.core.method import Method
-from seqalign.core.potential import Potential
-from seqalign.core.proposal import Proposal
-from seqalign.core.selection import Selection
-from seqalign.core.tempering import Tempering
-from seqalign.core.value import Value
+from seqalign.entries import (
+    KINDS,
+    Kind,
+    SpecError,
+    entry,
+    load,
+    name_of,
+    names,
+    nearest,
+    package,
+    problems,
+)  # fmt: skip
 
 __all__ = [
-    "KINDS",
-    "Kind",
-    "SpecError",
-    "build_method",
-    "call",
-    "card",
-    "card_id",
-    "describe",
-    "draws_images",
-    "entry",
-    "names",
-    "nearest",
-    "package",
-    "parameters",
-    "problems",
-    "process_class",
-    "references",
-    "strategies",
-    "takers",
-    "to_mapping",
-]
-
-Kind = Literal[
-    "reward", "model", "method", "value", "tempering", "proposal", "potential", "selection",
-    "constraint",
+    "KINDS", "Kind", "SpecError", "build_method", "call", "card", "card_id", "describe",
+    "draws_images", "entry", "names", "nearest", "package", "parameters", "problems",
+    "process_class", "references", "strategies", "takers", "to_mapping",
 ]  # fmt: skip
-KINDS: tuple[Kind, ...] = get_args(Kind)
-_GROUPS: dict[Kind, str] = {kind: f"seqalign.{kind}s" for kind in KINDS}
-# what a field of a method may be annotated with, by the kind of name it then takes
-_STRATEGIES: dict[Kind, Any] = {
-    "value": Value,
-    "tempering": Tempering,
-    "proposal": Proposal,
-    "potential": Potential,
-    "selection": Selection,
-}
-_DATACLASSES: tuple[Kind, ...] = ("method", *_STRATEGIES)
-_OWN = "seqalign"
-
-
-# entry points -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The entry points of a kind: those in use, and what says why others are not."""
-
-    points: dict[str, EntryPoint]
-    shadowed: dict[str, str]
-
-
-def _package(point: EntryPoint) -> str:
-    """Return the name of the package that an entry point belongs to."""
-    name = None if point.dist is None else point.dist.name
-    return str(name or point.module.partition(".")[0])
-
-
-@cache
-def _scan(group: str, search_path: tuple[str, ...]) -> _Found:
-    by_name: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=group):
-        by_name.setdefault(point.name, []).append(point)
-    shadowed: dict[str, str] = {}
-    for name, some in by_name.items():
-        # the package's own names come first, so that nobody else's takes their place
-        if len(some) > 1:
-            some.sort(key=lambda p: _package(p) != _OWN)
-        for other in (p for p in some if p.value != some[0].value):
-            shadowed[name] = (
-                f"{other.value} of package {_package(other)!r} is not used as {name!r} in {group}: "
-                f"that name belongs to {_package(some[0])!r}. Give it another name."
-            )
-    return _Found({name: by_name[name][0] for name in sorted(by_name)}, shadowed)
-
-
-def _found(kind: Kind) -> _Found:
-    return _scan(_GROUPS[kind], tuple(sys.path))
-
-
-def names(kind: Kind) -> list[str]:
-    """Return the names of all that is installed of a kind."""
-    return list(_found(kind).points)
-
-
-def entry(kind: Kind, name: str) -> EntryPoint:
-    """Return the entry point of a name.
-
-    Raises:
-        SpecError: the name is unknown; the message names the nearest one.
-    """
-    found = _found(kind)
-    if name not in found.points:
-        raise SpecError(f"There is no {kind} {name!r}. {nearest(name, found.points)}")
-    if name in found.shadowed:
-        warnings.warn(found.shadowed[name], stacklevel=3)
-    return found.points[name]
-
-
-def package(kind: Kind, name: str) -> str:
-    """Return the name of the package that provides a name.
-
-    Raises:
-        SpecError: the name is unknown.
-    """
-    return _package(entry(kind, name))
-
-
-def _load(kind: Kind, name: str) -> Callable[..., Any]:
-    """Import what a name means; a plugin may fail in any way, and is named with its error."""
-    point = entry(kind, name)
-    who = f"The {kind} {name!r} of package {_package(point)!r} ({point.value})"
-    try:
-        found: Any = import_module(point.module)
-    except (Exception, SystemExit) as error:
-        what = " ".join(str(error).split())
-        if isinstance(error, SystemExit):
-            what = f"its module calls sys.exit({what})"
-        elif not isinstance(error, ImportError):
-            what = f"{type(error).__name__}: {what}"
-        cure = f"Mend or remove package {_package(point)!r}"
-        if isinstance(error, ModuleNotFoundError):
-            cure = f"Install what provides {error.name!r}"
-        others = ", ".join(n for n in names(kind) if n != name)
-        raise SpecError(
-            f"{who} cannot be imported: {what}. {cure}, or choose another {kind}: {others}."
-        ) from error
-    for attribute in point.attr.split("."):
-        if not hasattr(found, attribute):
-            raise SpecError(f"{who} is not there: {point.module} has no {point.attr!r}.")
-        found = getattr(found, attribute)
-    if kind in _DATACLASSES and not (isinstance(found, type) and is_dataclass(found)):
-        raise SpecError(f"{who} is {reprlib.repr(found)}; a {kind} is a frozen dataclass.")
-    if not callable(found):
-        raise SpecError(f"{who} is {reprlib.repr(found)}; a {kind} is a class or a function.")
-    return cast(Callable[..., Any], found)
-
-
-def problems() -> list[str]:
-    """Return a sentence for each entry point that cannot be loaded or is not used."""
-    found: list[str] = []
-    for kind in KINDS:
-        found += _found(kind).shadowed.values()
-        for name in names(kind):
-            try:
-                _load(kind, name)
-            except SpecError as error:
-                found.append(str(error))
-    return found
 
 
 # cards --------------------------------------------------------------------------------------------
@@ -207,7 +63,7 @@ def card(kind: Kind, name: str) -> dict[str, Any]:
         holder = point.module if inside else point.module.rpartition(".")[0]
         path = files(holder).joinpath("cards", f"{name}.yaml") if holder else None
     except (Exception, SystemExit):
-        _load(kind, name)  # says what is wrong
+        load(kind, name)  # says what is wrong
         raise
     if path is not None and path.is_file():
         try:
@@ -248,7 +104,7 @@ def _home(found: Any) -> Any:
 
 
 def _class_card(kind: Kind, name: str) -> dict[str, Any]:
-    cls = cast(Any, _load(kind, name))
+    cls = load(kind, name)
     module = _home(cls)
     said, source = _doc(cls)
     # a file that holds nothing else speaks for its class
@@ -275,7 +131,7 @@ def _defaults(cls: Any) -> dict[str, Any]:
         if f.default_factory is not MISSING:
             given = f.default_factory()
         try:
-            found[f.name] = plain(given, _choices, hints[f.name])
+            found[f.name] = plain(given, hints[f.name])
         except SpecError:
             found[f.name] = repr(given)
     return found
@@ -295,7 +151,7 @@ def references(kind: Kind, name: str) -> list[str]:
         given = data.get(key) or []
         found += map(str, [given] if isinstance(given, str) else given)
     if not found:
-        made = _load(kind, name)
+        made = load(kind, name)
         text = _doc(made)[1] or _doc(_home(made))[1]
         found = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     return found
@@ -316,42 +172,14 @@ def describe(kind: Kind, name: str) -> str:
 # methods ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Registered:
-    """The registered strategies of one kind."""
-
-    kind: Kind
-
-    def names(self) -> list[str]:
-        return names(self.kind)
-
-    def load(self, name: str) -> type:
-        return cast(type, _load(self.kind, name))
-
-    def name_of(self, cls: type) -> str | None:
-        """Return the name of a class; a class at hand has been imported, so nothing else is."""
-        for name, point in _found(self.kind).points.items():
-            found: Any = sys.modules.get(point.module)
-            for attribute in point.attr.split("."):
-                found = getattr(found, attribute, None)
-            if found is cls:
-                return name
-        return None
-
-
-def _choices(hint: Any) -> _Registered | None:
-    kind = next((k for k, protocol in _STRATEGIES.items() if hint == protocol), None)
-    return None if kind is None else _Registered(kind)
-
-
 def build_method(name: str, params: Mapping[str, Any]) -> Method:
     """Build a method from plain values: `tempering: adaptive` or `{name: adaptive, ess: 0.6}`.
 
     Raises:
         SpecError: the name or a parameter is unknown or does not fit; `path` says which.
     """
-    cls = cast(type, _load("method", name))
-    return cast(Method, make(cls, params, _choices, what=f"The method {name!r}"))
+    made: Method = make(load("method", name), params, what=f"The method {name!r}")
+    return made
 
 
 def to_mapping(method: Method) -> dict[str, Any]:
@@ -360,12 +188,12 @@ def to_mapping(method: Method) -> dict[str, Any]:
     Raises:
         SpecError: the method, or a strategy of it, is not registered.
     """
-    name = _Registered("method").name_of(type(method))
+    name = name_of("method", type(method))
     if name is None:
         raise SpecError(
             f"{type(method).__name__} is not a registered method. {nearest('', names('method'))}"
         )
-    return {"name": name, **plain(method, _choices)}
+    return {"name": name, **plain(method)}
 
 
 def strategies(method: Method) -> list[tuple[Kind, str]]:
@@ -376,7 +204,7 @@ def strategies(method: Method) -> list[tuple[Kind, str]]:
         for item in part if isinstance(part, tuple) else (part,):
             if not is_dataclass(item):
                 continue
-            named = ((k, _Registered(k).name_of(type(item))) for k in _STRATEGIES)
+            named = ((k, name_of(k, type(item))) for k in STRATEGIES)
             found.extend((k, name) for k, name in named if name is not None)
             for key in settable(cast(type, type(item))):
                 look(getattr(item, key))
@@ -446,7 +274,7 @@ def parameters(kind: Kind, name: str) -> list[str]:
     Raises:
         SpecError: the name is unknown, or what it needs is not installed.
     """
-    return list(_signature(f"The {kind} {name!r}", _load(kind, name)))
+    return list(_signature(f"The {kind} {name!r}", load(kind, name)))
 
 
 def takers(kind: Kind, parameter: str) -> list[str]:
@@ -465,7 +293,7 @@ def process_class(name: str) -> Any:
     Raises:
         SpecError: the name is unknown, or what it needs is not installed.
     """
-    factory = _load("model", name)
+    factory = load("model", name)
     _signature(f"The model {name!r}", factory)
     made = inspect.signature(factory).return_annotation
     return getattr(_home(factory), made, None) if isinstance(made, str) else made

@@ -135,30 +135,14 @@ def _entry(name: str, data: Mapping[str, Any]) -> Entry:
     for path, file in data["files"].items():
         if not {"url", "bytes"} <= set(file) <= _FILE_KEYS:
             raise ValueError(f"{path}: the keys must be among {sorted(_FILE_KEYS)}, url and bytes")
-        parts.append(
-            Part(
-                path,
-                file["url"],
-                file["bytes"],
-                file.get("sha256"),
-                file.get("git_sha1"),
-                file.get("member"),
-            )
-        )
+        parts.append(Part(path, **{"size" if k == "bytes" else k: v for k, v in file.items()}))
     whole = bool(data.get("folder", False))
     if not parts:
         raise ValueError("files is empty")
     if whole and len({PurePosixPath(p.path).parent for p in parts}) != 1:
         raise ValueError("the files of a folder entry must lie in one folder")
-    return Entry(
-        name,
-        data["summary"],
-        data["licence"],
-        data["source"],
-        data["paper"],
-        whole,
-        tuple(parts),
-    )
+    said = {key: data[key] for key in _KEYS - {"files"}}
+    return Entry(name, **said, whole=whole, parts=tuple(parts))
 
 
 @cache

@@ -19,6 +19,7 @@ from seqalign.core.proposal import Base, Proposal, Tilted
 from seqalign.core.selection import Keep, OneChild, Resample, Selection, TopK
 from seqalign.core.tempering import Adaptive, Linear, Tempering
 from seqalign.core.value import PosteriorSample
+from seqalign.entries import load
 
 
 @pytest.fixture
@@ -69,9 +70,9 @@ def varied(part):
 
 def every_strategy(hint):
     """Yield every registered strategy of an annotation, as it is and with all numbers moved."""
-    choices = registry._choices(hint)
-    for name in choices.names() if choices else ():
-        strategy = choices.load(name)()
+    kind = build.kind_of(hint)
+    for name in registry.names(kind) if kind else ():
+        strategy = load(kind, name)()
         yield from (strategy, varied(strategy))
 
 
@@ -130,8 +131,8 @@ class Outer:
     ],
 )
 def test_any_dataclass_comes_back_from_its_plain_values(outer):
-    mapping = yaml.safe_load(yaml.safe_dump(build.plain(outer, registry._choices)))
-    assert build.make(Outer, mapping, registry._choices) == outer
+    mapping = yaml.safe_load(yaml.safe_dump(build.plain(outer)))
+    assert build.make(Outer, mapping) == outer
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_any_dataclass_comes_back_from_its_plain_values(outer):
 )
 def test_wrong_plain_values_say_where_and_what(given, path, words):
     with pytest.raises(registry.SpecError, match=re.escape(words)) as caught:
-        build.make(Outer, given, registry._choices)
+        build.make(Outer, given)
     assert caught.value.path == path
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from seqalign.core.objective import Reward
-from seqalign.core.process import Designs, Posterior, Process
+from seqalign.core.objective import Reward, Way, Wrapper, evaluate
+from seqalign.core.process import Posterior, Process
 
 __all__ = ["Budget", "Meter", "Metered", "MeteredReward", "OverBudget", "metered"]
 
@@ -104,31 +104,18 @@ class Metered:
         return Metered(self._process.take(islands), self.meter)
 
 
-class MeteredReward(Reward):
+class MeteredReward(Wrapper):
     """A reward that counts the designs and relaxed designs it is asked about."""
 
     def __init__(self, inner: Reward, meter: Meter) -> None:
         """Count into a meter."""
-        self.inner, self.meter = inner, meter
-        self.name, self.differentiable = inner.name, inner.differentiable
+        super().__init__(inner)
+        self.meter = meter
 
-    def _charge(self, x: Tensor) -> None:
-        self.meter.charge(reward=x.shape[0] * x.shape[1])
-
-    def __call__(self, designs: Designs) -> Tensor:
-        """Score designs, (B, K)."""
-        self._charge(designs.x)
-        return self.inner(designs)
-
-    def relaxed(self, x: Tensor) -> Tensor:
-        """Score relaxed designs, (B, K)."""
-        self._charge(x)
-        return self.inner.relaxed(x)
-
-    def graded(self, designs: Designs) -> Tensor:
-        """Score continuous designs, (B, K), differentiably."""
-        self._charge(designs.x)
-        return self.inner.graded(designs)
+    def ask(self, way: Way, given: Any) -> Tensor:
+        """Charge, and ask; the loop evaluates what comes back itself."""
+        self.meter.charge(reward=given.shape[0] * given.shape[1])
+        return self.inner(given) if way is evaluate else way(self.inner, given)
 
 
 def metered(process: Process, reward: Reward) -> tuple[Metered, MeteredReward]:

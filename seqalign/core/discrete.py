@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqalign.core.process import Designs, Space, Transition
+from seqalign.core.process import Designs, Space, Transition, Whole, over_tensors
 from seqalign.core.sequence import Alphabet, Names
 from seqalign.core.streams import Streams
 
@@ -54,7 +54,7 @@ def probabilities(log_p: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class CategoricalPosterior:
+class CategoricalPosterior(Whole):
     """Independent letters given x_t.
 
     Attributes:
@@ -62,10 +62,8 @@ class CategoricalPosterior:
             Transitions normalize what they draw from in float64.
         relaxed: (B, K, L, V) the same as probabilities, kept only where a gradient flows through
             the network.
-        columns: None: every position has its row.
     """
 
-    columns: ClassVar[None] = None
     log_probs: Tensor
     relaxed: Tensor | None = None
 
@@ -84,25 +82,9 @@ class CategoricalPosterior:
         b, k, length, v = self.log_probs.shape
         return rng.categorical(self.log_probs[:, :, None].expand(b, k, n, length, v))
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
-        """Apply `f` to every tensor."""
-        return replace(
-            self,
-            log_probs=f(self.log_probs),
-            relaxed=None if self.relaxed is None else f(self.relaxed),
-        )
-
     def at(self, mean: Tensor) -> Self:
         """Return the same with another mean, (B, K, L, V), in which a gradient is taken."""
         return replace(self, relaxed=mean)
-
-    def whole(self) -> CategoricalPosterior:
-        """Return itself: every position has a row."""
-        return self
-
-    def whole_score(self, score: Tensor) -> Tensor:
-        """Return the score: every position has a row."""
-        return score
 
 
 @dataclass(frozen=True)
@@ -193,15 +175,7 @@ class OpenPosterior:
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Self:
         """Apply `f` to every tensor; `rows` are found again where they are wanted."""
-        relaxed = None if self.relaxed is None else f(self.relaxed)
-        return replace(
-            self,
-            x_t=f(self.x_t),
-            columns=f(self.columns),
-            log_rows=f(self.log_rows),
-            rows=None,
-            relaxed=relaxed,
-        )
+        return over_tensors(replace(self, rows=None), f)
 
 
 def _first(x: Tensor) -> Tensor:
@@ -417,11 +391,6 @@ class BlockReveal:
         )
 
 
-def _known(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
-    """Replace known positions by point masses at x."""
-    return _known_(log_pi.clone(), x, known)
-
-
 def _known_(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
     """Replace known positions by point masses at x, in place where memory allows."""
     log_pi, v = log_pi.contiguous(), log_pi.shape[-1]
@@ -586,7 +555,7 @@ class MaskedProcess:
             return CategoricalPosterior(_known_(log_pi, x, x != self.alphabet.mask))
         log_pi = torch.log_softmax(logits, -1)
         known = x.detach()[..., -1] < 0.5
-        log_probs = _known(log_pi.detach(), x.detach().argmax(-1), known)
+        log_probs = _known_(log_pi.detach().clone(), x.detach().argmax(-1), known)
         return CategoricalPosterior(
             log_probs, torch.where(known[..., None], x[..., :-1], log_pi.exp())
         )
@@ -618,7 +587,7 @@ class MaskedProcess:
         stay = math.log(s / t) if s > 0 else -math.inf
         log_pi = torch.log_softmax(log_pi.double(), -1)
         log_probs = F.pad(log_pi + math.log1p(-s / t), (0, 1), value=stay)
-        return Categorical(_known(log_probs, x_t, ~masked))
+        return Categorical(_known_(log_probs, x_t, ~masked))
 
     def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
         """Draw x_t at times[step]: each free position masked with probability t.
@@ -732,7 +701,7 @@ class UniformProcess:
         log_pi = torch.log_softmax(self.network(x, t).double(), -1)
         tokens = x.detach().argmax(-1) if x.is_floating_point() else x
         padding = ~self.unknown(tokens)
-        log_probs = _known(log_pi.detach(), tokens, padding)
+        log_probs = _known_(log_pi.detach().clone(), tokens, padding)
         if not x.is_floating_point():
             return CategoricalPosterior(log_probs)
         return CategoricalPosterior(log_probs, torch.where(padding[..., None], x, log_pi.exp()))
@@ -754,7 +723,7 @@ class UniformProcess:
         probs = back * (keep_s * ratio + (1 - keep_s) / v * ratio.sum(-1, keepdim=True))
         log_probs = torch.log(probs)
         log_probs = log_probs - torch.logsumexp(log_probs, -1, keepdim=True)
-        return Categorical(_known(log_probs, x_t, ~self.unknown(x_t)))
+        return Categorical(_known_(log_probs, x_t, ~self.unknown(x_t)))
 
     def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
         """Draw x_t at times[step] from the forward process; what a space fixes stays."""

@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from seqalign.core.process import Designs, Space
+from seqalign.core.process import Designs, Space, Whole
 from seqalign.core.streams import Streams
 
 __all__ = [
@@ -71,10 +71,9 @@ class RectifiedFlow:
 
 
 @dataclass(frozen=True)
-class GaussianPosterior:
+class GaussianPosterior(Whole):
     """p(x_0 | x_t) by its mean (B, K, *event) and one standard deviation."""
 
-    columns: ClassVar[None] = None
     mean: Tensor
     std: float = 0.0
 
@@ -89,21 +88,9 @@ class GaussianPosterior:
         noise = rng.normal((b, k, n, *event), self.mean.device).to(self.mean.dtype)
         return self.mean[:, :, None] + self.std * noise
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
-        """Apply `f` to every tensor."""
-        return replace(self, mean=f(self.mean))
-
     def at(self, mean: Tensor) -> Self:
         """Return the same with another mean, (B, K, *event), in which a gradient is taken."""
         return replace(self, mean=mean)
-
-    def whole(self) -> Self:
-        """Return itself."""
-        return self
-
-    def whole_score(self, score: Tensor) -> Tensor:
-        """Return the score."""
-        return score
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from seqalign.core.particles import Particles
 from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Proposal, Tilted
 from seqalign.core.streams import Streams
-from seqalign.core.value import PosteriorMean, Value
+from seqalign.core.value import Estimate, PosteriorMean, Value
 
 __all__ = ["Look", "Through", "Visit"]
 
@@ -117,7 +117,7 @@ class Visit:
 
     process: Process
     alpha: float
-    value: Value | None
+    value: Estimate | None
     slope: PosteriorMean | None
     through: Through
     space: Space | None
@@ -159,8 +159,8 @@ class Visit:
                 )
         slope = None if through == "none" else PosteriorMean().bind(reward)
         # after the proposal, whose message names a method that works
-        value = None if value is None else value.bind(reward)
-        return cls(process, alpha, value, slope, through, space)
+        bound = None if value is None else value.bind(reward)
+        return cls(process, alpha, bound, slope, through, space)
 
     def __call__(self, x: Tensor, t: float, rng: Streams, most: int | None = None) -> Look:
         """Look at (B, n) states at once, or in padded chunks within islands.

@@ -96,13 +96,13 @@ class Reward(ABC):
 
     def __mul__(self, weight: float) -> Sum:
         """Weigh the reward."""
-        return Sum(tuple((float(weight) * w, r) for w, r in _split(self)))
+        return Sum(tuple((float(weight) * w, r) for w, r in terms(self)))
 
     __rmul__ = __mul__
 
     def __add__(self, other: Reward) -> Sum:
         """Add two rewards."""
-        return Sum((*_split(self), *_split(other)))
+        return Sum((*terms(self), *terms(other)))
 
     def __sub__(self, other: Reward) -> Sum:
         """Subtract a reward."""
@@ -125,13 +125,9 @@ class Reward(ABC):
         return Holdout(self)
 
 
-def _split(reward: Reward) -> tuple[tuple[float, Reward], ...]:
-    return reward.terms if isinstance(reward, Sum) else ((1.0, reward),)
-
-
 def terms(reward: Reward) -> tuple[tuple[float, Reward], ...]:
     """Return the (weight, reward) terms of an objective."""
-    return _split(reward)
+    return reward.terms if isinstance(reward, Sum) else ((1.0, reward),)
 
 
 def walk(reward: Reward) -> Iterator[Reward]:
@@ -227,6 +223,10 @@ class Sum(Reward):
         return torch.stack(parts).sum(0)
 
 
+# how the reward inside a wrapper is asked: `evaluate`, or about relaxed or graded designs
+Way = Callable[[Reward, Any], Tensor]
+
+
 class Wrapper(Reward):
     """A reward around another, which it is asked about and whose name, unit and cost it keeps.
 
@@ -246,17 +246,21 @@ class Wrapper(Reward):
         """Return what this reward makes of values (B, K) of the inner one."""
         return r
 
+    def ask(self, way: Way, given: Any) -> Tensor:
+        """Return what this reward says of designs or a relaxed x, by asking the inner one."""
+        return self.of(way(self.inner, given))
+
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs, (B, K)."""
-        return self.of(self.inner(designs))
+        return self.ask(evaluate, designs)
 
     def relaxed(self, x: Tensor) -> Tensor:
         """Score relaxed designs, (B, K)."""
-        return self.of(self.inner.relaxed(x))
+        return self.ask(lambda inner, given: inner.relaxed(given), x)
 
     def graded(self, designs: Designs) -> Tensor:
         """Score continuous designs, (B, K), differentiably."""
-        return self.of(self.inner.graded(designs))
+        return self.ask(lambda inner, given: inner.graded(given), designs)
 
     @property
     def parts(self) -> tuple[Reward, ...]:
@@ -304,10 +308,6 @@ class Clip(Wrapper):
         # -inf is no low score but a rejection, which no bound lifts
         return torch.where(torch.isneginf(r), -torch.inf, r.clamp(self.lo, self.hi))
 
-    def __call__(self, designs: Designs) -> Tensor:
-        """Score designs, (B, K)."""
-        return self.of(evaluate(self.inner, designs))
-
 
 @dataclass(frozen=True)
 class ZScore(Wrapper):
@@ -342,10 +342,6 @@ class ZScore(Wrapper):
                 f"with reference designs before the run, or give zscore(mean=..., std=...)."
             )
         return (r - self.mean) / self.std
-
-    def __call__(self, designs: Designs) -> Tensor:
-        """Score designs, (B, K)."""
-        return self.of(evaluate(self.inner, designs))
 
     def fixed(self, designs: Designs) -> ZScore:
         """Return the same with constants from reference designs (any B, K).

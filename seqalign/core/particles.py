@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqalign.core.process import over_tensors
 from seqalign.core.resampling import ess, systematic
 
 __all__ = ["Particles", "Samples", "Step", "join", "log_mean_exp"]
@@ -138,11 +139,7 @@ class Step:
 
     def cpu(self) -> Step:
         """Return the same on the CPU."""
-        there: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            there[item.name] = value.cpu() if isinstance(value, Tensor) else value
-        return Step(**there)
+        return over_tensors(self, Tensor.cpu)
 
     @classmethod
     def of(cls, moved: Particles, chosen: Particles | None, calls: tuple[int, int]) -> Step:
@@ -193,10 +190,9 @@ class Samples:
         """Return finished samples on the CPU: an accelerator keeps nothing of them."""
         if not self.finished or self.log_w.device.type == self.designs.x.device.type == "cpu":
             return self
-        there = {f.name: getattr(self, f.name) for f in fields(self)}
-        there = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in there.items()}
-        there["designs"] = replace(self.designs, x=self.designs.x.cpu())
-        return Samples(**{**there, "trace": tuple(step.cpu() for step in self.trace)})
+        designs, trace = replace(self.designs, x=self.designs.x.cpu()), self.trace
+        there = replace(self, designs=designs, trace=tuple(step.cpu() for step in trace))
+        return over_tensors(there, Tensor.cpu)
 
     def take(self, islands: slice) -> Samples:
         """Return some islands of finished samples, without the trace of all."""
@@ -276,19 +272,16 @@ def join(parts: Sequence[Samples]) -> Samples:
     """Put islands side by side, (B, K)."""
     first, steps = parts[0], []
     stay = torch.arange(first.log_w.shape[1])[None]
+    per_island = ("ess", "lam", "log_z", "value_mean", "value_max")
     for rows in zip(*(p.trace for p in parts), strict=True):
         moved = [stay if s.ancestors is None else s.ancestors for s in rows]
         steps.append(
             Step(
                 step=rows[0].step,
-                ess=torch.cat([s.ess for s in rows]),
-                lam=torch.cat([s.lam for s in rows]),
-                log_z=torch.cat([s.log_z for s in rows]),
-                value_mean=torch.cat([s.value_mean for s in rows]),
-                value_max=torch.cat([s.value_max for s in rows]),
                 ancestors=torch.cat(moved) if any(s.ancestors is not None for s in rows) else None,
                 network_calls=sum(s.network_calls for s in rows),
                 reward_calls=sum(s.reward_calls for s in rows),
+                **{name: torch.cat([getattr(s, name) for s in rows]) for name in per_island},
             )
         )
     log_z = [p.log_z for p in parts if p.log_z is not None]

@@ -6,16 +6,21 @@ Shapes: B islands, K particles per island, event = (L,) tokens or (C, H, W) valu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 from seqalign.core.sequence import Alphabet
 from seqalign.core.streams import Streams
 
-__all__ = ["Designs", "Posterior", "Process", "Space", "Transition", "draw", "weigh"]
+__all__ = [
+    "Designs", "Posterior", "Process", "Space", "Transition", "Whole", "draw", "over_tensors",
+    "weigh",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,31 @@ class Posterior(Protocol):
 
     def whole_score(self, score: Tensor) -> Tensor:
         """Return a score of these rows as one of `whole()`."""
+
+
+def over_tensors(item: T, f: Callable[[Tensor], Tensor]) -> T:
+    """Return a dataclass with f(v) for every tensor v among its fields."""
+    found = {a.name: getattr(item, a.name) for a in fields(item)}  # type: ignore[arg-type]
+    changed = {k: f(v) for k, v in found.items() if isinstance(v, Tensor)}
+    return replace(item, **changed)  # type: ignore[type-var]
+
+
+class Whole:
+    """What every posterior with a row for every position answers alike."""
+
+    columns: ClassVar[None] = None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `f` to every tensor."""
+        return over_tensors(self, f)
+
+    def whole(self) -> Self:
+        """Return itself."""
+        return self
+
+    def whole_score(self, score: Tensor) -> Tensor:
+        """Return the score."""
+        return score
 
 
 @runtime_checkable

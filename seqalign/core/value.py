@@ -23,6 +23,7 @@ from seqalign.core.streams import Streams
 
 __all__ = [
     "Automatic",
+    "Estimate",
     "LearnedValue",
     "PosteriorMean",
     "PosteriorMode",
@@ -32,16 +33,15 @@ __all__ = [
 ]
 
 
+# (process, x_t, posterior, t, alpha, rng) to v/alpha, (B, K) float64
+Estimate = Callable[[Any, Tensor, Any, float, float, Streams], Tensor]
+
+
 class Value(Protocol):
-    """An estimate of the soft value; hyper-parameters plus the reward it was bound to."""
+    """The hyper-parameters of an estimate of the soft value."""
 
-    def bind(self, reward: Reward) -> Value:
-        """Return the value of a reward."""
-
-    def __call__(
-        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
-    ) -> Tensor:
-        """Return v/alpha, (B, K) float64."""
+    def bind(self, reward: Reward) -> Estimate:
+        """Return the estimate for a reward."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,11 @@ class PosteriorMean:
     reward: Reward | None = field(default=None, repr=False)
 
     def bind(self, reward: Reward) -> PosteriorMean:
-        """Return the value of a reward.
-
-        Raises:
-            TypeError: the reward has no gradient, so it cannot score relaxed designs.
-        """
+        """Return the value of a reward; a TypeError if it cannot score relaxed designs."""
         if not reward.differentiable:
             raise TypeError(
                 f"Reward {reward.name!r} cannot score a relaxed design. Use value 'posterior_mode' "
-                f"or "
-                f"'posterior_sample', which score real designs."
+                f"or 'posterior_sample', which score real designs."
             )
         return replace(self, reward=reward)
 
@@ -99,21 +94,9 @@ class PosteriorMode:
 class Automatic:
     """`PosteriorMean` for a reward with a gradient, `PosteriorMode` for one without."""
 
-    def bind(self, reward: Reward) -> Value:
+    def bind(self, reward: Reward) -> PosteriorMean | PosteriorMode:
         """Return the value of a reward."""
-        return (
-            PosteriorMean().bind(reward) if reward.differentiable else PosteriorMode().bind(reward)
-        )
-
-    def __call__(
-        self, process: Any, x_t: Tensor, posterior: Any, t: float, alpha: float, rng: Streams
-    ) -> Tensor:
-        """Refuse: `bind` turns it into one of the two.
-
-        Raises:
-            TypeError: always.
-        """
-        raise TypeError("Automatic has no reward yet; call bind(reward) first.")
+        return (PosteriorMean() if reward.differentiable else PosteriorMode()).bind(reward)
 
 
 @dataclass(frozen=True)
@@ -164,9 +147,8 @@ class Rollout:
             for i in range(start, len(times) - 1):
                 if i > start:
                     law = process.posterior(x, times[i])
-                x = process.transition(x, law, times[i], times[i + 1]).sample(
-                    rng.at("rollout", n, i)
-                )
+                kernel = process.transition(x, law, times[i], times[i + 1])
+                x = kernel.sample(rng.at("rollout", n, i))
             draws.append(evaluate(self.reward, process.decode(x)))
         return log_mean_exp(torch.stack(draws, -1).reshape(b, k, self.n) / alpha)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from seqalign.core.objective import Reward, Wrapper, evaluate
+from seqalign.core.objective import Reward, Way, Wrapper, evaluate
 from seqalign.core.process import Designs
 
 __all__ = ["Cached", "Chunked", "Counted"]
@@ -23,24 +24,12 @@ class Counted(Wrapper):
         super().__init__(inner)
         self.calls = self.relaxed_calls = 0
 
-    def _relaxed(self, n: int) -> None:
+    def ask(self, way: Way, given: Any) -> Tensor:
+        """Count, and ask."""
+        n = given.shape[0] * given.shape[1]
         self.calls += n
-        self.relaxed_calls += n
-
-    def __call__(self, designs: Designs) -> Tensor:
-        """Score designs, (B, K)."""
-        self.calls += designs.shape[0] * designs.shape[1]
-        return self.inner(designs)
-
-    def relaxed(self, x: Tensor) -> Tensor:
-        """Score relaxed designs, (B, K)."""
-        self._relaxed(x.shape[0] * x.shape[1])
-        return self.inner.relaxed(x)
-
-    def graded(self, designs: Designs) -> Tensor:
-        """Score continuous designs, (B, K), differentiably."""
-        self._relaxed(designs.shape[0] * designs.shape[1])
-        return self.inner.graded(designs)
+        self.relaxed_calls += 0 if way is evaluate else n
+        return way(self.inner, given)
 
 
 class Cached(Wrapper):
@@ -84,13 +73,8 @@ class Cached(Wrapper):
                 values = evaluate(self.inner, asked)[0]
             else:
                 # what belongs to an island goes with each of its designs
-                own = [i // k for i in new.values()]
-                asked = replace(
-                    designs,
-                    x=flat[picks][:, None],
-                    event_mask=None if mask is None else mask[picks // k],
-                    prompts=designs.prompts and tuple(designs.prompts[j] for j in own),
-                )
+                where = [divmod(i, k) for i in new.values()]
+                asked = replace(designs, x=x).each(*zip(*where, strict=True))
                 values = evaluate(self.inner, asked)[:, 0]
             self.memory.update(zip(new, values.tolist(), strict=True))
         answer = torch.tensor(
@@ -109,28 +93,11 @@ class Chunked(Wrapper):
         super().__init__(inner)
         self.size = size
 
-    def _pieces(self, shape: tuple[int, int]) -> list[list[tuple[slice, slice]]]:
-        b, k = shape
-        return [
-            [(slice(i, i + 1), slice(j, j + self.size)) for j in range(0, k, self.size)]
-            for i in range(b)
-        ]
-
-    def __call__(self, designs: Designs) -> Tensor:
-        """Score designs, (B, K)."""
-        rows = self._pieces(designs.shape)
-        return torch.cat(
-            [torch.cat([evaluate(self.inner, designs[at]) for at in row], 1) for row in rows]
-        )
-
-    def relaxed(self, x: Tensor) -> Tensor:
-        """Score relaxed designs, (B, K)."""
-        rows = self._pieces((x.shape[0], x.shape[1]))
-        return torch.cat([torch.cat([self.inner.relaxed(x[at]) for at in row], 1) for row in rows])
-
-    def graded(self, designs: Designs) -> Tensor:
-        """Score continuous designs, (B, K), differentiably."""
-        rows = self._pieces(designs.shape)
-        return torch.cat(
-            [torch.cat([self.inner.graded(designs[at]) for at in row], 1) for row in rows]
-        )
+    def ask(self, way: Way, given: Any) -> Tensor:
+        """Ask piece by piece."""
+        b, k = given.shape[:2]
+        rows = []
+        for i in range(b):
+            pieces = [given[i : i + 1, j : j + self.size] for j in range(0, k, self.size)]
+            rows.append(torch.cat([way(self.inner, piece) for piece in pieces], 1))
+        return torch.cat(rows)

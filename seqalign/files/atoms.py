@@ -1,7 +1,7 @@
 """Atoms: a PDB, mmCIF or BinaryCIF file as a flat table of atoms, in file order.
 
-Biopython splits PDB columns and mmCIF tokens; BinaryCIF is decoded here. Waters of PDB files are
-left out. What is damaged is refused, with its line or atom.
+Biopython splits mmCIF tokens; PDB columns and BinaryCIF are read here. Waters of PDB files are left
+out. What is damaged is refused, with its line or atom.
 
 References:
     Berman, Henrick & Nakamura, "Announcing the worldwide Protein Data Bank", Nat. Struct. Biol.
@@ -53,120 +53,71 @@ class Atom(NamedTuple):
     label: str = ""
 
 
-class _Recorder:
-    """What biopython's PDB parser calls instead of its builder: writes atoms down as they come."""
-
-    def __init__(self, lines: list[tuple[int, str]]) -> None:
-        self.lines = lines
-        self.atoms: list[tuple[int, Atom]] = []
-        self.row, self.model, self.chain = 0, "0", ""
-        self.residue: tuple[str, str, str, bool] = ("", "", "", False)
-        self.ends: dict[tuple[str, str], int] = {}
-
-    def set_line_counter(self, row: int) -> None:
-        """Note the row, and which chain a TER ends."""
-        self.row = row
-        if self.lines[row - 1][1].startswith("TER"):
-            self.ends[self.model, self.chain] = row
-
-    def init_model(self, index: int, serial: int | None = None) -> None:
-        """Begin a model; models count from 1 whatever their serial."""
-        self.model = str(index + 1)
-
-    def init_chain(self, chain: str) -> None:
-        """Begin a chain."""
-        self.chain = chain.strip()
-
-    def init_residue(self, name: str, field: str, number: int, code: str) -> None:
-        """Begin a residue."""
-        self.residue = (name.upper(), str(number), code.strip(), field != " ")
-
-    def init_atom(
-        self,
-        name: str,
-        coord: npt.NDArray[np.float32],
-        b_factor: float,
-        occupancy: float | None,
-        altloc: str,
-        *rest: object,
-    ) -> None:
-        """Write an atom down."""
-        number, line = self.lines[self.row - 1]
-        # int() and float() read 1_0 as 10, and biopython takes the first of two words
-        if (
-            not re.fullmatch("-?[0-9]+", line[22:26].strip())
-            or "_" in line[30:54]
-            or np.isnan(coord).any()
-        ):
-            raise ValueError("not a number")
-        residue, seq, code, hetero = self.residue
-        x, y, z = (float(v) for v in coord)
-        atom = Atom(
-            self.model,
-            self.chain,
-            seq,
-            code,
-            residue,
-            hetero,
-            name.strip(),
-            altloc.strip(),
-            1.0 if occupancy is None else occupancy,
-            (x, y, z),
-            f"line {number}",
-        )
-        self.atoms.append((self.row, atom))
-
-    def get_structure(self) -> list[Atom]:
-        """Return the atoms, each with whether its chain's TER is still to come."""
-        return [
-            atom._replace(inside=True) if row < self.ends.get((atom.model, atom.chain), 0) else atom
-            for row, atom in self.atoms
-        ]
-
-    def set_header(self, header: object) -> None:
-        """Ignore the header."""
-
-    init_structure = init_seg = set_header
-
-
 def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
     """Read PDB text; END without ENDMDL also ends a model, as trajectory writers have it."""
-    from Bio.PDB.PDBExceptions import PDBConstructionException
-    from Bio.PDB.PDBParser import PDBParser
-
-    lines: list[tuple[int, str]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        record = line[:6].rstrip()
-        # the parser stops at CONECT and stumbles over damaged headers and ANISOU: not its business
-        if record in ("ATOM", "HETATM"):
-            # waters are no part of a chain, and overflow their columns in simulations
-            if line[17:21].strip() not in _WATERS:
-                lines.append((number, line))
-        elif record in ("MODEL", "ENDMDL"):
-            lines.append((number, line))
-        elif record == "END" or record.split(" ")[0] == "TER":
-            lines.append((number, "ENDMDL" if record == "END" else "TER   "))
     if not re.search("(?m)^(ATOM  |HETATM)", text):
         if re.match(r"\s*(#.*\s+)*data_", text):
             fail("is mmCIF, not PDB; name it .cif")
         fail("has no ATOM or HETATM line; it is not a PDB file, or an empty one")
-    recorder = _Recorder(lines)
-    parser = PDBParser(structure_builder=recorder, QUIET=True)  # type: ignore[no-untyped-call]
-    try:
-        # what overflows is infinite, and refused later with its residue's name
-        with np.errstate(over="ignore"):
-            text = "\n".join(line for _, line in lines)
-            parser.get_structure("", io.StringIO(text))  # type: ignore[no-untyped-call]
-    except (ValueError, IndexError, PDBConstructionException):
-        number, line = lines[max(recorder.row, 1) - 1]
-        number_column = line[22:26]
-        hint = "coordinates belong into columns 31-54, eight each"
-        if not re.fullmatch("-?[0-9]+", number_column.strip()):
-            hint = f"the residue number in columns 23-26 is {number_column!r}, not a whole number"
-            if re.fullmatch("[A-Za-z][0-9A-Za-z]{3}", number_column):
-                hint += " (hybrid-36 is not read; bring the mmCIF file)"
-        fail(f"line {number} cannot be read, {line[:54]!r}: {hint}")
-    return recorder.get_structure()
+    atoms: list[Atom] = []
+    # models count from 1 whatever their serial
+    model, is_open, chain = 0, False, ""
+    # how many atoms there were at the last TER of a model's chain
+    ends: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        record = line[:6].rstrip()
+        if record.split(" ")[0] == "TER":
+            ends[str(model), chain] = len(atoms)
+        elif record in ("END", "ENDMDL"):
+            is_open = False
+        elif line.startswith("MODEL "):
+            model, is_open = model + 1, True
+        # waters are no part of a chain, and overflow their columns in simulations
+        elif line[:6] in ("ATOM  ", "HETATM") and line[17:21].strip() not in _WATERS:
+            if not is_open:
+                model, is_open = model + 1, True
+            field, numbered = line[22:26], re.fullmatch("-?[0-9]+", line[22:26].strip())
+            try:
+                # float() reads 1_0 as 10
+                if not numbered or "_" in line[30:54]:
+                    raise ValueError
+                # what overflows is infinite, and refused later with its residue's name
+                with np.errstate(over="ignore"):
+                    xyz = np.array([float(line[i : i + 8]) for i in (30, 38, 46)], np.float32)
+                if np.isnan(xyz).any():
+                    raise ValueError
+            except ValueError:
+                hint = "coordinates belong into columns 31-54, eight each"
+                if not numbered:
+                    hint = f"the residue number in columns 23-26 is {field!r}, not a whole number"
+                    if re.fullmatch("[A-Za-z][0-9A-Za-z]{3}", field):
+                        hint += " (hybrid-36 is not read; bring the mmCIF file)"
+                fail(f"line {number} cannot be read, {line[:54]!r}: {hint}")
+            try:
+                occupancy = float(line[54:60])
+            except ValueError:
+                occupancy = 1.0
+            chain = line[21].strip()
+            atoms.append(
+                Atom(
+                    str(model),
+                    chain,
+                    str(int(field.strip())),
+                    line[26].strip(),
+                    line[17:20].strip().upper(),
+                    record == "HETATM",
+                    line[12:16].strip(),
+                    line[16].strip(),
+                    occupancy,
+                    tuple(xyz.tolist()),
+                    f"line {number}",
+                )
+            )
+    # a chain's TER is still to come
+    return [
+        atom._replace(inside=True) if i < ends.get((atom.model, atom.chain), 0) else atom
+        for i, atom in enumerate(atoms)
+    ]
 
 
 def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
@@ -339,10 +290,7 @@ def _number_of(text: str) -> float:
 
 _WATERS: Final = {"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TIP3", "TIP4", "TIP5", "SPC"}
 
-
-_FORMATS: Final = {
-    ".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif",
-}  # fmt: skip
+_FORMATS: Final = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
 
 
 def format_of(file: Path) -> tuple[str, str]:

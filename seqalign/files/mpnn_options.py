@@ -14,28 +14,21 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.mpnn_numbering import indices
 from seqalign.files.numbering import Numbering
+from seqalign.files.text import read_text
 
 __all__ = ["import_options"]
 
 LETTERS = PROTEIN.letters + "X"
-_FILES = (
-    "chain_id",
-    "fixed_positions",
-    "tied_positions",
-    "omit_AA",
-    "bias_AA",
-    "bias_by_res",
-    "pssm",
-)
+_OPTIONS = "chain_id fixed_positions tied_positions omit_AA bias_AA bias_by_res omit_AAs".split()
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,7 @@ class _Place:
         return ValueError(f"{self.file}:{self.line}: {keys if self.keys else ''}{text}")
 
 
+T = TypeVar("T")
 _Table = dict[str, tuple[Any, _Place]]
 
 
@@ -87,12 +81,11 @@ def import_options(
     given: dict[str, str | Path] = {}
     for key, value in files.items():
         option = key.removesuffix("_jsonl")
-        if option not in (*_FILES, "omit_AAs"):
-            near = difflib.get_close_matches(option, (*_FILES, "omit_AAs"), n=1)
+        if option not in (*_OPTIONS, "pssm"):
+            near = difflib.get_close_matches(option, _OPTIONS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"{key!r} is no option file of ProteinMPNN; there are {', '.join(_FILES[:-1])} and "
-                f"omit_AAs.{hint}"
+                f"{key!r} is no option file of ProteinMPNN; there are {', '.join(_OPTIONS)}.{hint}"
             )
         if option in given:
             raise ValueError(f"{option} is given twice, as {option} and {option}_jsonl; keep one.")
@@ -111,14 +104,8 @@ def import_options(
 
 def _read(path: Path) -> _Table:
     """Return what a jsonl file holds, by its outermost keys, with the line of each."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text ({error.reason} at byte {error.start}); give a jsonl file."
-        ) from error
     table: _Table = {}
-    for n, line in enumerate(text.split("\n"), 1):
+    for n, line in enumerate(read_text(path, "give a jsonl file").split("\n"), 1):
         place = _Place(str(path), n)
         if not line.strip():
             continue
@@ -145,11 +132,12 @@ def _read(path: Path) -> _Table:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a key that stands twice, of which JSON readers keep the last in silence."""
-    keys = [k for k, _ in pairs]
-    twice = next((k for k in keys if keys.count(k) > 1), None) if len(set(keys)) < len(keys) else 0
-    if isinstance(twice, str):
-        raise ValueError(f"the key {twice!r} stands twice; keep one")
-    return dict(pairs)
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice; keep one")
+        found[key] = value
+    return found
 
 
 def _letters(value: Any, place: _Place) -> str:
@@ -162,23 +150,16 @@ def _letters(value: Any, place: _Place) -> str:
 def _number(value: Any, place: _Place) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise place.error(f"must be a number, got {_shown(value)}.")
-    try:
-        if math.isfinite(value):
-            return float(value)
-    except OverflowError:
-        pass
-    raise place.error(f"must be a finite number, got {_shown(value)}.")
+    # an integer may be too large for a float
+    if not abs(value) <= sys.float_info.max:
+        raise place.error(f"must be a finite number, got {_shown(value)}.")
+    return float(value)
 
 
-def _mapping(value: Any, place: _Place) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise place.error(f"must be a dictionary, got {_shown(value)}.")
-    return value
-
-
-def _list(value: Any, place: _Place) -> list[Any]:
-    if not isinstance(value, list):
-        raise place.error(f"must be a list, got {_shown(value)}.")
+def _is(kind: type[T], value: Any, place: _Place) -> T:
+    if not isinstance(value, kind):
+        what = "dictionary" if kind is dict else "list"
+        raise place.error(f"must be a {what}, got {_shown(value)}.")
     return value
 
 
@@ -238,7 +219,7 @@ class _Options:
         own = self._own(table)
         if own is None:
             return
-        for chain, value in _mapping(*own).items():
+        for chain, value in _is(dict, *own).items():
             place = own[1] / chain
             if chain in self.indices:
                 yield chain, value, place
@@ -267,12 +248,12 @@ class _Options:
         if own is None:
             return set()
         value, place = own
-        lists = _list(value, place)
+        lists = _is(list, value, place)
         if len(lists) != 2:
             raise place.error("must be two lists: the chains to design and those to keep.")
         named: list[str] = []
         for some in lists:
-            for chain in _list(some, place):
+            for chain in _is(list, some, place):
                 if not isinstance(chain, str):
                     raise place.error(f"a chain is a name, got {_shown(chain)}.")
                 if chain not in self.indices:
@@ -288,24 +269,25 @@ class _Options:
         return set(lists[1])
 
     def _fixed(self, table: _Table | None) -> set[int]:
-        fixed = set()
-        for chain, value, place in self._chains(table):
-            for p in _list(value, place):
-                fixed.add(self._position(chain, p, place))
-        return {i for i in fixed if i is not None}
+        return {
+            i
+            for chain, value, place in self._chains(table)
+            for p in _is(list, value, place)
+            if (i := self._position(chain, p, place))
+        }
 
     def _tied(self, table: _Table | None) -> list[list[str]]:
         own = self._own(table)
         groups: list[list[str]] = []
         seen: dict[int, int] = {}
-        for n, item in enumerate(_list(*own) if own else [], 1):
+        for n, item in enumerate(_is(list, *own) if own else [], 1):
             assert own is not None
             group: list[int] = []
-            for chain, value in _mapping(item, own[1] / n).items():
+            for chain, value in _is(dict, item, own[1] / n).items():
                 place = own[1] / n / chain
                 if chain not in self.indices:
                     raise self._no_chain(chain, place)
-                places = _list(value, place)
+                places = _is(list, value, place)
                 if places and isinstance(places[0], list):
                     places = _unweighted(places, place)
                 group += [i for p in places if (i := self._position(chain, p, place))]
@@ -322,12 +304,12 @@ class _Options:
     def _omit(self, table: _Table | None) -> dict[int, str]:
         found: dict[int, set[str]] = {}
         for chain, value, place in self._chains(table):
-            for item in _list(value, place):
-                pair = _list(item, place)
+            for item in _is(list, value, place):
+                pair = _is(list, item, place)
                 if len(pair) != 2:
                     raise place.error(f"an entry is [[positions], letters], got {_shown(item)}.")
                 some = _letters(pair[1], place)
-                for p in _list(pair[0], place):
+                for p in _is(list, pair[0], place):
                     i = self._position(chain, p, place)
                     if i is not None and some:
                         found.setdefault(i, set()).update(some)
@@ -342,14 +324,14 @@ class _Options:
         rows: dict[int, list[float]] = {i: [0.0] * len(LETTERS) for i in self.designable}
         for chain, value, place in self._chains(table):
             length = len(self.indices[chain])
-            given = _list(value, place)
+            given = _is(list, value, place)
             if len(given) != length:
                 raise place.error(
                     f"has {len(given)} rows, but chain {chain} has {length} positions as "
                     "ProteinMPNN counts them (missing residues included)."
                 )
             for p, row in enumerate(given, 1):
-                numbers = [_number(x, place / p) for x in _list(row, place / p)]
+                numbers = [_number(x, place / p) for x in _is(list, row, place / p)]
                 if len(numbers) != len(LETTERS):
                     raise (place / p).error(
                         f"has {len(numbers)} numbers, not {len(LETTERS)}: one for each of {LETTERS}"
@@ -359,15 +341,12 @@ class _Options:
                 if i in rows:
                     rows[i] = numbers
         # X is never designed, so that its bias says nothing
-        sums = {
-            i: {
-                a: row[k] + common.get(a, 0.0)
-                for k, a in enumerate(PROTEIN.letters)
-                if row[k] + common.get(a, 0.0) != 0.0
-            }
-            for i, row in rows.items()
-        }
-        return {i: bias for i, bias in sums.items() if bias}
+        found = {}
+        for i, row in rows.items():
+            sums = {a: row[k] + common.get(a, 0.0) for k, a in enumerate(PROTEIN.letters)}
+            if bias := {a: x for a, x in sums.items() if x}:
+                found[i] = bias
+        return found
 
     def _grouped(self, said: Mapping[int, tuple[str, dict[str, float]]]) -> dict[str, Any]:
         """Say the same thing of several residues once."""
@@ -411,6 +390,3 @@ def _unweighted(value: list[Any], place: _Place) -> list[Any]:
             )
     positions: list[Any] = value[0]
     return positions
-
-
-# FASTA --------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["fasta", "finite", "read_fasta", "read_sequences", "to_csv", "write_atomic"]
+__all__ = ["fasta", "finite", "read_fasta", "read_sequences", "read_text", "to_csv", "write_atomic"]
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -44,6 +44,16 @@ def fasta(records: Iterable[tuple[str, str]]) -> str:
     return "".join(f">{header}\n{sequence}\n" for header, sequence in records)
 
 
+def read_text(path: Path, cure: str) -> str:
+    """Return what a file in UTF-8 says; a ValueError names the byte that is none, and the cure."""
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text ({error.reason} at byte {error.start}); {cure}."
+        ) from error
+
+
 def read_fasta(path: Path) -> list[tuple[str, str]]:
     """Return the (header, sequence) records of a FASTA file.
 
@@ -51,13 +61,7 @@ def read_fasta(path: Path) -> list[tuple[str, str]]:
         ValueError: the file holds no sequence, or text comes before the first header.
     """
     records: list[tuple[str, list[str]]] = []
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text ({error.reason} at byte {error.start}); give a FASTA file."
-        ) from error
-    for n, line in enumerate(lines, 1):
+    for n, line in enumerate(read_text(path, "give a FASTA file").splitlines(), 1):
         line = line.strip()
         if line.startswith(">"):
             records.append((line[1:].strip(), []))
@@ -101,13 +105,7 @@ def _of_fasta(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _of_csv(path: Path) -> Iterator[tuple[str, str, str]]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not text ({error.reason} at byte {error.start}); save it as CSV in UTF-8."
-        ) from error
-    reader = csv.DictReader(text.splitlines())
+    reader = csv.DictReader(read_text(path, "save it as CSV in UTF-8").splitlines())
     header = [h or "" for h in reader.fieldnames or []]
     if "sequence" not in header:
         shown = ", ".join(map(repr, header[:8])) or "none"
@@ -115,16 +113,15 @@ def _of_csv(path: Path) -> Iterator[tuple[str, str, str]]:
             f"{path}: there is no column 'sequence'; the columns are {shown}. Rename one, and "
             "separate columns by commas."
         )
-    some = False
+    n = 0
     for n, row in enumerate(reader, 1):
-        some = True
         sequence = "".join((row["sequence"] or "").split()).upper()
         name = (row.get("id") or row.get("name") or f"row{n}").strip()
         where = f"{path}:{reader.line_num} ({name})"
         if not sequence:
             raise ValueError(f"{where}: the sequence is empty. Fill it in, or remove the row.")
         yield where, name, sequence
-    if not some:
+    if not n:
         raise ValueError(f"{path} has a header and no rows. Add sequences.")
 
 

@@ -103,7 +103,7 @@ def test_automatic_chooses_by_the_gradient():
     assert isinstance(Automatic().bind(REWARD), PosteriorMean)
     assert isinstance(Automatic().bind(Plain(REWARD)), PosteriorMode)
     process, x, posterior, t = setting()
-    with pytest.raises(TypeError, match="bind"):
+    with pytest.raises(TypeError, match="'Automatic' object is not callable"):
         Automatic()(process, x, posterior, t, ALPHA, Streams(0, (0,)))
 
 
