@@ -1,16 +1,20 @@
 """A deterministic automaton that reads a chain from left to right, and the product of several.
 
 References:
-    Moore, "Gedanken-experiments on sequential machines", 1956 (merging states).
+    Moore, "Gedanken-experiments on sequential machines", 1956 (merging states
+    by partition refinement).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
-__all__ = ["MOST_STATES", "Automaton", "product"]
+__all__ = ["MOST_STATES", "Automaton", "explored", "product"]
+
+State = TypeVar("State", bound=Hashable)
 
 # far more than any motif needs; what is larger would be too slow to look ahead with
 MOST_STATES = 2000
@@ -42,42 +46,54 @@ class Automaton:
         return None if self.ends[state] else last
 
     def merged(self) -> Automaton:
-        """Return the smallest automaton that does the same: states no chain tells apart are one.
-
-        References:
-            Moore 1956 (partition refinement).
-        """
+        """Return the smallest automaton that does the same: states no chain tells apart are one."""
         # states from which every continuation is refused are refused at once
-        alive = {d for d, end in enumerate(self.ends) if end}
-        while True:
-            more = {d for d, row in enumerate(self.step) if alive & set(row)} | alive
-            if more == alive:
-                break
+        alive: set[int] = set()
+        more = {d for d, end in enumerate(self.ends) if end}
+        while more != alive:
             alive = more
+            more = {d for d, row in enumerate(self.step) if alive & set(row)} | alive
         step = [[t if t in alive else -1 for t in row] for row in self.step]
-        block = [int(e) for e in self.ends]
-        count = len(set(block))
-        while True:
+        block, count = [int(e) for e in self.ends], 0
+        while len(set(block)) != count:
+            count = len(set(block))
             keys = [
-                (block[d], tuple(-1 if t < 0 else block[t] for t in row))
-                for d, row in enumerate(step)
+                (b, *(t if t < 0 else block[t] for t in r))
+                for b, r in zip(block, step, strict=True)
             ]
-            names: dict[tuple[int, tuple[int, ...]], int] = {}
+            names: dict[tuple[int, ...], int] = {}
             block = [names.setdefault(k, len(names)) for k in keys]
-            if len(names) == count:
-                break
-            count = len(names)
-        # state 0 came first and keeps the name 0; unreachable states go
+        # state 0 came first; unreachable states go
         first = {b: d for d, b in reversed(list(enumerate(block)))}
-        order, seen = [block[0]], {block[0]}
-        for b in order:
-            for t in step[first[b]]:
-                if t >= 0 and block[t] not in seen:
-                    seen.add(block[t])
-                    order.append(block[t])
-        place = {b: n for n, b in enumerate(order)}
-        rows = tuple(tuple(-1 if t < 0 else place[block[t]] for t in step[first[b]]) for b in order)
-        return Automaton(rows, tuple(self.ends[first[b]] for b in order))
+        return explored(
+            block[0],
+            lambda b: [None if t < 0 else block[t] for t in step[first[b]]],
+            lambda b: self.ends[first[b]],
+        )
+
+
+def explored(
+    start: State,
+    moves: Callable[[State], Iterable[State | None]],
+    ends: Callable[[State], bool],
+    many: str | None = None,
+) -> Automaton:
+    """Return the automaton of what can be reached: `moves` has a state, or None, for each letter.
+
+    Raises:
+        ValueError: there are more than MOST_STATES; it says `many`. Without that there is no limit.
+    """
+    place, order, step = {start: 0}, [start], []
+    for state in order:
+        row = list(moves(state))
+        for to in row:
+            if to is not None and to not in place:
+                if many is not None and len(order) >= MOST_STATES:
+                    raise ValueError(many)
+                place[to] = len(order)
+                order.append(to)
+        step.append(tuple(-1 if to is None else place[to] for to in row))
+    return Automaton(tuple(step), tuple(map(ends, order)))
 
 
 @lru_cache(maxsize=256)
@@ -87,21 +103,13 @@ def product(a: Automaton, b: Automaton) -> Automaton:
     Raises:
         ValueError: it would need too many states.
     """
-    place, order, step = {(0, 0): 0}, [(0, 0)], []
-    for d, e in order:
-        row = []
-        for pair in zip(a.step[d], b.step[e], strict=True):
-            if min(pair) < 0:
-                row.append(-1)
-                continue
-            if pair not in place:
-                if len(order) >= MOST_STATES:
-                    raise ValueError(
-                        f"together with the other patterns and runs, more than {MOST_STATES} "
-                        f"states are needed to look ahead. Use fewer or shorter patterns."
-                    )
-                place[pair] = len(order)
-                order.append(pair)
-            row.append(place[pair])
-        step.append(tuple(row))
-    return Automaton(tuple(step), tuple(a.ends[d] and b.ends[e] for d, e in order)).merged()
+    return explored(
+        (0, 0),
+        lambda at: [
+            None if min(pair) < 0 else pair
+            for pair in zip(a.step[at[0]], b.step[at[1]], strict=True)
+        ],
+        lambda at: a.ends[at[0]] and b.ends[at[1]],
+        f"together with the other patterns and runs, more than {MOST_STATES} states are needed to "
+        f"look ahead. Use fewer or shorter patterns.",
+    ).merged()

@@ -41,8 +41,9 @@ class Bound:
         return torch.tensor(self.counter.weight)
 
     @cached_property
-    def _mutable(self) -> Tensor:
-        return torch.tensor(self.counter.weight.max(1) > 0)
+    def _able(self) -> Flags:
+        """Which units have a letter that counts, (U,)."""
+        return self.counter.weight.max(1) > 0
 
     @cached_property
     def keep(self) -> Tensor | None:
@@ -51,19 +52,18 @@ class Bound:
         Where no letter counts, all fare alike and any stands for them.
         """
         zero = self.allowed & (self.counter.weight == 0)
-        single = (zero.sum(1) == 1) | (self.counter.weight.max(1) == 0)
+        single = (zero.sum(1) == 1) | ~self._able
         return torch.tensor(zero.argmax(1)) if single.all() else None
 
     @cached_property
     def _still(self) -> Tensor | None:
         """Units none of whose letters count; None if there are none."""
-        idle = torch.tensor(self.counter.weight.max(1) == 0)
-        return idle.nonzero()[:, 0] if bool(idle.any()) else None
+        return None if self._able.all() else torch.tensor(~self._able).nonzero()[:, 0]
 
     @cached_property
     def _barred(self) -> Tensor | None:
         """-inf at letters that are not allowed where something counts, (U, V); None if all are."""
-        bad = ~self.allowed & (self.counter.weight.max(1, keepdims=True) > 0)
+        bad = ~self.allowed & self._able[:, None]
         return torch.tensor(np.where(bad, -np.inf, 0.0)) if bad.any() else None
 
     @cached_property
@@ -72,9 +72,9 @@ class Bound:
 
         A mask takes nothing, but all where no letter counts.
         """
-        able, all_ = self.counter.weight.max(1) > 0, self._high + len(self.allowed) + 1
+        all_ = self._high + len(self.allowed) + 1
         price = np.where(self.allowed, self.counter.weight, all_)
-        return torch.tensor(np.concatenate((price, np.where(able, 0, all_)[:, None]), 1))
+        return torch.tensor(np.concatenate((price, np.where(self._able, 0, all_)[:, None]), 1))
 
     @cached_property
     def _high(self) -> int:
@@ -121,9 +121,8 @@ class Bound:
         """
         units = torch.arange(x.shape[-1], device=x.device)
         known = self._weight[units, x.clamp(max=legal.shape[-1] - 1)]
-        assert self.counter.high is not None
-        left = self.counter.high - (known * ~unknown).sum(-1)
-        open_ = unknown if self._still is None else unknown & self._mutable
+        left = self._high - (known * ~unknown).sum(-1)
+        open_ = unknown if self._still is None else unknown & torch.tensor(self._able)
         split = self._split(legal, open_)
         # what is not open keeps its letters for sure
         idle = torch.tensor((0.0, -torch.inf), dtype=split.dtype, device=split.device)
@@ -236,7 +235,7 @@ def _prefixes(ring: Ring, odds: Tensor, weight: Tensor) -> tuple[Tensor, Tensor,
     odds_ = torch.cat((odds, odds.flip(1)))[:, :-1]
     levels, before, after = y.unbind(), y[:, :, :-1].unbind(), y[:, :, 1:].unbind()
     for j in range(1, len(levels)):
-        ring.times(odds_, before[j - 1], after[j])
+        ring.mul(odds_, before[j - 1], out=after[j])
         ring.accumulate(levels[j])
     left, right = y[:, :n], y[:, n:].flip(0, 2)
     keep = ring.total(ring.mul(left, right), 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -129,31 +129,25 @@ class Reading:
     @cached_property
     def reach(self) -> list[tuple[int, ...]]:
         """The states before each site that a whole sequence can pass through, and at the end."""
-        memory: dict[Any, frozenset[int]] = {}
 
-        def forward(states: frozenset[int], letters: list[int], last: bool) -> frozenset[int]:
+        @cache  # long stretches of a chain look alike
+        def forward(states: frozenset[int], flags: bytes, last: bool) -> frozenset[int]:
+            letters = np.flatnonzero(np.frombuffer(flags, dtype=bool)).tolist()
             return frozenset(self._move(d, a, last) for d in states for a in letters) - {-1}
 
-        def backward(
-            states: frozenset[int], then: frozenset[int], letters: list[int], last: bool
+        @cache
+        def before(
+            states: frozenset[int], then: frozenset[int], flags: bytes, last: bool
         ) -> frozenset[int]:
-            return frozenset(
-                d for d in states if any(self._move(d, a, last) in then for a in letters)
-            )
+            return frozenset(d for d in states if forward(frozenset({d}), flags, last) & then)
 
-        def once(f: Any, unit: int, last: bool, *states: frozenset[int]) -> frozenset[int]:
-            # long stretches of a chain look alike
-            key = (f, *states, self.allowed[unit].tobytes(), last)
-            if key not in memory:
-                memory[key] = f(*states, np.flatnonzero(self.allowed[unit]).tolist(), last)
-            return memory[key]
-
+        path = [(self.allowed[unit].tobytes(), last) for unit, last in self.path]
         rows = [frozenset({0})]
-        for unit, last in self.path:
-            rows.append(once(forward, unit, last, rows[-1]))
-        live = [rows[-1]]
-        for (unit, last), states in zip(reversed(self.path), reversed(rows[:-1]), strict=True):
-            live.append(once(backward, unit, last, states, live[-1]))
+        for site in path:
+            rows.append(forward(rows[-1], *site))
+        live = [rows.pop()]
+        for states, site in zip(reversed(rows), reversed(path), strict=True):
+            live.append(before(states, live[-1], *site))
         return [tuple(sorted(states)) for states in reversed(live)]
 
     def classes(self, i: int) -> dict[tuple[int, ...], list[int]]:
@@ -162,11 +156,10 @@ class Reading:
         key = (self.allowed[unit].tobytes(), self.reach[i], self.reach[i + 1], last)
         if key not in self._classes:
             place = {d: n for n, d in enumerate(self.reach[i + 1])}
-            found: dict[tuple[int, ...], list[int]] = {}
+            found = self._classes.setdefault(key, {})
             for a in np.flatnonzero(self.allowed[unit]).tolist():
                 targets = tuple(place.get(self._move(d, a, last), -1) for d in self.reach[i])
                 found.setdefault(targets, []).append(a)
-            self._classes[key] = found
         return self._classes[key]
 
     @cached_property
@@ -232,23 +225,24 @@ class Chain:
     @cached_property
     def layers(self) -> list[_Layer]:
         """The moves of every site; sites that look alike share their tables."""
-        built: dict[Any, dict[str, Any]] = {}
+        built: dict[Any, _Layer] = {}
         layers = []
         for i, (unit, _) in enumerate(self.reading.path):
             counts = tuple(c.weight[unit].tobytes() for c in self.counters)
             key = (id(self.reading.classes(i)), counts, *self._windows[i : i + 2])
             if key not in built:
                 built[key] = self._layer(i)
-            layers.append(_Layer(unit, **built[key]))
+            layers.append(replace(built[key], unit=unit))
         return layers
 
-    def _layer(self, i: int) -> dict[str, Any]:
+    def _layer(self, i: int) -> _Layer:
         states, after = (len(self.reading.reach[i + n]) for n in (0, 1))
         # letters that lead nowhere count as not allowed
         classes = {key: some for key, some in self._classes(i).items() if max(key[0]) >= 0}
+        keys = list(classes)
         merge = torch.zeros(len(classes), self.reading.allowed.shape[1], dtype=torch.float64)
         letter = torch.full((merge.shape[1],), len(classes))
-        branches = [(c, t) for c, (to, _) in enumerate(classes) for t in sorted(set(to) - {-1})]
+        branches = [(c, t) for c, (to, _) in enumerate(keys) for t in sorted(set(to) - {-1})]
         split = torch.zeros(states, len(branches), dtype=torch.float64)
         join = torch.zeros(after, len(branches), dtype=torch.float64)
         collect = torch.zeros(len(classes), len(branches), dtype=torch.float64)
@@ -256,7 +250,6 @@ class Chain:
             merge[c, letters], letter[letters] = 1.0, c
         here, there = self._windows[i : i + 2]
         rooms = self._sizes[i], self._sizes[i + 1]
-        keys = list(classes)
         moves = [_shift(here, there, by) for _, by in keys]
         backs = [_shift(there, here, tuple(-n for n in by)) for _, by in keys]
         pull, push = [], []
@@ -265,17 +258,9 @@ class Chain:
             join[t, j] = collect[c, j] = 1.0
             pull.append(torch.where(moves[c] < 0, rooms[1], moves[c]) + t * (rooms[1] + 1))
             push.append(torch.where(backs[c] < 0, rooms[0], backs[c]) + j * (rooms[0] + 1))
-        return {
-            "merge": merge,
-            "letter": letter,
-            "kind": torch.tensor([c for c, _ in branches], dtype=torch.int64),
-            "split": split,
-            "join": join,
-            "collect": collect,
-            "pull": torch.cat(pull),
-            "push": torch.cat(push),
-            "rooms": rooms,
-        }
+        kind = torch.tensor([c for c, _ in branches], dtype=torch.int64)
+        pull_, push_ = torch.cat(pull), torch.cat(push)
+        return _Layer(-1, merge, letter, kind, split, join, collect, pull_, push_, rooms)
 
     @cached_property
     def first(self) -> dict[int, int]:

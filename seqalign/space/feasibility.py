@@ -12,9 +12,10 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,8 @@ from seqalign.space.units import Units
 __all__ = ["Part", "Problem", "Undecided"]
 
 SECONDS = 60.0
+# a linear row over numbered variables, and its bounds
+_Row = tuple[dict[int, float], float, float]
 
 
 class Undecided(RuntimeError):
@@ -83,43 +86,33 @@ class Problem:
         from scipy.sparse import coo_array
 
         units, letters = self.allowed.nonzero()
-        place = np.full(self.allowed.shape, -1)
-        place[units, letters] = np.arange(len(units))
-        model = _Model(len(units) + 1)
         slack = len(units)
-        for u in range(len(self.allowed)):
-            model.row({int(i): 1.0 for i in place[u] if i >= 0}, 1, 1)
+        place = np.full(self.allowed.shape, -1)
+        place[units, letters] = np.arange(slack)
+        new = count(slack + 1)
+        model: list[_Row] = [({int(i): 1.0 for i in some if i >= 0}, 1, 1) for some in place]
         for part in self.parts:
             c = part.counter
-            weights = (
-                {}
-                if c is None
-                else {
-                    i: float(c.weight[u, a])
-                    for i, (u, a) in enumerate(zip(units, letters, strict=True))
-                    if c.weight[u, a]
-                }
-            )
             for sign, bound in () if c is None else ((1, c.high), (-1, c.low)):
-                if bound is not None:
-                    row = {i: sign * w for i, w in weights.items()}
+                if c is not None and bound is not None:
+                    weights = enumerate((sign * c.weight[units, letters]).tolist())
                     free = {slack: -1.0} if part is nearest else {}
-                    model.row(row | free, -np.inf, sign * bound)
-            self._read(model, place, part)
-        whole = np.zeros(model.size)
-        whole[:slack] = 1
-        cost = np.zeros(model.size)
-        cost[slack] = 1.0
-        top = np.ones(model.size)
+                    row = {i: float(w) for i, w in weights if w} | free
+                    model.append((row, -np.inf, sign * bound))
+            model += self._read(place, part, new)
+        size = next(new)
+        entries = [(n, i, v) for n, (row, _, _) in enumerate(model) for i, v in row.items()]
+        rows, columns, values = zip(*entries, strict=True)
+        matrix = coo_array((values, (rows, columns)), (len(model), size)).tocsr()
+        low, high = [a for _, a, _ in model], [b for _, _, b in model]
+        variable = np.arange(size)
+        top = np.ones(size)
         top[slack] = np.inf if nearest else 0.0
-        matrix = coo_array(
-            (model.values, (model.rows, model.columns)), (len(model.low), model.size)
-        ).tocsr()
         found = milp(
-            cost,
-            integrality=whole,
+            (variable == slack).astype(float),
+            integrality=(variable < slack).astype(float),
             bounds=Bounds(0.0, top),
-            constraints=LinearConstraint(matrix, model.low, model.high),
+            constraints=LinearConstraint(matrix, low, high),
             options={"time_limit": SECONDS},
         )
         if found.status == 2:
@@ -130,19 +123,18 @@ class Problem:
                 f"{found.message}"
             )
         chosen = found.x[:slack] > 0.5
-        tokens = [0] * len(self.allowed)
-        for u, a in zip(units[chosen].tolist(), letters[chosen].tolist(), strict=True):
-            tokens[u] = a
-        return tokens
+        tokens = np.zeros(len(self.allowed), dtype=np.int64)
+        tokens[units[chosen]] = letters[chosen]
+        return tokens.tolist()
 
-    def _read(self, model: _Model, place: npt.NDArray[np.int64], part: Part) -> None:
-        """Add what reads the chains, as rows or as a flow through each different chain."""
+    def _read(self, place: npt.NDArray[np.int64], part: Part, new: Iterator[int]) -> Iterator[_Row]:
+        """Yield what reads the chains, as rows or as a flow through each different chain."""
         if part.automaton is None:
             return
         rows = part.constraint.rows(self.at)
         if rows is None:
             for chain in dict.fromkeys(self.units.sites):
-                _flow(model, place, chain, part.automaton)
+                yield from _flow(place, chain, part.automaton, new)
             return
         unit = self.units.of.tolist()
         for numbers, most in rows:
@@ -154,7 +146,7 @@ class Problem:
             # nothing
             row.pop(-1, None)
             if sum(row.values()) > most:
-                model.row(row, -np.inf, most)
+                yield row, -np.inf, most
 
     # why there is none ----------------------------------------------------------------------------
 
@@ -197,59 +189,33 @@ class Problem:
         return f"{', '.join(names)} exclude one another; loosen at least one of them.", path
 
 
-class _Model:
-    """Rows of a sparse matrix with their bounds."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.rows: list[int] = []
-        self.columns: list[int] = []
-        self.values: list[float] = []
-        self.low: list[float] = []
-        self.high: list[float] = []
-
-    def new(self) -> int:
-        self.size += 1
-        return self.size - 1
-
-    def row(self, entries: dict[int, float], low: float, high: float) -> None:
-        self.rows += [len(self.low)] * len(entries)
-        self.columns += list(entries)
-        self.values += list(entries.values())
-        self.low.append(low)
-        self.high.append(high)
-
-
 def _flow(
-    model: _Model, place: npt.NDArray[np.int64], chain: Sequence[int], automaton: Automaton
-) -> None:
+    place: npt.NDArray[np.int64], chain: Sequence[int], automaton: Automaton, new: Iterator[int]
+) -> Iterator[_Row]:
     """One unit of flow runs from the first state to one in which the chain may end."""
-    entering: dict[int, list[int]] = {}
-    states = {0}
+    entering: dict[int, list[int]] = {0: []}
     for i, u in enumerate(chain):
-        leaving: dict[int, list[int]] = {d: [] for d in states}
+        states = sorted(entering)
         classes: dict[tuple[int, ...], list[int]] = {}
         for a in (place[u] >= 0).nonzero()[0].tolist():
-            targets = tuple(automaton.step[d][a] for d in sorted(states))
-            classes.setdefault(targets, []).append(a)
+            classes.setdefault(tuple(automaton.step[d][a] for d in states), []).append(a)
+        leaving: dict[int, list[int]] = {d: [] for d in states}
         then: dict[int, list[int]] = {}
         for targets, letters in classes.items():
-            flows = []
-            for d, to in zip(sorted(states), targets, strict=True):
-                if to < 0 or (i == len(chain) - 1 and not automaton.ends[to]):
-                    continue
-                y = model.new()
-                flows.append(y)
-                leaving[d].append(y)
-                then.setdefault(to, []).append(y)
             # the flow by this class of letters is its share of the unit
-            row = dict.fromkeys(flows, 1.0) | {int(place[u, a]): -1.0 for a in letters}
-            model.row(row, 0, 0)
+            row = {int(place[u, a]): -1.0 for a in letters}
+            for d, to in zip(states, targets, strict=True):
+                if to >= 0 and (i < len(chain) - 1 or automaton.ends[to]):
+                    y = next(new)
+                    row[y] = 1.0
+                    leaving[d].append(y)
+                    then.setdefault(to, []).append(y)
+            yield row, 0, 0
         for d in states:
-            row = dict.fromkeys(leaving[d], 1.0) | dict.fromkeys(entering.get(d, []), -1.0)
-            model.row(row, 1 if i == 0 else 0, 1 if i == 0 else 0)
-        entering, states = then, set(then)
-        if not states:
+            row = dict.fromkeys(leaving[d], 1.0) | dict.fromkeys(entering[d], -1.0)
+            yield row, int(i == 0), int(i == 0)
+        entering = then
+        if not then:
             # nothing may stand here: an equation without a solution says so
-            model.row({}, 1, 1)
+            yield {}, 1, 1
             return

@@ -21,15 +21,11 @@ class _Scaled:
     def log(self, x: Tensor) -> Tensor:
         return x.log()
 
-    def mul(self, x: Tensor, y: Tensor) -> Tensor:
-        return x * y
+    def mul(self, x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.mul(x, y, out=out)
 
     def total(self, x: Tensor, dim: int) -> Tensor:
         return x.sum(dim)
-
-    def times(self, x: Tensor, y: Tensor, out: Tensor) -> None:
-        """Multiply into `out`."""
-        torch.mul(x, y, out=out)
 
     def accumulate(self, x: Tensor) -> None:
         """Sum cumulatively over the last dimension, in place."""
@@ -57,14 +53,11 @@ class _Logarithmic:
     def log(self, x: Tensor) -> Tensor:
         return x
 
-    def mul(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y
+    def mul(self, x: Tensor, y: Tensor, out: Tensor | None = None) -> Tensor:
+        return torch.add(x, y, out=out)
 
     def total(self, x: Tensor, dim: int) -> Tensor:
         return torch.logsumexp(x, dim)
-
-    def times(self, x: Tensor, y: Tensor, out: Tensor) -> None:
-        torch.add(x, y, out=out)
 
     def accumulate(self, x: Tensor) -> None:
         x.copy_(x.logcumsumexp(-1))
