@@ -23,13 +23,14 @@ References:
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor
 
 from seqalign.core.gaussian import GaussianProcess, VariancePreserving
@@ -132,9 +133,16 @@ def misfit(reward: Measured, r: Tensor) -> Tensor:
     return (-2 * r / count).sqrt()
 
 
-def run(name: str, reward: Measured, args: argparse.Namespace, truth: Tensor) -> list[Any]:
+def run(
+    name: str,
+    reward: Measured,
+    truth: Tensor,
+    field: Field | None,
+    process: GaussianProcess,
+    shape: tuple[int, int],
+    methods: dict[str, Any],
+) -> list[Any]:
     """Solve one problem by every method, print its rows and return the panels of its figure row."""
-    field, process, shape = args.field, args.process, (args.islands, args.particles)
     seen = reward.measurement
     if isinstance(reward, Inpainting):
         seen = torch.where(reward.mask, seen, 0.5)
@@ -159,7 +167,7 @@ def run(name: str, reward: Measured, args: argparse.Namespace, truth: Tensor) ->
         add("exact draws", draws, torch.full((n,), 1 / n), r, f"{n}", "")
         panels.pop()
     start = None
-    for title, method in args.methods.items():
+    for title, method in methods.items():
         rng = Streams(0, range(shape[0]))
         samples = method(process, reward, shape, rng=rng, start=start)
         # emoji-mini's states are 2x − 1 of its images
@@ -171,41 +179,51 @@ def run(name: str, reward: Measured, args: argparse.Namespace, truth: Tensor) ->
     return panels
 
 
-def main() -> None:
+class Prior(StrEnum):
+    """Where images come from."""
+
+    field = "field"
+    emoji = "emoji"
+
+
+Quick = Annotated[bool, typer.Option("--quick", help="1 island of 8 particles, 20 steps")]
+
+
+def main(
+    quick: Quick = False,
+    prior: Prior = Prior.field,
+    prompt: str = "red apple",
+    islands: int = 4,
+    particles: int = 32,
+    steps: int = 100,
+    figure: Path | None = None,
+    threads: int = 1,
+) -> None:
     """Print the tables, and draw the figure if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="1 island of 8 particles, 20 steps")
-    parser.add_argument("--prior", choices=("field", "emoji"), default="field")
-    parser.add_argument("--prompt", default="red apple")
-    parser.add_argument("--islands", type=int, default=4)
-    parser.add_argument("--particles", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    args.methods = METHODS
-    if args.quick:
-        args.islands, args.particles, args.steps = 1, 8, 20
-        args.methods = METHODS | {"PnP-ULA": replace(METHODS["PnP-ULA"], iterations=50)}
-    if args.prior == "field":
-        args.field = Field()
-        args.process, truth = args.field.process(args.steps), args.field.truth()
+    torch.set_num_threads(threads)
+    methods = METHODS
+    if quick:
+        islands, particles, steps = 1, 8, 20
+        methods = METHODS | {"PnP-ULA": replace(METHODS["PnP-ULA"], iterations=50)}
+    field = Field() if prior is Prior.field else None
+    if field is not None:
+        process, truth = field.process(steps), field.truth()
     else:
         from seqalign.models.emoji import emoji_mini
 
-        args.field, args.process = None, emoji_mini(args.prompt, steps=args.steps)
+        process = emoji_mini(prompt, steps=steps)
         flat = Guidance(tilt=Tilted(scale=0.0))
-        any_reward = Measured(torch.zeros(args.process.event), 1.0)
-        drawn = flat(args.process, any_reward, (1, 1), rng=Streams(1, [0]))
+        any_reward = Measured(torch.zeros(process.event), 1.0)
+        drawn = flat(process, any_reward, (1, 1), rng=Streams(1, [0]))
         truth = drawn.designs.x[0, 0]
-    total = f"{args.islands} islands of {args.particles} particles, {args.steps} steps"
-    print(f"prior {args.prior}, {total}, sigma {SIGMA}, alpha 1")
-    rows = {name: run(name, reward, args, truth) for name, reward in problems(truth).items()}
-    if args.figure:
-        draw(rows, args.figure)
+    total = f"{islands} islands of {particles} particles, {steps} steps"
+    print(f"prior {prior}, {total}, sigma {SIGMA}, alpha 1")
+    rows = {
+        name: run(name, reward, truth, field, process, (islands, particles), methods)
+        for name, reward in problems(truth).items()
+    }
+    if figure:
+        draw(rows, figure)
 
 
 def draw(rows: dict[str, list[Any]], path: Path) -> None:
@@ -230,4 +248,4 @@ def draw(rows: dict[str, list[Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -11,12 +11,13 @@ the prior. All arms make the same network calls; means are weighted as each meth
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import scipy.stats
 import torch
+import typer
 
 import seqalign as sa
 from seqalign.campaign.metrics import prior_log_likelihood
@@ -24,20 +25,20 @@ from seqalign.campaign.metrics import prior_log_likelihood
 ALPHAS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="1 seed, 4 particles, 2 strengths")]
+
+
+def main(
+    quick: Quick = False,
+    seeds: int = 5,
+    particles: int = 32,
+    figure: Path | None = None,
+    threads: int = 1,
+) -> None:
     """Print the table, and draw the figure if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="1 seed, 4 particles, 2 strengths")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--particles", type=int, default=32)
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    seeds, particles, alphas = args.seeds, args.particles, ALPHAS
-    if args.quick:
+    torch.set_num_threads(threads)
+    alphas = ALPHAS
+    if quick:
         seeds, particles, alphas = 1, 4, ALPHAS[::4]
     model = sa.load_model("pdz-mini", max_mutations=8)
     reward = sa.load_reward("pdz3-stability") + sa.load_reward("pdz3-affinity")
@@ -80,8 +81,8 @@ def main() -> None:
             t = scipy.stats.ttest_rel(greedy[:, j], best[:, j]).confidence_interval(0.95)
             line += f" ({t.low:+.2f} .. {t.high:+.2f})"
         print(line)
-    if args.figure:
-        draw(arms, alphas, args.figure)
+    if figure:
+        draw(arms, alphas, figure)
 
 
 def draw(arms: dict[str, list[np.ndarray]], alphas: tuple[float, ...], path: Path) -> None:
@@ -114,4 +115,4 @@ def draw(arms: dict[str, list[np.ndarray]], alphas: tuple[float, ...], path: Pat
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -20,12 +20,13 @@ References:
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from benchmarks.gaussian_mixtures import BENCHMARK_DAS, Mixture, Quadratic, emd, mixtures
 from torch import Tensor
 
@@ -141,25 +142,22 @@ def compare(
     return columns
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="5 islands of 50 particles, 20 steps")]
+
+
+def main(
+    quick: Quick = False, islands: int = 200, particles: int = 100, figure: Path | None = None
+) -> None:
     """Print the tables, and draw the figure if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="5 islands of 50 particles, 20 steps")
-    parser.add_argument("--islands", type=int, default=200)
-    parser.add_argument("--particles", type=int, default=100)
-    parser.add_argument("--figure", type=Path)
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    islands, particles, steps, repeats = args.islands, args.particles, 100, REPEATS
-    if args.quick:
+    steps, repeats = 100, REPEATS
+    if quick:
         islands, particles, steps, repeats = 5, 50, 20, 1
     print(f"{islands} islands of {particles} particles, {steps} steps, alpha 1", flush=True)
     problems = (*mixtures(), SwissRoll.make())
     rows = [compare(p, islands, particles, steps, repeats) for p in problems]
-    if args.figure:
-        draw(rows, args.figure)
+    if figure:
+        draw(rows, figure)
 
 
 def draw(rows: list[list[Column]], path: Path) -> None:
@@ -189,4 +187,4 @@ def draw(rows: list[list[Column]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -11,13 +11,14 @@ programming over (letter, mutations so far). The estimate is the log of the mean
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from exact import Testbed, Zero
@@ -26,32 +27,31 @@ from seqalign.core.particles import log_mean_exp
 from seqalign.methods.das import DAS
 from seqalign.methods.smc import PlainSMC
 
+Quick = Annotated[bool, typer.Option("--quick", help="length 12, 4 islands, 3 mutations")]
 
-def main() -> None:
+
+def main(
+    quick: Quick = False,
+    islands: int = 64,
+    particles: int = 64,
+    alpha: float = 2.0,
+    mutations: int = 10,
+    seeds: Annotated[int, typer.Option(help="wild types")] = 2,
+) -> None:
     """Print a line per seed and target."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="length 12, 4 islands, 3 mutations")
-    parser.add_argument("--islands", type=int, default=64)
-    parser.add_argument("--particles", type=int, default=64)
-    parser.add_argument("--alpha", type=float, default=2.0)
-    parser.add_argument("--mutations", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=2, help="wild types")
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    bed = Testbed.load(length=12) if args.quick else Testbed.load()
-    islands, most = (4, 3) if args.quick else (args.islands, args.mutations)
-    print(f"L {bed.length}, at most {most} mutations, {islands} islands x {args.particles}")
+    bed = Testbed.load(length=12) if quick else Testbed.load()
+    islands, most = (4, 3) if quick else (islands, mutations)
+    print(f"L {bed.length}, at most {most} mutations, {islands} islands x {particles}")
     print(f"{'seed':4s} {'target':22s} {'exact':>8s} {'estimate':>9s} {'off':>6s} distinct     s")
-    for seed in range(args.seeds):
+    for seed in range(seeds):
         wild = bed.natural(seed)
-        for name, method, reward, alpha in (
-            ("no reward, smc", PlainSMC(args.alpha), Zero(), np.inf),
-            (f"alpha {args.alpha:g}, das", DAS(args.alpha), bed.reward, args.alpha),
+        for name, method, reward, strength in (
+            ("no reward, smc", PlainSMC(alpha), Zero(), np.inf),
+            (f"alpha {alpha:g}, das", DAS(alpha), bed.reward, alpha),
         ):
             clock = time.perf_counter()
-            shape, space = (islands, args.particles), bed.budget(wild, most)
+            shape, space = (islands, particles), bed.budget(wild, most)
             parts = bed.run(method, shape, seed, reward, space)
             for samples in parts:
                 spent = int((samples.designs.x != torch.tensor(wild)).sum(-1).max())
@@ -59,7 +59,7 @@ def main() -> None:
                     raise SystemExit(f"A design has {spent} mutations, not {most}.")
             distinct = [len(set(row)) for p in parts for row in p.designs.sequences]
             found = float(log_mean_exp(torch.cat([p.log_z for p in parts])))
-            want = bed.restricted_log_z(alpha, wild, most)
+            want = bed.restricted_log_z(strength, wild, most)
             print(
                 f"{seed:4d} {name:22s} {want:8.2f} {found:9.2f} {found - want:+6.2f} "
                 f"{np.mean(distinct):8.1f} {time.perf_counter() - clock:5.0f}",
@@ -68,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -27,16 +27,16 @@ stand in.
 
 from __future__ import annotations
 
-import argparse
 import random
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import typer
 from torch import Tensor
 
 import seqalign as sa
@@ -52,6 +52,7 @@ COLUMNS = (
     "embedding diversity",
     "Vendi score",
 )
+GRID = (0.025, 0.05, 0.1, 0.2, 0.4)
 FEW = ("crying cat face", "red apple", "sailboat")
 
 
@@ -213,7 +214,7 @@ def draw_weights(points: Mapping[str, Sequence[float]], path: Path) -> None:
     print(f"wrote {path}")
 
 
-def pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> None:
+def draw_pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> None:
     """Draw emoji-match against the size of the JPEG for several weights, by gradient-free SMC."""
     size = sa.load_reward("jpeg-compressibility")
     # both rewards are divided by what unguided designs vary by, fixed before any run
@@ -246,57 +247,64 @@ def pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path) -> 
     draw_weights(points, path)
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="2 prompts, 3 islands, 12 steps")]
+
+
+def main(
+    quick: Quick = False,
+    data: Annotated[
+        Path | None, typer.Option(help="folder with images/noto_emoji_png32.tar.xz")
+    ] = None,
+    choose: Annotated[
+        bool, typer.Option("--choose", help="a grid of alphas on other names")
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="of --choose, over alpha")] = None,
+    pareto: Annotated[Path | None, typer.Option(help="of both rewards, over w")] = None,
+    prompts: int = 20,
+    known_words: Annotated[
+        bool,
+        typer.Option("--known-words", help="only names all of whose words were trained on"),
+    ] = False,
+    steps: int = 50,
+    islands: Annotated[int, typer.Option(help="designs per prompt and arm")] = 8,
+    particles: Annotated[int, typer.Option(help="per island of the aligned arm")] = 4,
+    method: str = "das",
+    alpha: float = 0.1,
+    grid: Annotated[
+        list[float] | None, typer.Option(help="alphas of --choose, the option once for each")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="of the gradient")] = 1.0,
+    threads: int = 1,
+) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="2 prompts, 3 islands, 12 steps")
-    parser.add_argument("--data", type=Path, help="folder with images/noto_emoji_png32.tar.xz")
-    parser.add_argument("--choose", action="store_true", help="a grid of alphas on other names")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="of --choose, over alpha")
-    parser.add_argument("--pareto", type=Path, metavar="FILE", help="of both rewards, over w")
-    parser.add_argument("--prompts", type=int, default=20)
-    parser.add_argument(
-        "--known-words", action="store_true", help="only names all of whose words were trained on"
-    )
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--islands", type=int, default=8, help="designs per prompt and arm")
-    parser.add_argument("--particles", type=int, default=4, help="per island of the aligned arm")
-    parser.add_argument("--method", default="das")
-    parser.add_argument("--alpha", type=float, default=0.1)
-    parser.add_argument("--grid", type=float, nargs="+", default=[0.025, 0.05, 0.1, 0.2, 0.4])
-    parser.add_argument("--scale", type=float, default=1.0, help="of the gradient")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    data = None if args.quick else args.data
-    bench = Bench(12 if args.quick else args.steps, 3 if args.quick else args.islands)
+    torch.set_num_threads(threads)
+    data = None if quick else data
+    bench = Bench(12 if quick else steps, 3 if quick else islands)
 
-    def method(alpha: float) -> Any:
-        return sa.load_method(args.method, alpha=alpha, tilt={"scale": args.scale})
+    def at(alpha: float) -> Any:
+        return sa.load_method(method, alpha=alpha, tilt={"scale": scale})
 
-    if args.choose:
-        prompts = names(data, "validation", args.prompts, 0, args.known_words)
+    if choose:
+        chosen = names(data, "validation", prompts, 0, known_words)
         points: list[tuple[str, Any]] = []
-        for alpha in args.grid:
+        for alpha in grid or GRID:
             print(f"\nalpha {alpha}", flush=True)
-            found = compare(bench, prompts, method(alpha), args.particles)
+            found = compare(bench, chosen, at(alpha), particles)
             table(f"alpha {alpha}", found[0], found[1], "best-of-N")
             table(f"alpha {alpha}", found[0], found[2], "unguided")
             points.append((f"alpha {alpha:g}", found[0].mean(0)))
         points += [("best of N", found[1].mean(0)), ("unguided", found[2].mean(0))]
-        if args.figure is not None:
-            draw_alphas(points, args.figure)
+        if figure is not None:
+            draw_alphas(points, figure)
         return
-    prompts = names(data, "test", args.prompts, 0, args.known_words)[: 2 if args.quick else None]
-    aligned, other, plain = compare(bench, prompts, method(args.alpha), args.particles)
-    print(method(args.alpha))
+    chosen = names(data, "test", prompts, 0, known_words)[: 2 if quick else None]
+    aligned, other, plain = compare(bench, chosen, at(alpha), particles)
+    print(at(alpha))
     table("equal network calls", aligned, other, "best-of-N")
     table("against the model alone", aligned, plain, "unguided")
-    if args.pareto is not None:
-        pareto(bench, prompts[:5], 4 if args.quick else 16, args.pareto)
+    if pareto is not None:
+        draw_pareto(bench, chosen[:5], 4 if quick else 16, pareto)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -20,12 +20,13 @@ References:
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+import typer
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -208,24 +209,18 @@ def run(
     return summarize(samples, problem, repeats)
 
 
-def main() -> None:
+Quick = Annotated[
+    bool, typer.Option("--quick", help="20 islands, 20 steps, 50 000 reference draws, 1 repeat")
+]
+
+
+def main(quick: Quick = False, islands: int = 200, particles: int = 100) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="20 islands, 20 steps, 50 000 reference draws, 1 repeat",
-    )
-    parser.add_argument("--islands", type=int, default=200)
-    parser.add_argument("--particles", type=int, default=100)
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    islands, steps, draws, repeats = args.islands, 100, 1_000_000, REPEATS
-    if args.quick:
+    steps, draws, repeats = 100, 1_000_000, REPEATS
+    if quick:
         islands, steps, draws, repeats = 20, 20, 50_000, 1
-    print(f"{islands} islands of {args.particles} particles, {steps} DDIM steps, eta 1, alpha 1")
+    print(f"{islands} islands of {particles} particles, {steps} DDIM steps, eta 1, alpha 1")
     methods = {"das (late)": BENCHMARK_DAS, "das": DAS(), "tds": TDS(), "smc": PlainSMC()}
     for problem in mixtures():
         mean, log_z = problem.exact()
@@ -237,7 +232,7 @@ def main() -> None:
         print(f"{'exact':12s} {mean:9.4f} {'':8s} {log_z:8.3f}")
         print(f"{'this chain':12s} {chain:9.4f} {error:8.4f} {chain_z:8.3f}", flush=True)
         for name, method in methods.items():
-            r = run(method, problem, islands, args.particles, steps, repeats)
+            r = run(method, problem, islands, particles, steps, repeats)
             print(
                 f"{name:12s} {r.mean:9.4f} {r.error:8.4f} {r.log_z:8.3f} "
                 f"{r.mmd2:9.5f} {r.floor:9.5f} {r.emd:7.3f} {r.emd_floor:7.3f}",
@@ -246,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

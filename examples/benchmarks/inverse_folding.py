@@ -28,7 +28,6 @@ torch.compile.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import statistics
@@ -37,9 +36,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+import typer
 from torch import Tensor
 
 # 0 is the default; that it is set leaves the allocator alone
@@ -320,14 +321,11 @@ def option(setting: Setting, **how: bool) -> str:
     )
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="one repeat, no memory, no growth")]
+
+
+def main(quick: Quick = False, repeats: int = 3) -> None:
     """Print ratios, the growth with length, memory and the error of half precision."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one repeat, no memory, no growth")
-    parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
     torch.set_num_threads(1)
     setting = Setting(68, 50, 8, 50)
     setting.published_pass(1)
@@ -337,26 +335,26 @@ def main() -> None:
         "SMC with look-ahead": (3, setting.smc),
     }
     ratios: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(1 if args.quick else args.repeats):
+    for _ in range(1 if quick else repeats):
         for name, (passes, ours) in rows.items():
             # the published cost is the same at every step: a few are timed around each run
             before = setting.published_pass(1)
             mine = ours()
-            after = before if args.quick else setting.published_pass(1)
+            after = before if quick else setting.published_pass(1)
             theirs = 50 * passes * (before + after) / 2
             ratios[name].append(theirs / mine)
             print(f"{name}: published {theirs:.2f} s, here {mine:.3f} s, {theirs / mine:.1f}x")
     for name, found in ratios.items():
         print(f"median, {name}: {statistics.median(found):.1f}x")
     print(f"bfloat16: {option(setting, bfloat16=True)}")
-    if args.quick:
+    if quick:
         return
     print(f"torch.compile: {option(setting, compiled=True)}")
     lengths = (68, 136, 272, 544)
-    print(f"time grows as length ** {growth(lengths, args.repeats):.2f} over {lengths}")
+    print(f"time grows as length ** {growth(lengths, repeats):.2f} over {lengths}")
     few, many = memory(16), memory(1024)
     print(f"resident memory: {few:.0f} MB with 16 particles, {many:.0f} MB with 1,024")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -11,16 +11,16 @@ E[r] is the weighted mean with islands pooled by their Ẑ (plain for methods wi
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 from exact import Testbed
@@ -94,40 +94,35 @@ def row(name: str, method: Any, bed: Testbed, islands: int, k: int, seed: int) -
     )
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="length 12, 4 islands")]
+
+
+def main(
+    quick: Quick = False, islands: int = 64, particles: int = 64, alpha: float = 2.0, seed: int = 0
+) -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="length 12, 4 islands")
-    parser.add_argument("--islands", type=int, default=64)
-    parser.add_argument("--particles", type=int, default=64)
-    parser.add_argument("--alpha", type=float, default=2.0)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    bed = Testbed.load(length=12) if args.quick else Testbed.load()
-    islands, n = 4 if args.quick else args.islands, args.particles
-    print(
-        f"alpha {args.alpha:g}, L {bed.length}, {islands} islands, one reveal per step, seed "
-        f"{args.seed}"
-    )
-    print(f"exact: log Z {bed.log_z(args.alpha):.2f}, E[r] {bed.mean_reward(args.alpha):.2f}")
+    bed = Testbed.load(length=12) if quick else Testbed.load()
+    islands = 4 if quick else islands
+    print(f"alpha {alpha:g}, L {bed.length}, {islands} islands, one reveal per step, seed {seed}")
+    print(f"exact: log Z {bed.log_z(alpha):.2f}, E[r] {bed.mean_reward(alpha):.2f}")
     budgets = {
-        "network": lambda branch, dear: n // branch,
-        "oracle": lambda branch, dear: n // branch if dear else n * (bed.length + 1),
+        "network": lambda branch, dear: particles // branch,
+        "oracle": lambda branch, dear: (
+            particles // branch if dear else particles * (bed.length + 1)
+        ),
     }
     for what, size in budgets.items():
         print(f"\nequal {what} calls per island\n{HEADER}")
-        for name, method in methods(args.alpha).items():
+        for name, method in methods(alpha).items():
             k = max(1, math.floor(size(getattr(method, "branch", 1), name != "best_of_n")))
             if what == "oracle" and name != "best_of_n":
                 print(f"{name:14s} {k:5d} as above")
                 continue
             # best-of-N with a particle per oracle call is dear: an eighth of the islands must do
             count = islands if what == "network" else max(1, islands // 8)
-            row(name, method, bed, count, k, args.seed)
+            row(name, method, bed, count, k, seed)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

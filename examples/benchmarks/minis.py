@@ -13,17 +13,18 @@ Without `--data`, and with `--quick`, the embedded demo backbone stands in.
 
 from __future__ import annotations
 
-import argparse
 import io
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.stats
 import torch
+import typer
 
 import seqalign as sa
 from seqalign.campaign.metrics import prior_log_likelihood, recovery
@@ -41,7 +42,7 @@ class Target:
     holdout: sa.Reward
 
 
-def backbones(data: Path | None, n: int, draw: int, folder: Path) -> list[Structure]:
+def draw_backbones(data: Path | None, n: int, draw: int, folder: Path) -> list[Structure]:
     """Return n wild-type mini-protein backbones drawn by a seed, or the embedded one."""
     if data is None:
         return [demo_backbone()]
@@ -146,40 +147,40 @@ def draw_scaling(curves: Mapping[str, list[tuple[float, float, float]]], path: P
     print(f"wrote {path}")
 
 
-def main() -> None:
-    """Print the tables, and draw the figure if asked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="2 seeds, 8 particles, 1 backbone")
-    parser.add_argument("--data", type=Path, help="folder with structures/minis_pdb.tar.xz")
-    parser.add_argument("--backbones", type=int, default=10)
-    parser.add_argument("--draw", type=int, default=0, help="seed of the draw of backbones")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--method", default="tds")
-    parser.add_argument("--alpha", type=float, default=1.0)
-    parser.add_argument("--particles", type=int, default=64, help="of the aligned arm")
-    parser.add_argument("--figure", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    particles, seeds = (8, 2) if args.quick else (args.particles, args.seeds)
-    data = None if args.quick else args.data
-    import tempfile
+Quick = Annotated[bool, typer.Option("--quick", help="2 seeds, 8 particles, 1 backbone")]
 
+
+def main(
+    quick: Quick = False,
+    data: Annotated[
+        Path | None, typer.Option(help="folder with structures/minis_pdb.tar.xz")
+    ] = None,
+    backbones: int = 10,
+    draw: Annotated[int, typer.Option(help="seed of the draw of backbones")] = 0,
+    seeds: int = 5,
+    first: Annotated[int, typer.Option(help="first seed")] = 0,
+    method: str = "tds",
+    alpha: float = 1.0,
+    particles: Annotated[int, typer.Option(help="of the aligned arm")] = 64,
+    figure: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Print the tables, and draw the figure if asked."""
+    torch.set_num_threads(threads)
+    if quick:
+        particles, seeds, data = 8, 2, None
     with tempfile.TemporaryDirectory() as folder:
-        structures = backbones(data, args.backbones, args.draw, Path(folder))
+        structures = draw_backbones(data, backbones, draw, Path(folder))
     print("backbones:", ", ".join(f"{s.name} ({len(s.sequence)})" for s in structures))
     targets = [target(s) for s in structures]
-    method = sa.load_method(args.method, alpha=args.alpha)
-    best_of_n = sa.load_method("best_of_n", alpha=args.alpha)
-    print(f"{method}\n{particles} particles")
+    aligner = sa.load_method(method, alpha=alpha)
+    best_of_n = sa.load_method("best_of_n", alpha=alpha)
+    print(f"{aligner}\n{particles} particles")
     aligned, best, plain = [], [], []
-    for seed in range(args.first, args.first + seeds):
+    for seed in range(first, first + seeds):
         rows: list[list[list[float]]] = [[], [], []]
         for t in targets:
-            samples = run(t, method, particles, seed, "aligned")
+            samples = run(t, aligner, particles, seed, "aligned")
             # a gradient through the network would count in network_calls; as many go to best-of-N
             size = round(particles * samples.network_calls / (particles * t.model.process.steps))
             other = run(t, best_of_n, max(size, 1), seed, "best_of_n")
@@ -194,17 +195,17 @@ def main() -> None:
         )
     table("top 10 of each, equal network calls", np.array(aligned), np.array(best), "best-of-N")
     table("top 10 against 10 unguided designs", np.array(aligned), np.array(plain), "unguided")
-    if args.figure:
+    if figure:
         methods = {
             "best of N": best_of_n,
-            "svdd": sa.load_method("svdd", alpha=args.alpha),
-            "smc": sa.load_method("smc", alpha=args.alpha),
-            "tds": sa.load_method("tds", alpha=args.alpha),
-            "das": sa.load_method("das", alpha=args.alpha),
+            "svdd": sa.load_method("svdd", alpha=alpha),
+            "smc": sa.load_method("smc", alpha=alpha),
+            "tds": sa.load_method("tds", alpha=alpha),
+            "das": sa.load_method("das", alpha=alpha),
         }
-        curves = scaling(targets, methods, (4, 16, 64) if args.quick else (8, 16, 32, 64, 128), 0)
-        draw_scaling(curves, args.figure)
+        curves = scaling(targets, methods, (4, 16, 64) if quick else (8, 16, 32, 64, 128), 0)
+        draw_scaling(curves, figure)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

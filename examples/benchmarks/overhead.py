@@ -14,15 +14,15 @@ of the demo only, is the run with recorded answers in place of network and rewar
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+import typer
 import yaml
 from torch import Tensor
 
@@ -137,7 +137,7 @@ def sampler_of(demo: str) -> Any:
     )
 
 
-def demo(particles: int) -> tuple[Pair, Work | None, str]:
+def demo_pair(particles: int) -> tuple[Pair, Work | None, str]:
     """Return run, replay and the loop alone of the PDZ3 demo, and what they are."""
     model = sa.load_model("pdz-mini", max_mutations=8)
     reward = 1.0 * sa.load_reward("pdz3-stability") + 1.0 * sa.load_reward("pdz3-affinity")
@@ -199,7 +199,7 @@ class Overheard:
         return cast(Tensor, self.inner(x, t))
 
 
-def images(particles: int, steps: int) -> tuple[Pair, Work | None, str]:
+def images_pair(particles: int, steps: int) -> tuple[Pair, Work | None, str]:
     """Return run and replay of aligned emoji, and what they are."""
     prompts = ["crying cat face", "sailboat"]
     process = emoji_mini(prompts=prompts, steps=steps)
@@ -231,29 +231,31 @@ def images(particles: int, steps: int) -> tuple[Pair, Work | None, str]:
     return (lambda observe: run(process, observe), replay, marks), None, what
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="1 repeat, few particles and steps")]
+
+
+def main(
+    images: Annotated[
+        bool, typer.Option("--images", help="emoji instead of the PDZ3 demo")
+    ] = False,
+    quick: Quick = False,
+    repeats: int = 5,
+    threads: int = 1,
+    block: Annotated[int, typer.Option(help="steps between turns")] = 15,
+    particles: Annotated[int | None, typer.Option(help="64 of the demo, 16 emoji")] = None,
+) -> None:
     """Print the ratio of every pair and their median."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--images", action="store_true", help="emoji instead of the PDZ3 demo")
-    parser.add_argument("--quick", action="store_true", help="1 repeat, few particles and steps")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--block", type=int, default=15, help="steps between turns")
-    parser.add_argument("--particles", type=int, help="64 of the demo, 16 emoji")
-    args = parser.parse_args()
-    repeats = 1 if args.quick else args.repeats
-    torch.set_num_threads(args.threads)
-    particles = args.particles or (4 if args.quick else 16 if args.images else 64)
-    if args.images:
-        pair, alone, what = images(particles, 6 if args.quick else 50)
+    repeats = 1 if quick else repeats
+    torch.set_num_threads(threads)
+    particles = particles or (4 if quick else 16 if images else 64)
+    if images:
+        pair, alone, what = images_pair(particles, 6 if quick else 50)
     else:
-        pair, alone, what = demo(particles)
-    side_by_side(pair, args.block)
+        pair, alone, what = demo_pair(particles)
+    side_by_side(pair, block)
     runs, bares, own = [], [], []
     for _ in range(repeats):
-        run, bare = side_by_side(pair, args.block)
+        run, bare = side_by_side(pair, block)
         runs.append(run)
         bares.append(bare)
         (wall, cpu), (wall_, cpu_), (ratio, ratio_) = (v.tolist() for v in (run, bare, run / bare))
@@ -266,7 +268,7 @@ def main() -> None:
     (wall, cpu) = (torch.stack(runs).sum(0) / torch.stack(bares).sum(0)).tolist()
     median = statistics.median(float((r / b)[0]) for r, b in zip(runs, bares, strict=True))
     print(
-        f"{what}, {args.threads} threads: ratio of all {repeats} runs {wall:.3f}, median "
+        f"{what}, {threads} threads: ratio of all {repeats} runs {wall:.3f}, median "
         f"{median:.3f}, of processor time {cpu:.3f}"
     )
     if own:
@@ -275,4 +277,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -12,15 +12,15 @@ arm made, which costs it about 75 times its network calls.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import scipy.stats
 import torch
+import typer
 import yaml
 
 import seqalign as sa
@@ -47,19 +47,21 @@ def table(title: str, names: list[str], aligned: Any, other: Any) -> None:
         print(line)
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="2 seeds, 8 particles")]
+
+
+def main(
+    quick: Quick = False,
+    seeds: int = 10,
+    first: Annotated[int, typer.Option(help="first seed")] = 0,
+    particles: Annotated[int, typer.Option(help="of the aligned arm")] = 64,
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="also at equal oracle calls (long)")
+    ] = False,
+    threads: int = 2,
+) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="2 seeds, 8 particles")
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--particles", type=int, default=64, help="of the aligned arm")
-    parser.add_argument("--oracle", action="store_true", help="also at equal oracle calls (long)")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(threads)
     demo = yaml.safe_load((files("seqalign") / "data" / "demo-pdz3.yaml").read_text())
     # chunks keep the memory of a wide best-of-N flat
     model = sa.load_model(demo["model"]["name"], chunk=64, **demo["constraints"])
@@ -72,8 +74,7 @@ def main() -> None:
     objective = sum((1.0 * guide for guide in guides[1:]), start=1.0 * guides[0])
     sampler = {k: v for k, v in demo["sampler"].items() if k not in ("islands", "particles")}
     method = sa.load_method(sampler.pop("name"), **sampler)
-    particles, seeds = args.particles, args.seeds
-    if args.quick:
+    if quick:
         particles, seeds = 8, 2
     best_of_n = sa.load_method("best_of_n", alpha=sampler["alpha"])
 
@@ -87,21 +88,21 @@ def main() -> None:
 
     print(f"{method}\n{particles} particles, {model.process.steps} steps")
     aligned, same_network, same_oracle = [], [], []
-    for seed in range(args.first, args.first + seeds):
+    for seed in range(first, first + seeds):
         samples = run(method, particles, seed, "aligned")
         other = run(best_of_n, particles, seed, "best_of_n")
         aligned.append(top(samples, rewards))
         same_network.append(top(other, rewards))
         line = f"seed {seed}: network calls {samples.network_calls} and {other.network_calls}"
-        if args.oracle:
+        if oracle:
             wide = run(best_of_n, samples.reward_calls, seed, "best_of_n")
             same_oracle.append(top(wide, rewards))
             line += f"; oracle calls {samples.reward_calls} and {wide.reward_calls}"
         print(line, flush=True)
     table("equal network calls", names, aligned, same_network)
-    if args.oracle:
+    if oracle:
         table("equal oracle calls", names, aligned, same_oracle)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -8,12 +8,13 @@ repeats).
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+import typer
 from torch import Tensor
 
 from seqalign.core.resampling import SCHEMES, ess
@@ -33,15 +34,13 @@ def ratio(together: Callable[[], object], apart: Callable[[], object], repeats: 
     return statistics.median(ratios[1:])
 
 
-def main() -> None:
+Quick = Annotated[bool, typer.Option("--quick", help="3 repeats instead of 15")]
+
+
+def main(quick: Quick = False, islands: int = 256, particles: int = 64) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="3 repeats instead of 15")
-    parser.add_argument("--islands", type=int, default=256)
-    parser.add_argument("--particles", type=int, default=64)
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    b, k, repeats = args.islands, args.particles, 3 if args.quick else 15
+    b, k, repeats = islands, particles, 3 if quick else 15
     generator = torch.Generator().manual_seed(0)
     log_w = torch.randn(b, k, generator=generator, dtype=torch.float64)
     u = torch.rand(b, k, generator=generator, dtype=torch.float64)
@@ -69,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
