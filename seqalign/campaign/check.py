@@ -77,11 +77,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
 
 
 def method_of(campaign: Campaign, source: Source) -> Method:
-    """Return the method of a campaign, with its hyper-parameters.
-
-    Raises:
-        CampaignError: there is no such method or hyper-parameter, or a value does not fit.
-    """
+    """Return the method of a campaign, with its hyper-parameters."""
     sampler = campaign.sampler
     try:
         return build_method(sampler.name, sampler.model_extra or {})

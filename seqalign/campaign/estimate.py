@@ -14,11 +14,8 @@ __all__ = ["Estimate", "estimate"]
 class Estimate:
     """What a run will cost.
 
-    Attributes:
-        network: network calls per arm, calibration and evaluation included.
-        oracle: calls per reward, at most.
-        seconds: from one timed network call and one timed call of each reward.
-        gigabytes: a guess at the peak of memory.
+    Network calls are per arm, with calibration and evaluation, oracle calls per reward, at most;
+    the peak of memory is a guess.
     """
 
     network: Mapping[str, int]

@@ -94,11 +94,12 @@ def export(
                 for well, name, sequence in lines
             ]
             written[out / f"plate-{n}.csv"] = to_csv(table, ["well", "id", "sequence"])
-    there = [path for path, text in written.items() if path.exists() and _differs(path, text)]
-    if there and not force:
-        raise ValueError(
-            f"{there[0]} is there and differs. Choose another --out, or say --force to replace it."
-        )
+    for path, text in written.items():
+        same = path.is_file() and path.read_bytes() == text.encode()
+        if path.exists() and not same and not force:
+            raise ValueError(
+                f"{path} is there and differs. Choose another --out, or say --force to replace it."
+            )
     for path, text in written.items():
         write_atomic(path, text)
     return list(written)
@@ -110,10 +111,3 @@ def _joined(sequence: str, sizes: Sequence[int]) -> str:
         parts.append(sequence[start : start + size])
         start += size
     return "/".join(parts)
-
-
-def _differs(path: Path, text: str) -> bool:
-    try:
-        return path.read_bytes() != text.encode()
-    except OSError:
-        return True

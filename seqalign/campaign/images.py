@@ -46,21 +46,13 @@ FILES = 256
 
 @dataclass(frozen=True)
 class _Drawn:
-    """The images of one arm, with every number that tables need.
-
-    Attributes:
-        arm: its name.
-        samples: (B, K) designs.
-        numbers: per column, (B, K).
-        log_w: (B, K) log-weights, normalized over the islands of each prompt.
-        first: (B, K) flat index of the first equal design of the same prompt.
-    """
+    """The images of one arm, with every number that tables need."""
 
     arm: str
     samples: Samples
-    numbers: Mapping[str, np.ndarray]
-    log_w: np.ndarray
-    first: np.ndarray
+    numbers: Mapping[str, np.ndarray]  # per column, (B, K)
+    log_w: np.ndarray  # (B, K), normalized over the islands of each prompt
+    first: np.ndarray  # (B, K), flat index of the first equal design of the same prompt
 
     @property
     def best(self) -> np.ndarray:
@@ -115,28 +107,20 @@ def _judge(plan: Plan, objective: Reward, arm: str, samples: Samples) -> _Drawn:
     return _Drawn(arm, samples, numbers, log_w, firsts)
 
 
+def _apart(x: Tensor) -> float:
+    """Return the mean of 1 − cosine over all pairs of unit rows (n, D)."""
+    n = len(x)
+    return float((n - x.sum(0).square().sum() / n) / (n - 1)) if n > 1 else 0.0
+
+
 @dataclass(frozen=True)
 class _Ruler:
-    """How different images are.
-
-    Attributes:
-        of: what is compared.
-        unit: of distances.
-        features: (n, C, H, W) to (n, D).
-        half: whether distances are halved squares, 1 − cosine for unit rows.
-    """
+    """How different images are: what is compared, and the unit of distances."""
 
     of: str
     unit: str
-    features: Callable[[Tensor], Tensor]
-    half: bool
-
-    def apart(self, x: Tensor) -> float:
-        """Return the mean distance of all pairs of rows."""
-        if not self.half:
-            return metrics.mean_distance(x)
-        n = len(x)
-        return float((n - x.sum(0).square().sum() / n) / (n - 1)) if n > 1 else 0.0
+    features: Callable[[Tensor], Tensor]  # (n, C, H, W) to (n, D)
+    apart: Callable[[Tensor], float]  # mean distance of all pairs of (n, D) rows
 
 
 def _ruler(plan: Plan) -> _Ruler:
@@ -150,8 +134,9 @@ def _ruler(plan: Plan) -> _Ruler:
                     with torch.no_grad():
                         return F.normalize(embed(images).double(), dim=-1).cpu()
 
-                return _Ruler(f"embedding of {t.label}", "1 − cosine", unit, True)
-    return _Ruler("averages over 8 × 8 cells", "root mean square", metrics.pooled_pixels, False)
+                return _Ruler(f"embedding of {t.label}", "1 − cosine", unit, _apart)
+    cells, distance = metrics.pooled_pixels, metrics.mean_distance
+    return _Ruler("averages over 8 × 8 cells", "root mean square", cells, distance)
 
 
 def _spread(
@@ -277,11 +262,7 @@ def _table(plan: Plan, d: _Drawn) -> list[Record]:
 
 
 def _draw(folder: RunFolder, files: Sequence[str]) -> None:
-    """Write the image files that are not there yet, from the islands the run has kept.
-
-    Raises:
-        ValueError: an island is missing.
-    """
+    """Write the image files that are not there yet, from the islands the run has kept."""
     load = lru_cache(1)(folder.load_island)  # files of an island follow one another
     for name in sorted({*files}):
         match = re.fullmatch(r"images/(?:(.+)-)?(\d+)-(\d+)\.png", name)
@@ -523,7 +504,6 @@ class Images:
         return Judged(
             _table(plan, aligned),
             others,
-            samples.rewards.numel(),
             rows,
             _gains(plan, paired, rows),
             {
@@ -550,7 +530,8 @@ class Images:
         assert summary.gallery is not None
         labels = list(summary.units)
         gallery = tuple(
-            Line(line.prompt, {"aligned": _shown(mine, labels), **_baselines(line)})
+            # what another choice showed of the aligned designs goes, the baselines stay
+            Line(line.prompt, {"aligned": (), **line.arms} | {"aligned": _shown(mine, labels)})
             for line in summary.gallery
             for mine in [[row for row in kept if row["prompt"] == line.prompt]]
         )
@@ -566,19 +547,14 @@ class Images:
         return figures(run)
 
 
-def _baselines(line: Line) -> dict[str, Any]:
-    return {name: rows for name, rows in line.arms.items() if name != "aligned"}
-
-
 def _gallery(
     prompts: Sequence[str] | None, others: Sequence[Record], labels: Sequence[str]
 ) -> tuple[Line, ...]:
     """Return what is shown of the baselines, prompt by prompt."""
-    plain = [row for row in others if row["method"] == "best_of_n"]
     lines = []
     for text in prompts or [""]:
         arms = {}
-        first = [row for row in plain if row["prompt"] == text]
+        first = [r for r in others if r["method"] == "best_of_n" and r["prompt"] == text]
         if first:
             top = sorted(first, key=lambda r: (-r["total"], r["file"]))
             arms = {"best_of_n": _shown(top, labels), "unguided": _shown(first, labels)}

@@ -58,12 +58,7 @@ def free_positions(space: DesignSpace) -> list[int]:
 
 @dataclass(frozen=True)
 class Scored:
-    """Distinct sequences with every number that tables need.
-
-    Attributes:
-        rows: by sequence.
-        network_calls: what their log-likelihoods took.
-    """
+    """Distinct sequences with every number that tables need, and the network calls it took."""
 
     rows: Mapping[str, Record]
     network_calls: int
@@ -393,7 +388,6 @@ class Letters:
         return Judged(
             _pool(plan, scored, sequences, log_w),
             others,
-            len(sequences),
             rows,
             _gains(plan, rows),
             {x: metrics.weighted_mean(scored.of(sequences, x), log_w) for x in plan.shown},

@@ -101,9 +101,7 @@ class Judged:
     Attributes:
         pool: the distinct designs of the aligned arm.
         others: the designs of the baselines.
-        drawn: designs of the aligned arm, with copies.
         rows: the comparison.
-        gains: per reward.
         weighted_mean: per reward, mean under the weights.
         evaluation: network calls it took; None where a medium makes none.
         own: what only this medium says in a `Summary`, by field.
@@ -111,7 +109,6 @@ class Judged:
 
     pool: Sequence[Record]
     others: Sequence[Record]
-    drawn: int
     rows: tuple[Row, ...]
     gains: Mapping[str, Gain]
     weighted_mean: Mapping[str, float | None]

@@ -165,12 +165,6 @@ def survivors(ancestors: Sequence[Tensor | None], particles: int) -> list[int]:
     return counts
 
 
-def _distinct(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distinct rows of (n, L) tokens, and for each row the index of its equal."""
-    rows, which = np.unique(x.numpy(), axis=0, return_inverse=True)
-    return torch.from_numpy(rows), torch.from_numpy(which.reshape(-1))
-
-
 def prior_log_likelihood(
     process: MaskedProcess | UniformProcess,
     x: Tensor,
@@ -207,8 +201,9 @@ def prior_log_likelihood(
                 state[:, index] = process.alphabet.mask
                 for n, i in enumerate(path.tolist()):
                     # designs that agree so far are one state, and one network call
-                    seen, which = _distinct(state)
-                    law = process.posterior(seen[None], times[n]).log_probs[0, :, i][which]
+                    seen, which = np.unique(state.numpy(), axis=0, return_inverse=True)
+                    law = process.posterior(torch.from_numpy(seen)[None], times[n]).log_probs
+                    law = law[0, :, i][torch.from_numpy(which.reshape(-1))]
                     letter = some[:, i]
                     total[j : j + chunk] += law.gather(-1, letter[:, None])[:, 0]
                     state[:, i] = letter

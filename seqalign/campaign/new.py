@@ -36,13 +36,7 @@ _LANGUAGE = "Residues: A39, A1-56, A82A (insertion code), a chain as A, lists, a
 
 @dataclass(frozen=True)
 class Draft:
-    """The text of a campaign file, and what a person should know.
-
-    Attributes:
-        text: YAML with comments.
-        model: the model it names.
-        notes: sentences, such as weights that must be fetched first.
-    """
+    """The text of a campaign file, its model, and what a person should know, in sentences."""
 
     text: str
     model: str
@@ -220,11 +214,7 @@ def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
 
 
 def _loaded(model: str) -> Model:
-    """Return a model of sequences.
-
-    Raises:
-        SpecError: it draws images.
-    """
+    """Return a model of sequences."""
     found = load_model(model)
     if found.space is None:
         raise SpecError(f"The model {model!r} draws images. Leave --model out.")

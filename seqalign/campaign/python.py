@@ -15,11 +15,7 @@ __all__ = ["build_object", "load_object"]
 
 
 def load_object(text: str, source: Source, path: KeyPath) -> Any:
-    """Run FILE.py, named from the campaign's folder, and return its NAME.
-
-    Raises:
-        CampaignError: there is no such file or name, or the file fails.
-    """
+    """Run FILE.py, named from the campaign's folder, and return its NAME."""
     file, colon, name = text.rpartition(":")
     target = source.folder / file
     if not colon or not file or not name:
@@ -52,11 +48,7 @@ def load_object(text: str, source: Source, path: KeyPath) -> Any:
 def build_object(
     what: str, factory: Any, params: Mapping[str, Any], source: Source, path: KeyPath
 ) -> Any:
-    """Call a class or function of a user's file with the parameters of a campaign.
-
-    Raises:
-        CampaignError: a parameter is unknown or missing, or the call fails.
-    """
+    """Call a class or function of a user's file with the parameters of a campaign."""
     try:
         return call(what, factory, params)
     except SpecError as error:

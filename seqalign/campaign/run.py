@@ -94,7 +94,7 @@ def _finish(
         seed=campaign.seed,
         designs=len(kept),
         rejected=len(rejected),
-        drawn=judged.drawn,
+        drawn=aligned.rewards.numel(),
         distinct=len(judged.pool),
         rows=judged.rows,
         guides=tuple(guides),

@@ -127,11 +127,7 @@ def _ranked(campaign: Campaign, rows: list[Record], key: str) -> list[Record]:
 
 
 def check_select(campaign: Campaign, source: Source, medium: Medium) -> None:
-    """Refuse filters and rankings by columns that the tables will not have.
-
-    Raises:
-        CampaignError: the message names the filter and the nearest column.
-    """
+    """Refuse filters and rankings by columns that the tables will not have."""
     columns, spec = medium.columns(campaign.rewards, True), campaign.select
     if spec.diversity.min_mutations_apart and "n_mut" not in columns:
         raise source.error(

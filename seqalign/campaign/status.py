@@ -16,15 +16,9 @@ __all__ = ["Arm", "Status", "status"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One sampler of a run.
+    """One sampler of a run: what draws, how many islands are done of all, and designs per island.
 
-    Attributes:
-        method: that draws.
-        done: islands that are finished.
-        islands: of all.
-        particles: designs per island.
-        seconds: the finished islands took.
-        best: the highest objective so far; None before the first island.
+    The seconds are those of finished islands; the best objective is None before the first.
     """
 
     method: str
@@ -48,18 +42,13 @@ class Status:
     """What a run has done and what is left.
 
     Attributes:
-        name: of the campaign.
-        folder: of the run.
-        finished: whether it is complete.
         running: whether another process holds the folder.
-        arms: per sampler.
         seconds: spent; on finished islands, while there is more to do.
         seconds_left: of sampling; None where some sampler has no finished island.
         started: UNIX time.
         changed: UNIX time of the last island.
         now: UNIX time.
-        designs: kept ones of a finished run.
-        rejected: the others.
+        designs: kept ones of a finished run, `rejected` the others.
         best: of the first of them its id, columns of text, rewards and their sum; None without
             any.
     """

@@ -210,11 +210,7 @@ class RunFolder:
         self.write(name, "".join(json.dumps(finite(row)) + "\n" for row in rows))
 
     def _read(self, name: str, otherwise: str) -> str:
-        """Return the text of a file of the run.
-
-        Raises:
-            ValueError: there is no such folder, or no such file: `otherwise` says what that means.
-        """
+        """Return the text of a file of the run; `otherwise` says what it means if there is none."""
         path = self.path / name
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is no run folder: there is no such folder.")

@@ -82,13 +82,9 @@ class Versus:
 
 @dataclass(frozen=True)
 class Paired:
-    """Comparisons pair by pair, per reward.
+    """Comparisons pair by pair, per reward: with the best of best-of-N, the mean of unguided ones.
 
-    Attributes:
-        over: what a pair is, in words.
-        pairs: how many.
-        best_of_n: against the best of each pair.
-        unguided: against the mean of each pair.
+    `over` says what a pair is, in words.
     """
 
     over: str
@@ -96,20 +92,12 @@ class Paired:
     best_of_n: Mapping[str, Versus] = field(default_factory=dict)
     unguided: Mapping[str, Versus] = field(default_factory=dict)
 
-    def against(self, name: str) -> Mapping[str, Versus]:
-        """Return the comparisons with "best_of_n" or "unguided"."""
-        return {"best_of_n": self.best_of_n, "unguided": self.unguided}[name]
-
 
 @dataclass(frozen=True)
 class Spread:
-    """How distances between designs are measured.
+    """How distances are measured: of what, their unit, and the width of the kernel of Vendi scores.
 
-    Attributes:
-        of: what is compared.
-        unit: of distances.
-        width: of the kernel of the Vendi score.
-        designs: largest number of different designs of one prompt.
+    `designs` is the largest number of different designs of one prompt.
     """
 
     of: str

@@ -50,12 +50,9 @@ class _Oracle(Wrapper):
 
 @dataclass(frozen=True)
 class Term:
-    """One reward of a campaign.
+    """One reward of a campaign: by label, raw, and `scaled` after clip and zscore, which guides.
 
-    Attributes:
-        label: its name in tables.
-        raw: the oracle; cached for sequences, which come again, and not for images.
-        scaled: after clip and zscore; what guides.
+    Raw rewards are cached for sequences, which come again, and not for images.
     """
 
     label: str
@@ -93,11 +90,7 @@ def _python(label: str, spec: RewardSpec, source: Source) -> Reward:
 def load_term(
     label: str, spec: RewardSpec, source: Source, structure: Structure | None, recurs: bool
 ) -> Term:
-    """Build one reward; `recurs` says whether designs are worth remembering, as sequences are.
-
-    Raises:
-        CampaignError: it cannot be built; the message names the key.
-    """
+    """Build one reward; `recurs` says whether designs are worth remembering, as sequences are."""
     path: KeyPath = ("rewards", label)
     taken = label in _RESERVED or label.endswith(("_scaled", "_sd"))
     if taken or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label):

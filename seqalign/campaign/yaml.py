@@ -26,7 +26,10 @@ __all__ = ["CampaignError", "KeyPath", "Source", "parse", "read"]
 
 
 class CampaignError(ValueError):
-    """The campaign is wrong; the message names place, value and cure."""
+    """The campaign is wrong; the message names place, value and cure.
+
+    Whatever is given a `Source` raises it.
+    """
 
 
 class _Yaml12(yaml.SafeLoader):
@@ -99,22 +102,29 @@ class Source:
         return f"{self.file}: {key + ': ' if key else ''}"
 
 
-def _construct(
-    loader: _Yaml12,
-    node: yaml.Node,
-    path: KeyPath,
-    file: str,
-    lines: dict[KeyPath, int],
-    open_: tuple[int, ...],
-) -> Any:
-    def error(at: yaml.Node, message: str) -> CampaignError:
-        return CampaignError(f"{file}:{at.start_mark.line + 1}: {message}")
+def _parse(text: str, file: str) -> tuple[Any, dict[KeyPath, int]]:
+    """Return what a text says, and the line of every key path."""
+    lines: dict[KeyPath, int] = {}
 
-    lines.setdefault(path, node.start_mark.line + 1)
-    if id(node) in open_ or len(lines) > 20_000:
-        raise error(node, "an alias refers to itself, or too often. Write it out.")
-    open_ = (*open_, id(node))
-    if isinstance(node, yaml.MappingNode):
+    def error(node: yaml.Node, message: str) -> CampaignError:
+        return CampaignError(f"{file}:{node.start_mark.line + 1}: {message}")
+
+    def construct(node: yaml.Node, path: KeyPath, open_: tuple[int, ...]) -> Any:
+        lines.setdefault(path, node.start_mark.line + 1)
+        if id(node) in open_ or len(lines) > 20_000:
+            raise error(node, "an alias refers to itself, or too often. Write it out.")
+        open_ = (*open_, id(node))
+        if isinstance(node, yaml.SequenceNode):
+            return [construct(n, (*path, i), open_) for i, n in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                return loader.construct_object(node)
+            except (yaml.YAMLError, ValueError) as wrong:
+                raise error(
+                    node,
+                    f"cannot read {str(node.value)[:60]!r}; write plain text, numbers, true, false "
+                    "or null, without tags.",
+                ) from wrong
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
@@ -122,47 +132,31 @@ def _construct(
             key = str(key_node.value)
             here = (*path, key)
             if key in mapping:
+                first = f"(first in line {lines[here]})"
                 raise error(
                     key_node,
-                    f"{'.'.join(map(str, here))}: the key is given twice (first in line "
-                    f"{lines[here]}). Keep one.",
+                    f"{'.'.join(map(str, here))}: the key is given twice {first}. Keep one.",
                 )
             lines[here] = key_node.start_mark.line + 1
-            mapping[key] = _construct(loader, value_node, here, file, lines, open_)
+            mapping[key] = construct(value_node, here, open_)
         return mapping
-    if isinstance(node, yaml.SequenceNode):
-        return [
-            _construct(loader, n, (*path, i), file, lines, open_) for i, n in enumerate(node.value)
-        ]
-    try:
-        return loader.construct_object(node)
-    except (yaml.YAMLError, ValueError) as wrong:
-        raise error(
-            node,
-            f"cannot read {str(node.value)[:60]!r}; write plain text, numbers, true, false or "
-            "null, without tags.",
-        ) from wrong
 
-
-def _parse(text: str, file: str) -> tuple[Any, dict[KeyPath, int]]:
-    lines: dict[KeyPath, int] = {}
     try:
         loader = _Yaml12(text)
         try:
             node = loader.get_single_node()
-            data = None if node is None else _construct(loader, node, (), file, lines, ())
+            return None if node is None else construct(node, (), ()), lines
         finally:
             loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+    except yaml.MarkedYAMLError as wrong:
+        line = f":{wrong.problem_mark.line + 1}" if wrong.problem_mark else ""
         raise CampaignError(
-            f"{file}{line}: this is not YAML: {error.problem or error.context}. Check indentation, "
-            "quotes and brackets."
-        ) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        why = str(error) or "nested too deeply"
-        raise CampaignError(f"{file}: this is not YAML: {why}.") from error
-    return data, lines
+            f"{file}{line}: this is not YAML: {wrong.problem or wrong.context}. Check "
+            "indentation, quotes and brackets."
+        ) from wrong
+    except (yaml.YAMLError, RecursionError) as wrong:
+        why = str(wrong) or "nested too deeply"
+        raise CampaignError(f"{file}: this is not YAML: {why}.") from wrong
 
 
 _LATER: dict[KeyPath, str] = {
@@ -261,11 +255,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Campaign, Sou
 def parse(
     text: str, file: str, folder: Path, overrides: Sequence[str] = ()
 ) -> tuple[Campaign, Source]:
-    """Return the campaign of a text that messages call `file`, with paths from a folder.
-
-    Raises:
-        CampaignError: it is not YAML, or does not fit the schema.
-    """
+    """Return the campaign of a text that messages call `file`, with paths from a folder."""
     data, lines = _parse(text, file)
     given: dict[KeyPath, str] = {}
     source = Source(file, folder, lines, given)

@@ -63,8 +63,9 @@ def _catalog(kind: registry.Kind, name: str | None, as_json: bool) -> None:
         for key, value in data.items():
             if key == "name" or value in (None, "", []):
                 continue
-            text = value if isinstance(value, str) else _dumped(value)
-            text = text.strip().removesuffix("\n...")
+            if not isinstance(value, str):
+                value = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+            text = value.strip().removesuffix("\n...")
             inline = "\n" not in text and len(text) < 100
             body = f" {text}" if inline else "\n" + indent(text, "  ", lambda line: True)
             say(console, f"{str(key).replace('_', ' ')}:", body)
@@ -72,13 +73,9 @@ def _catalog(kind: registry.Kind, name: str | None, as_json: bool) -> None:
     found = {n: registry.describe(kind, n) for n in registry.names(kind)}
     if as_json:
         show_json(found)
-        return
-    _list(found)
-    console.print(f"\nseqalign {kind}s NAME shows the card.", highlight=False)
-
-
-def _dumped(value: Any) -> str:
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100))
+    else:
+        _list(found)
+        screen.show(f"\nseqalign {kind}s NAME shows the card.")
 
 
 def _list(texts: Mapping[str, str]) -> None:
@@ -102,11 +99,9 @@ def fetch(
         _weights(entries, root, as_json)
         return
     if name not in entries:
-        raise fail(
-            f"There are no published weights {name!r}.{weights.nearest(name, entries)} "
-            "seqalign fetch lists the names.",
-            2,
-        )
+        near = weights.nearest(name, entries)
+        said = f"There are no published weights {name!r}.{near} seqalign fetch lists the names."
+        raise fail(said, 2)
     entry = entries[name]
     err = Console(stderr=True, soft_wrap=True, highlight=False)
     missing = entry.missing(root)
@@ -152,16 +147,10 @@ def _size(size: int | None) -> str:
 def _weights(entries: Mapping[str, weights.Entry], root: Path, as_json: bool) -> None:
     """List the catalog and what is there already."""
     if as_json:
-        rows = {
-            n: {
-                "summary": e.summary,
-                "licence": e.licence,
-                "bytes": e.size,
-                "path": e.location(root),
-                "there": not e.missing(root),
-            }
-            for n, e in entries.items()
-        }
+        rows: dict[str, dict[str, Any]] = {}
+        for n, e in entries.items():
+            rows[n] = {"summary": e.summary, "licence": e.licence, "bytes": e.size}
+            rows[n] |= {"path": e.location(root), "there": not e.missing(root)}
         show_json(rows)
         return
     texts = {}
@@ -172,7 +161,7 @@ def _weights(entries: Mapping[str, weights.Entry], root: Path, as_json: bool) ->
         texts[n] = f"{'there' if not e.missing(root) else size:>12}  {e.summary}"
     _list(texts)
     does = "shows size and licence, asks, downloads and verifies"
-    say(terminal(), f"\nWeights folder: {root}\nseqalign fetch NAME {does}.")
+    screen.show(f"\nWeights folder: {root}\nseqalign fetch NAME {does}.")
 
 
 def _announce(
@@ -194,22 +183,14 @@ def _announce(
 @contextmanager
 def _transfer(console: Console) -> Any:
     """Show a bar on a terminal; elsewhere one line per file."""
-    if not sys.stderr.isatty():
-        seen: set[str] = set()
-
-        def line(part: weights.Part, so_far: int, total: int | None) -> None:
-            if part.path not in seen:
-                seen.add(part.path)
-                console.print(f"downloading {part.path}, {_size(total)}")
-
-        yield line
-        return
+    tasks: dict[str, Any] = {}
     with screen.bar(DownloadColumn(), TransferSpeedColumn()) as bar:
-        tasks: dict[str, Any] = {}
 
         def update(part: weights.Part, so_far: int, total: int | None) -> None:
             if part.path not in tasks:
                 tasks[part.path] = bar.add_task(part.path, total=total)
+                if bar.disable:
+                    console.print(f"downloading {part.path}, {_size(total)}")
             bar.update(tasks[part.path], completed=so_far)
 
         yield update
@@ -218,8 +199,7 @@ def _transfer(console: Console) -> Any:
 def cite(path: CampaignFile, overrides: Set = None) -> None:
     """Print BibTeX of exactly what a campaign uses."""
     campaign, source = read(path, overrides or [])
-    text = files("seqalign").joinpath("data", "references.yaml").read_text("utf-8")
-    library = yaml.safe_load(text)
+    library = yaml.safe_load(files("seqalign").joinpath("data/references.yaml").read_text("utf-8"))
     model = campaign.model
     parts: list[tuple[registry.Kind, str, tuple[str, ...]]] = []
     sorts: tuple[str, ...] = ()

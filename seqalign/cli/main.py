@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import shlex
 from collections.abc import Callable
+from enum import StrEnum
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 import typer
-from click import Choice
 
 from seqalign import registry
 from seqalign.campaign.check import check
@@ -92,12 +92,9 @@ def _execute(plan: Plan, folder: RunFolder, fresh: bool, as_json: bool) -> None:
     if as_json:
         screen.show_json({**finite(to_json(summary)), "folder": str(folder.path)})
     else:
-        console = screen.terminal()
         if finished:
-            screen.say(console, "This run was already complete; --fresh starts over.\n")
-        console.print(screen.table_of(summary))
-        for line in screen.notes(summary, folder):
-            screen.say(console, line)
+            screen.show("This run was already complete; --fresh starts over.\n")
+        screen.show(screen.table_of(summary), *screen.notes(summary, folder))
     _kept(summary, folder)
 
 
@@ -111,15 +108,16 @@ def _kept(summary: Summary, folder: RunFolder) -> None:
         )
 
 
+class _Demo(StrEnum):
+    backbone = "backbone"
+    pdz3 = "pdz3"
+
+
 @_verb
 def demo(
     which: Annotated[
-        str,
-        typer.Argument(
-            click_type=Choice(["backbone", "pdz3"]),
-            help="backbone: inverse folding. pdz3: around a wild type.",
-        ),
-    ] = "backbone",
+        _Demo, typer.Argument(help="backbone: inverse folding. pdz3: around a wild type.")
+    ] = _Demo.backbone,
     out: Annotated[
         Path | None, typer.Option("--out", help="Run folder; by default seqalign-demo-WHICH.")
     ] = None,
@@ -136,10 +134,10 @@ def demo(
     overrides = ["sampler.particles=12"] if quick else []
     if seed is not None:
         overrides.append(f"seed={seed}")
-    name = f"demo-{which}.yaml"
+    name = f"demo-{which.value}.yaml"
     with as_file(files("seqalign").joinpath("data")) as folder:
         plan = check(*parse((folder / name).read_text("utf-8"), name, folder, overrides))
-    _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which}")), fresh, as_json)
+    _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which.value}")), fresh, as_json)
 
 
 def _plan(path: Path, overrides: list[str] | None) -> Plan:
@@ -160,11 +158,7 @@ def run_(
 
 
 @_verb
-def check_(
-    path: CampaignFile,
-    overrides: Set = None,
-    as_json: Json = False,
-) -> None:
+def check_(path: CampaignFile, overrides: Set = None, as_json: Json = False) -> None:
     """Validate everything before anything runs: design map, calls, time, memory."""
     plan = _plan(path, overrides)
     cost = estimate(plan)
@@ -192,9 +186,8 @@ def check_(
 # around a run -------------------------------------------------------------------------------------
 
 
-def _names_of(kind: registry.Kind) -> Callable[[str], list[str]]:
-    """Return the completion of names of a kind."""
-    return lambda incomplete: [n for n in registry.names(kind) if n.startswith(incomplete)]
+def _completed(incomplete: str) -> list[str]:
+    return [name for name in registry.names("model") if name.startswith(incomplete)]
 
 
 @_verb
@@ -208,7 +201,7 @@ def new_(
         typer.Option(
             "--model",
             help="A model; by default one that fits the file.",
-            autocompletion=_names_of("model"),
+            autocompletion=_completed,
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
@@ -325,9 +318,6 @@ def status_(
         screen.show_json(found.to_json())
         return
     state = "finished" if found.finished else "running" if found.running else "not running"
-    console = screen.terminal()
-    screen.say(console, found.name, f": {state}")
-    console.print(screen.progress(found))
     lines = []
     if found.finished:
         lines.append(f"{found.designs} designs kept, {found.rejected} rejected.")
@@ -341,8 +331,13 @@ def status_(
             lines.append(f"About {screen.duration(found.seconds_left)} of sampling left.")
         if not found.running:
             lines.append("The command that started it continues it.")
-    for line in lines:
-        screen.say(console, line)
+    screen.say(screen.terminal(), found.name, f": {state}")
+    screen.show(screen.progress(found), *lines)
+
+
+class _Plate(StrEnum):
+    small = "96"
+    large = "384"
 
 
 @_verb
@@ -351,12 +346,7 @@ def export_(
     as_fasta: Annotated[bool, typer.Option("--fasta", help="designs.fasta: id, sequence.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="designs.csv: a short table.")] = False,
     plate: Annotated[
-        str | None,
-        typer.Option(
-            "--plate",
-            click_type=Choice(["96", "384"]),
-            help="plate-1.csv, ...: well, id, sequence.",
-        ),
+        _Plate | None, typer.Option("--plate", help="plate-1.csv, ...: well, id, sequence.")
     ] = None,
     control: Annotated[
         bool, typer.Option("--control", help="The wild type in the last well of every plate.")
@@ -369,11 +359,10 @@ def export_(
     as_json: Json = False,
 ) -> None:
     """Write the designs of a run as FASTA, CSV or plate maps, best first."""
-    run_folder = RunFolder(folder)
-    size: Wells | None = None if plate is None else 96 if plate == "96" else 384
+    size: Wells | None = None if plate is None else 96 if plate is _Plate.small else 384
     paths = export(
-        run_folder,
-        out or run_folder.path / "export",
+        RunFolder(folder),
+        out or folder.resolve() / "export",
         as_fasta=as_fasta,
         as_csv=as_csv,
         plate=size,
@@ -397,10 +386,7 @@ def compare_(
     if as_json:
         screen.show_json(found.to_json())
         return
-    console = screen.terminal()
-    console.print(screen.side_by_side(found))
-    for note in found.notes:
-        screen.say(console, f"note: {note}")
+    screen.show(screen.side_by_side(found), *(f"note: {note}" for note in found.notes))
 
 
 @_verb

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -56,6 +56,15 @@ def say(console: Console, *parts: Any, style: str = "bold") -> None:
     """Print a line as it is, the first of several parts in a style."""
     first = parts[:1] if len(parts) == 1 else [(parts[0], style)]
     console.print(Text.assemble(*first, *parts[1:]), soft_wrap=True)
+
+
+def show(*things: Table | str) -> None:
+    """Print results, one below the other."""
+    for thing in things:
+        if isinstance(thing, str):
+            say(terminal(), thing)
+        else:
+            terminal().print(thing)
 
 
 def number(value: Any, digits: int = 2) -> str:
@@ -152,10 +161,11 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def bar(*columns: ProgressColumn) -> Progress:
-    """Return a bar on stderr that says what is done, how much of it, and the time left."""
-    first, last = (TextColumn("{task.description}"), BarColumn()), TimeRemainingColumn()
-    return Progress(*first, *columns, last, console=Console(stderr=True), transient=True)
+def bar(*columns: ProgressColumn, quiet: bool = False) -> Progress:
+    """Return a bar on stderr, if that is a terminal: what is done, how much of it, time left."""
+    some = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    disable = quiet or not sys.stderr.isatty()
+    return Progress(*some, console=Console(stderr=True), transient=True, disable=disable)
 
 
 _CALLS = TextColumn("{task.completed:,.0f}/{task.total:,.0f} calls")
@@ -169,19 +179,15 @@ class Watch:
         self.total = plan.network_calls + sum(plan.medium.beside(plan).values())
         self.done, self.tenth, self.best = 0, 0, -float("inf")
         self.begin = time.perf_counter()
-        self.bar: Progress | None = None
-        self.task: Any = None
+        self.bar = bar(_CALLS, TextColumn("{task.fields[best]}"), quiet=quiet)
+        self.task = self.bar.add_task("starting", total=self.total, best="")
 
     def __enter__(self) -> Watch:
-        if not self.quiet and sys.stderr.isatty():
-            self.bar = bar(_CALLS, TextColumn("{task.fields[best]}"))
-            self.bar.start()
-            self.task = self.bar.add_task("starting", total=self.total, best="")
+        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.stop()
 
     def step(self, arm: str, island: int, step: Step) -> None:
         """Take one step of one island."""
@@ -198,10 +204,9 @@ class Watch:
     def _advance(self, calls: int, what: str) -> None:
         self.done += calls
         best = f"best reward {self.best:.3f}" if self.best > -float("inf") else ""
-        if self.bar is not None:
-            done = min(self.done, self.total)
-            self.bar.update(self.task, completed=done, description=what, best=best)
-        elif not self.quiet and 10 * self.done // self.total > self.tenth:
+        done = min(self.done, self.total)
+        self.bar.update(self.task, completed=done, description=what, best=best)
+        if self.bar.disable and not self.quiet and 10 * self.done // self.total > self.tenth:
             self.tenth = 10 * self.done // self.total
             spent = time.perf_counter() - self.begin
             left = spent * max(self.total - self.done, 0) / max(self.done, 1)
@@ -215,10 +220,7 @@ class Watch:
 @contextmanager
 def counted(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
     """Yield a function that takes calls as they are made; a bar on a terminal shows them."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda calls: None
-        return
-    with bar(_CALLS) as shown:
+    with bar(_CALLS, quiet=quiet) as shown:
         task = shown.add_task(what, total=total)
         yield lambda calls: shown.advance(task, calls)
 
@@ -226,17 +228,18 @@ def counted(total: int, what: str, quiet: bool) -> Iterator[Callable[[int], None
 # tables -------------------------------------------------------------------------------------------
 
 
-def _headed(label: str, unit: str | None) -> str:
-    return f"{label}\n{unit}" if unit else label
+def _columns(table: Table, heads: Iterable[tuple[str, str | None]]) -> None:
+    """Add columns of numbers, each a label above its unit."""
+    for label, unit in heads:
+        table.add_column(f"{label}\n{unit}" if unit else label, justify="right")
 
 
 def table_of(summary: Summary) -> Table:
     """Return the comparison of a run as a table."""
     title = f"{summary.name}, seed {summary.seed}: means over the designs of each row"
     table = Table("", "designs", title=title, title_justify="left")
-    heads = [(label, summary.units.get(label)) for label in summary.labels]
-    for head, unit in heads + [(column.head, column.unit) for column in summary.columns]:
-        table.add_column(_headed(head, unit), justify="right")
+    _columns(table, ((label, summary.units.get(label)) for label in summary.labels))
+    _columns(table, ((column.head, column.unit) for column in summary.columns))
     for row in summary.rows:
         cells = [number(row.mean.get(label)) for label in summary.labels]
         cells += [number(row.value(column.key), column.digits) for column in summary.columns]
@@ -288,18 +291,16 @@ def progress(found: Status) -> Table:
 def side_by_side(found: Comparison) -> Table:
     """Return runs side by side as a table."""
     heads = {
-        "total": "sum of\nthe guides",
-        "n_mut": "mutations",
-        "prior_per_residue": "log-likelihood\nnats/residue",
-        "diversity": f"diversity\n{found.diversity}",
-        "vendi": "Vendi score\nper prompt",
+        "total": ("sum of", "the guides"),
+        "n_mut": ("mutations", None),
+        "prior_per_residue": ("log-likelihood", "nats/residue"),
+        "diversity": ("diversity", found.diversity),
+        "vendi": ("Vendi score", "per prompt"),
     }
     keys = [k for k in heads if k in found.rows[-1].numbers]
     table = Table("run", "row", "method", "designs")
-    for label in found.labels:
-        table.add_column(_headed(label, found.units.get(label)), justify="right")
-    for head in (*(heads[k] for k in keys), "network\ncalls"):
-        table.add_column(head, justify="right")
+    _columns(table, ((label, found.units.get(label)) for label in found.labels))
+    _columns(table, (*(heads[k] for k in keys), ("network", "calls")))
     last = None
     for row in found.rows:
         if last not in (None, "", row.run):

@@ -23,11 +23,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: where it lies.
-        summary: what it says of itself.
         config: resolved configuration, with the options designs were chosen by last.
-        kept: rows of designs.csv.
-        rejected: rows of rejected.csv.
+        kept: rows of designs.csv; `rejected` those of rejected.csv.
         plain: designs of best-of-N, unguided.
         trace: the steps of the aligned sampler.
     """

@@ -17,13 +17,9 @@ __all__ = ["Card", "Verdict", "asked", "cards", "shown", "verdicts"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a guide and its hold-out moved, in standard deviations of unguided designs.
+    """How a guide ("total" for their sum) gained and how much of it its hold-out kept.
 
-    Attributes:
-        guide: what was optimized; "total" for the sum of the guides.
-        held: what was not.
-        gain: of the guide.
-        kept: of the hold-out.
+    Both in standard deviations of unguided designs.
     """
 
     guide: str
@@ -97,7 +93,7 @@ def cards(summary: Summary) -> list[Card]:
         ):
             if gain is None:
                 continue
-            versus = paired.against(name).get(label) if paired is not None and name else None
+            versus = getattr(paired, name).get(label) if paired is not None and name else None
             if versus is not None and versus.low is not None:
                 text += f", 95 % interval {shown(versus.low)} to {shown(versus.high)}"
             title = f"{label} · hold-out" if label in held else label
