@@ -8,9 +8,10 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,12 +127,6 @@ def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
 _PAIR = re.compile(r"\s*(\w[\w-]*)=(\[[^\]]*\]|[^,]*)(?:,|$)")
 
 
-_NATIVE = ("score", "global_score", "fixed_chains", "designed_chains", "git_hash", "seed")
-
-
-_SAMPLE = ("T", "sample", "score", "global_score", "seq_recovery")
-
-
 def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
     """Return the records of a FASTA file in ProteinMPNN's style, official or ours.
 
@@ -145,34 +140,15 @@ def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
         name, pairs = _pairs(header, where)
         try:
             if name is None:
-                samples.append(
-                    Sample(
-                        sequence,
-                        float(pairs["T"]),
-                        int(pairs["sample"]),
-                        float(pairs["score"]),
-                        float(pairs["global_score"]),
-                        float(pairs["seq_recovery"]),
-                        {k: v for k, v in pairs.items() if k not in _SAMPLE},
-                    )
-                )
+                keys = ("T", "sample", "score", "global_score", "seq_recovery")
+                samples.append(Sample(sequence, *(_READ[k](pairs.pop(k)) for k in keys), pairs))
                 continue
             if native is not None or samples:
                 raise ValueError("a native sequence stands first or nowhere")
             model = "CA_model_name" if "CA_model_name" in pairs else "model_name"
-            native = Native(
-                name,
-                sequence,
-                float(pairs["score"]),
-                float(pairs["global_score"]),
-                _names(pairs["fixed_chains"]),
-                _names(pairs["designed_chains"]),
-                pairs[model],
-                int(pairs["seed"]),
-                pairs["git_hash"],
-                model == "CA_model_name",
-                {k: v for k, v in pairs.items() if k not in (*_NATIVE, model)},
-            )
+            keys = ("score", "global_score", "fixed_chains", "designed_chains", model, "seed")
+            values = [_READ[k](pairs.pop(k)) for k in (*keys, "git_hash")]
+            native = Native(name, sequence, *values, model == "CA_model_name", pairs)
         except KeyError as error:
             raise ValueError(
                 f"{where}: the header has no {error.args[0]}=; this is not ProteinMPNN's style."
@@ -205,3 +181,11 @@ def _names(text: str) -> tuple[str, ...]:
     if not re.fullmatch(r"\[(?:'[^']*'(?:, *'[^']*')*)?\]", text):
         raise ValueError(f"{text!r} is no list of chains such as ['A', 'B']")
     return tuple(re.findall(r"'([^']*)'", text))
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("T", "score", "global_score", "seq_recovery"), float),
+    **dict.fromkeys(("sample", "seed"), int),
+    **dict.fromkeys(("fixed_chains", "designed_chains"), _names),
+    **dict.fromkeys(("model_name", "CA_model_name", "git_hash"), str),
+}
