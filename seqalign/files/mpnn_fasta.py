@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,7 @@ def _appended(extra: Mapping[str, str]) -> str:
 
 
 def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
-    """Return FASTA text as protein_mpnn_run.py writes it, ours appended to each header.
-
-    Raises:
-        ValueError: something that a header cannot hold.
-    """
+    """Return FASTA text as protein_mpnn_run.py writes it, ours appended to each header."""
     if native is not None and not re.fullmatch(r"(?!T=)[^,=\n\r>]+", native.name):
         raise ValueError(
             f"{native.name!r} cannot be a name in a FASTA header: commas, '=' and '>' separate."
@@ -140,15 +136,17 @@ def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
         name, pairs = _pairs(header, where)
         try:
             if name is None:
-                keys = ("T", "sample", "score", "global_score", "seq_recovery")
-                samples.append(Sample(sequence, *(_READ[k](pairs.pop(k)) for k in keys), pairs))
+                keys = ["T", "sample", "score", "global_score", "seq_recovery"]
+                values = [_READ[key](pairs.pop(key)) for key in keys]
+                samples.append(replace(Sample(sequence, *values), extra=pairs))
                 continue
             if native is not None or samples:
                 raise ValueError("a native sequence stands first or nowhere")
             model = "CA_model_name" if "CA_model_name" in pairs else "model_name"
-            keys = ("score", "global_score", "fixed_chains", "designed_chains", model, "seed")
-            values = [_READ[k](pairs.pop(k)) for k in (*keys, "git_hash")]
-            native = Native(name, sequence, *values, model == "CA_model_name", pairs)
+            keys = ["score", "global_score", "fixed_chains", "designed_chains", model, "seed"]
+            values = [_READ[key](pairs.pop(key)) for key in (*keys, "git_hash")]
+            native = Native(name, sequence, *values)
+            native = replace(native, ca_only=model == "CA_model_name", extra=pairs)
         except KeyError as error:
             raise ValueError(
                 f"{where}: the header has no {error.args[0]}=; this is not ProteinMPNN's style."
