@@ -3,7 +3,8 @@
 A field annotated with a protocol (`Tempering`, `Value`, ...) is a strategy, chosen by its
 registered name: `adaptive`, or `{name: adaptive, ess: 0.6}`. A field annotated with one dataclass
 (`Resample`) needs no name, and a bare word sets that class's first field. Everything else is a
-plain value, a tuple of them, or nothing.
+plain value, a tuple of them, or nothing. What is unknown, is missing or does not fit is a SpecError
+whose `path` says where.
 """
 
 from __future__ import annotations
@@ -43,11 +44,7 @@ def kind_of(hint: Any) -> Kind | None:
 
 
 def settable(cls: type) -> dict[str, Any]:
-    """Return the fields of a dataclass that plain values set, with their annotations.
-
-    Raises:
-        SpecError: an annotation names what is not there.
-    """
+    """Return the fields of a dataclass that plain values set, with their annotations."""
     try:
         hints = get_type_hints(cls)
     except Exception as error:
@@ -145,11 +142,7 @@ def _named(kinds: Sequence[Kind], classes: Sequence[type], given: Any, path: _Pa
 
 
 def make(cls: type, given: Mapping[str, Any], path: _Path = (), what: str = "") -> Any:
-    """Build a dataclass from plain values; `what` it is called in errors, its class by default.
-
-    Raises:
-        SpecError: a key or value is unknown, missing, or does not fit; `path` says which.
-    """
+    """Build a dataclass from plain values; `what` it is called in errors, its class by default."""
     known, what = settable(cls), what or cls.__name__
     arguments: dict[str, Any] = {}
     for key, item in given.items():
@@ -169,11 +162,7 @@ def make(cls: type, given: Mapping[str, Any], path: _Path = (), what: str = "") 
 
 
 def plain(given: Any, hint: Any = None) -> Any:
-    """Return the plain values that `make` builds an object from, with every default.
-
-    Raises:
-        SpecError: a strategy has no registered name.
-    """
+    """Return the plain values that `make` builds an object from, with every default."""
     if isinstance(given, tuple):
         tuples = [o for o in _options(hint)[2] if get_origin(o) is tuple]
         pairs = zip(given, _each((*tuples, tuple[Any, ...])[0], len(given)), strict=True)

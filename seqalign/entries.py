@@ -1,7 +1,7 @@
 """Entry points: what is installed of each kind, by name; imported when used.
 
 Third parties plug in through the same door as the package's own. A plugin that fails is named with
-its package and its error, and none takes the name of another.
+its package and its error, by a SpecError, and none takes the name of another.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class SpecError(ValueError):
     """A name, key or value is wrong; `path` says where, below what was being built."""
 
     def __init__(self, message: str, path: Sequence[str | int] = ()) -> None:
-        """Keep the place beside the message."""
         super().__init__(message)
         self.path = tuple(path)
 
@@ -56,7 +55,6 @@ class _Found:
 
 
 def _package(point: EntryPoint) -> str:
-    """Return the name of the package that an entry point belongs to."""
     name = None if point.dist is None else point.dist.name
     return str(name or point.module.partition(".")[0])
 
@@ -89,11 +87,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def entry(kind: Kind, name: str) -> EntryPoint:
-    """Return the entry point of a name.
-
-    Raises:
-        SpecError: the name is unknown; the message names the nearest one.
-    """
+    """Return the entry point of a name."""
     found = _found(kind)
     if name not in found.points:
         raise SpecError(f"There is no {kind} {name!r}. {nearest(name, found.points)}")
@@ -103,11 +97,7 @@ def entry(kind: Kind, name: str) -> EntryPoint:
 
 
 def package(kind: Kind, name: str) -> str:
-    """Return the name of the package that provides a name.
-
-    Raises:
-        SpecError: the name is unknown.
-    """
+    """Return the name of the package that provides a name."""
     return _package(entry(kind, name))
 
 

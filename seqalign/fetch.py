@@ -55,11 +55,7 @@ class Fetched:
 
 
 def verify(part: Part, root: Path) -> Fetched:
-    """Verify a file of the weights folder that is there.
-
-    Raises:
-        FetchError: it is not what the catalog, or the record of its download, says.
-    """
+    """Verify a file that is there by the catalog, or the record of its download."""
     path = root / part.path
     fault, kind, sha256 = _compare(part, path, _record(path))
     if fault:
@@ -172,19 +168,17 @@ def _keep(part: Part, partial: Path, target: Path) -> Fetched:
 def _compare(part: Part, path: Path, record: str | None) -> tuple[str, str, str]:
     """Return what is wrong ("" if nothing), what was compared, and the sha256 of the file."""
     size = path.stat().st_size
-    sha256, git_sha1 = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
-            git_sha1.update(chunk)
-    own = sha256.hexdigest()
+        own = hashlib.file_digest(file, "sha256").hexdigest()
     if part.size is not None and size != part.size:
         return f"it has {size:,} bytes, not {part.size:,}", "size", own
     if part.sha256 is not None:
         wrong = own != part.sha256
         return f"its sha256 is {own}, not {part.sha256}" if wrong else "", "sha256", own
     if part.git_sha1 is not None:
-        git = git_sha1.hexdigest()
+        with path.open("rb") as file:
+            blob = hashlib.file_digest(file, lambda: hashlib.sha1(b"blob %d\0" % size))
+        git = blob.hexdigest()
         wrong = git != part.git_sha1
         return f"its git id is {git}, not {part.git_sha1}" if wrong else "", "git_sha1", own
     if record is not None:

@@ -40,11 +40,7 @@ class Model:
 
     @classmethod
     def of(cls, process: Any, space: DesignSpace | None = None) -> Model:
-        """Wrap a process that is at hand; a model stays what it is.
-
-        Raises:
-            SpecError: it is neither, or a space is given for what has one.
-        """
+        """Wrap a process at hand; a model, which has a space of its own, stays what it is."""
         if isinstance(process, cls):
             if space is not None:
                 raise SpecError(
@@ -153,13 +149,8 @@ def load_model(
         own, name = name, str(getattr(name, "name", type(name).__name__))
     known = [] if own is not None else parameters("model", name)
     named = {k: params.pop(k) for k in names("constraint") if k in params and k not in known}
-    letters = {
-        "wild_type": wild_type,
-        "design": design,
-        "fix": fix,
-        "constraints": constraints,
-        **named,
-    }
+    letters: dict[str, Any] = {"wild_type": wild_type, "design": design, "fix": fix}
+    letters |= {"constraints": constraints, **named}
     if draws_images(name) if own is None else not own.discrete:
         return _image_model(name, own, letters, steps, params)
     if wild_type is not None and "wild_type" in known:
@@ -174,7 +165,8 @@ def load_model(
             "MaskedProcess or a UniformProcess."
         )
     wild_type = wild_type or getattr(process, "wild_type", None)
-    length, numbering = process.length, _numbering(process)
+    length = process.length
+    numbering = getattr(process, "numbering", None) or Numbering.plain(length)
     wanted, keep = design, getattr(process, "keep", "")
     if wanted is None and keep:
         kept = set(numbering.positions(keep, "keep"))
@@ -209,8 +201,7 @@ def load_model(
         if order == "random" and steps < space.reveals:
             raise SpecError(
                 f"steps = {steps} is too few: order 'random' reveals one position per step and "
-                f"{space.reveals} are free. "
-                f"Leave steps out, or set steps >= {space.reveals}.",
+                f"{space.reveals} are free. Leave steps out, or set steps >= {space.reveals}.",
                 ("steps",),
             )
         process = replace(process, steps=steps)
@@ -227,12 +218,6 @@ def _process(
         key = next(iter(params))
         raise SpecError(f"The process {name!r} is built: {key} is set where it is made.", (key,))
     return own
-
-
-def _numbering(process: MaskedProcess | UniformProcess) -> Numbering:
-    """Return what the positions of a process are called."""
-    given: Numbering | None = getattr(process, "numbering", None)
-    return given or Numbering.plain(process.length)
 
 
 def _image_model(
@@ -263,11 +248,7 @@ def load_method(name: str, /, **params: Any) -> Method:
 
 
 def load_reward(name: str, /, **params: Any) -> Reward:
-    """Return a reward by name.
-
-    Raises:
-        SpecError: the name or a parameter is unknown, or what it needs is not installed.
-    """
+    """Return a reward by name."""
     made = call(f"The reward {name!r}", load("reward", name), params, name)
     if not isinstance(made, Reward):
         raise SpecError(f"The reward {name!r} made a {type(made).__name__}, not a Reward.")

@@ -1,7 +1,8 @@
 """Names: what is installed (`entries`), explained by its card and built from plain values.
 
 The card of a reward or model is `cards/<name>.yaml` beside its module, read without importing the
-module; the card of a method or strategy is its docstring.
+module; the card of a method or strategy is its docstring. A name or parameter that is unknown, does
+not fit, or cannot be imported is a SpecError; its `path` says which.
 """
 
 from __future__ import annotations
@@ -49,9 +50,6 @@ def card(kind: Kind, name: str) -> dict[str, Any]:
     """Return the card of a name; without one, what its entry point tells.
 
     The card of a reward or a model is a file; the one of a method or strategy is its docstring.
-
-    Raises:
-        SpecError: the name is unknown, its card is no YAML, or its package cannot be imported.
     """
     point = entry(kind, name)
     if kind not in ("reward", "model"):
@@ -141,9 +139,6 @@ def references(kind: Kind, name: str) -> list[str]:
     """Return what a name rests on, as BibTeX or in words.
 
     From its card, or else from the References of its docstring, or its module's.
-
-    Raises:
-        SpecError: the name is unknown, or cannot be imported.
     """
     data = card(kind, name) if kind in ("reward", "model") else {}
     found: list[str] = []
@@ -173,21 +168,13 @@ def describe(kind: Kind, name: str) -> str:
 
 
 def build_method(name: str, params: Mapping[str, Any]) -> Method:
-    """Build a method from plain values: `tempering: adaptive` or `{name: adaptive, ess: 0.6}`.
-
-    Raises:
-        SpecError: the name or a parameter is unknown or does not fit; `path` says which.
-    """
+    """Build a method from plain values: `tempering: adaptive` or `{name: adaptive, ess: 0.6}`."""
     made: Method = make(load("method", name), params, what=f"The method {name!r}")
     return made
 
 
 def to_mapping(method: Method) -> dict[str, Any]:
-    """Turn a method back into the mapping that builds it, with every default; its name comes first.
-
-    Raises:
-        SpecError: the method, or a strategy of it, is not registered.
-    """
+    """Turn a method back into the mapping that builds it, name first, with every default."""
     name = name_of("method", type(method))
     if name is None:
         raise SpecError(
@@ -237,9 +224,6 @@ def call(
 
     A factory with a parameter `registered` is told the name it was found by; `more` are names that
     would have been understood, too.
-
-    Raises:
-        SpecError: a parameter is unknown or missing (`path` says which), or the factory fails.
     """
     known = _signature(what, factory)
     asks = "registered" in inspect.signature(factory).parameters
@@ -269,11 +253,7 @@ def call(
 
 
 def parameters(kind: Kind, name: str) -> list[str]:
-    """Return the parameters a reward or model takes.
-
-    Raises:
-        SpecError: the name is unknown, or what it needs is not installed.
-    """
+    """Return the parameters a reward or model takes."""
     return list(_signature(f"The {kind} {name!r}", load(kind, name)))
 
 
@@ -288,11 +268,7 @@ def takers(kind: Kind, parameter: str) -> list[str]:
 
 
 def process_class(name: str) -> Any:
-    """Return the class of process that a model's signature promises; None if it does not tell.
-
-    Raises:
-        SpecError: the name is unknown, or what it needs is not installed.
-    """
+    """Return the class of process that a model's signature promises; None if it does not tell."""
     factory = load("model", name)
     _signature(f"The model {name!r}", factory)
     made = inspect.signature(factory).return_annotation
@@ -300,11 +276,7 @@ def process_class(name: str) -> Any:
 
 
 def draws_images(name: str) -> bool:
-    """Return whether a model is a continuous one, as far as its signature tells.
-
-    Raises:
-        SpecError: the name is unknown, or what it needs is not installed.
-    """
+    """Return whether a model is a continuous one, as far as its signature tells."""
     discrete = getattr(process_class(name), "discrete", None)
     if isinstance(discrete, bool):
         return not discrete

@@ -22,15 +22,8 @@ from typing import Any
 import yaml
 
 __all__ = [
-    "Entry",
-    "MissingWeights",
-    "Part",
-    "catalog",
-    "folder",
-    "nearest",
-    "path",
-    "read_catalog",
-]
+    "Entry", "MissingWeights", "Part", "catalog", "folder", "nearest", "path", "read_catalog",
+]  # fmt: skip
 
 
 class MissingWeights(FileNotFoundError):
@@ -114,11 +107,7 @@ _FILE_KEYS = {"url", "bytes", "sha256", "git_sha1", "member"}
 
 
 def read_catalog(text: str, where: str = "catalog") -> dict[str, Entry]:
-    """Return the entries of catalog text (YAML), by name.
-
-    Raises:
-        ValueError: a key is missing or unknown, or a value does not fit; the message names it.
-    """
+    """Return the entries of catalog text (YAML), by name; a ValueError names what is wrong."""
     found: dict[str, Entry] = {}
     for name, data in (yaml.safe_load(text) or {}).items():
         try:

@@ -185,7 +185,7 @@ class Summary:
     ess: tuple[Number, ...]
     weighted_mean: Mapping[str, Number]
     seconds: Mapping[str, float]
-    fasta: Annotated[Sheet | None, BeforeValidator(Sheet.read)] = None
+    fasta: Sheet | None = None
     prior_orders: int | None = None
     prompts: tuple[str, ...] | None = None
     paired: Paired | None = None

@@ -40,7 +40,6 @@ class Meter:
     """Network and reward calls made so far."""
 
     def __init__(self) -> None:
-        """Start at zero, without a limit."""
         self.network = self.reward = 0
         self._budget, self._start = Budget(), (0, 0)
 
@@ -65,11 +64,7 @@ class Meter:
             self._budget, self._start = outer
 
     def charge(self, network: int = 0, reward: int = 0) -> None:
-        """Count calls that are about to be made.
-
-        Raises:
-            OverBudget: they would exceed the budget.
-        """
+        """Count calls that are about to be made; OverBudget if they would exceed the budget."""
         limits, used = self._budget, self.since(self._start)
         asked = ("network", network, limits.network), ("reward", reward, limits.reward)
         for (what, more, most), made in zip(asked, used, strict=True):
@@ -85,7 +80,6 @@ class Metered:
     """A process that counts the particles its network sees, and is otherwise itself."""
 
     def __init__(self, process: Process, meter: Meter | None = None) -> None:
-        """Count into a meter; a new one by default."""
         self._process = process
         self.meter = Meter() if meter is None else meter
 
@@ -108,7 +102,6 @@ class MeteredReward(Wrapper):
     """A reward that counts the designs and relaxed designs it is asked about."""
 
     def __init__(self, inner: Reward, meter: Meter) -> None:
-        """Count into a meter."""
         super().__init__(inner)
         self.meter = meter
 

@@ -86,7 +86,6 @@ class Command(Reward):
     timeout: float = 3600.0
 
     def __post_init__(self) -> None:
-        """Refuse a command without its file."""
         if "{fasta}" not in self.command:
             raise ValueError(
                 f"Reward command {self.command!r} must contain {{fasta}}, the file of sequences."
@@ -140,11 +139,7 @@ def function(
 
 
 def as_reward(given: Reward | Callable[[Any], Any], name: str | None = None) -> Reward:
-    """Return a reward as it is, and any other function of sequences as one, under a name.
-
-    Raises:
-        TypeError: it is neither, or a class.
-    """
+    """Return a reward as it is, and any other function of sequences as one, under a name."""
     if isinstance(given, Reward):
         return given
     if isinstance(given, type) or not callable(given):

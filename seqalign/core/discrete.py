@@ -26,17 +26,9 @@ from seqalign.core.sequence import Alphabet, Names
 from seqalign.core.streams import Streams
 
 __all__ = [
-    "BlockReveal",
-    "Categorical",
-    "CategoricalPosterior",
-    "MaskedProcess",
-    "Network",
-    "OneReveal",
-    "OpenPosterior",
-    "Order",
-    "UniformProcess",
-    "probabilities",
-]
+    "BlockReveal", "Categorical", "CategoricalPosterior", "MaskedProcess", "Network", "OneReveal",
+    "OpenPosterior", "Order", "UniformProcess", "probabilities",
+]  # fmt: skip
 
 Order = Literal["random", "parallel"]
 # (B, K, L) tokens or (B, K, L, V [+ 1]) relaxed states, and t, to (B, K, L, V) logits
@@ -448,7 +440,6 @@ class MaskedProcess:
     calls_per_state: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        """Check sizes."""
         if self.steps < 1:
             raise ValueError(f"MaskedProcess steps must be >= 1, got {self.steps}.")
         if self.order not in ("random", "parallel"):
@@ -629,11 +620,7 @@ class MaskedProcess:
             )
 
     def decode(self, x_0: Tensor) -> Designs:
-        """Turn finished tokens into designs.
-
-        Raises:
-            ValueError: a position is still masked.
-        """
+        """Turn finished tokens into designs; a ValueError if a position is still masked."""
         if (x_0 == self.alphabet.mask).any():
             raise ValueError(
                 f"{int((x_0 == self.alphabet.mask).sum())} positions are still masked at the end: "

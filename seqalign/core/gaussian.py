@@ -21,15 +21,9 @@ from seqalign.core.process import Designs, Space, Whole
 from seqalign.core.streams import Streams
 
 __all__ = [
-    "Continuous",
-    "Denoiser",
-    "Gaussian",
-    "GaussianPosterior",
-    "GaussianProcess",
-    "RectifiedFlow",
-    "Schedule",
-    "VariancePreserving",
-]
+    "Continuous", "Denoiser", "Gaussian", "GaussianPosterior", "GaussianProcess", "RectifiedFlow",
+    "Schedule", "VariancePreserving",
+]  # fmt: skip
 
 # (B, K, *event) states and t to the (B, K, *event) mean of p(x_0 | x_t); one that holds something
 # for each island (the encoding of its prompt) has a method take(islands), too, and one that calls a
@@ -203,7 +197,6 @@ class GaussianProcess(Continuous):
     device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
-        """Check eta and steps."""
         if self.steps < 1 or self.eta < 0:
             raise ValueError(
                 f"GaussianProcess needs steps >= 1 and eta >= 0, got {self.steps} and {self.eta}."

@@ -22,19 +22,9 @@ from torch import Tensor
 from seqalign.core.process import Designs
 
 __all__ = [
-    "Clip",
-    "Holdout",
-    "Reward",
-    "RewardError",
-    "Sum",
-    "Wrapper",
-    "ZScore",
-    "calibrate",
-    "evaluate",
-    "shared",
-    "terms",
-    "walk",
-]
+    "Clip", "Holdout", "Reward", "RewardError", "Sum", "Wrapper", "ZScore", "calibrate", "evaluate",
+    "shared", "terms", "walk",
+]  # fmt: skip
 
 
 # what the terms of the sum that is being scored have computed, with what must stay alive for it
@@ -67,15 +57,10 @@ class Reward(ABC):
         """Score designs, (B, K) float."""
 
     def relaxed(self, x: Tensor) -> Tensor:
-        """Score (B, K, L, V) letter probabilities or continuous states as (B, K), differentiably.
-
-        Raises:
-            TypeError: the reward has no gradient.
-        """
+        """Score letter probabilities (B, K, L, V) or continuous states, (B, K), differentiably."""
         raise TypeError(
             f"Reward {self.name!r} has no gradient. Use a gradient-free method (best_of_n, smc, "
-            f"svdd, nested_is, beam) "
-            f"or value 'posterior_sample', or a differentiable reward."
+            "svdd, nested_is, beam) or value 'posterior_sample', or a differentiable reward."
         )
 
     def graded(self, designs: Designs) -> Tensor:
@@ -95,17 +80,14 @@ class Reward(ABC):
         return self
 
     def __mul__(self, weight: float) -> Sum:
-        """Weigh the reward."""
         return Sum(tuple((float(weight) * w, r) for w, r in terms(self)))
 
     __rmul__ = __mul__
 
     def __add__(self, other: Reward) -> Sum:
-        """Add two rewards."""
         return Sum((*terms(self), *terms(other)))
 
     def __sub__(self, other: Reward) -> Sum:
-        """Subtract a reward."""
         return self + (-1.0) * other
 
     def __neg__(self) -> Sum:
@@ -172,22 +154,13 @@ class Sum(Reward):
 
     terms: tuple[tuple[float, Reward], ...]
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Formula of the sum."""
+    def __post_init__(self) -> None:
+        """Name the formula as it is written; it has a gradient if every term has one."""
         ones = {1.0: "", -1.0: "-"}
-        said = " + ".join(f"{ones.get(w, f'{w:g}*')}{r.name}" for w, r in self.terms)
-        return said.replace(" + -", " - ")
-
-    @property
-    def differentiable(self) -> bool:  # type: ignore[override]
-        """Whether every term is."""
-        return all(r.differentiable for _, r in self.terms)
-
-    @property
-    def cost(self) -> float:  # type: ignore[override]
-        """Sum of the costs."""
-        return sum(r.cost for _, r in self.terms)
+        name = " + ".join(f"{ones.get(w, f'{w:g}*')}{r.name}" for w, r in self.terms)
+        object.__setattr__(self, "name", name.replace(" + -", " - "))
+        object.__setattr__(self, "differentiable", all(r.differentiable for r in self.parts))
+        object.__setattr__(self, "cost", sum(r.cost for r in self.parts))
 
     @property
     def parts(self) -> tuple[Reward, ...]:
@@ -284,7 +257,6 @@ class Holdout(Wrapper):
     inner: Reward
 
     def __post_init__(self) -> None:
-        """Say so."""
         super().__init__(self.inner)
         object.__setattr__(self, "role", "holdout")
 
@@ -298,7 +270,6 @@ class Clip(Wrapper):
     hi: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty interval."""
         if self.lo is not None and self.hi is not None and self.lo > self.hi:
             raise ValueError(f"clip({self.lo}, {self.hi}) is empty: lo must not exceed hi.")
         super().__init__(self.inner)
@@ -321,7 +292,6 @@ class ZScore(Wrapper):
     std: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a scale that is not positive, and one constant without the other."""
         if (self.mean is None) != (self.std is None):
             raise ValueError(f"zscore of {self.inner.name!r} needs mean and std, or neither.")
         if self.std is not None and not self.std > 0:
@@ -337,9 +307,9 @@ class ZScore(Wrapper):
         """Standardize values, (B, K)."""
         if self.mean is None or self.std is None:
             raise ValueError(
-                f"zscore of {self.inner.name!r} has no constants yet: call "
-                f"seqalign.calibrate(reward, designs) "
-                f"with reference designs before the run, or give zscore(mean=..., std=...)."
+                f"zscore of {self.inner.name!r} has no constants yet: call seqalign.calibrate("
+                "reward, designs) with reference designs before the run, or give "
+                "zscore(mean=..., std=...)."
             )
         return (r - self.mean) / self.std
 
@@ -354,9 +324,8 @@ class ZScore(Wrapper):
         if not float(r.std()) > 0:
             raise ValueError(
                 f"zscore of {self.inner.name!r}: {r.numel()} reference designs have a score and "
-                f"all of it is "
-                f"{r.unique().tolist()}, so there is no scale. Drop zscore for this reward or give "
-                f"zscore(mean=..., std=...)."
+                f"all of it is {r.unique().tolist()}, so there is no scale. Drop zscore for this "
+                "reward or give zscore(mean=..., std=...)."
             )
         return replace(self, mean=float(r.mean()), std=float(r.std()))
 
@@ -372,11 +341,7 @@ def constants(reward: Reward) -> dict[str, dict[str, float | None]]:
 
 
 def calibrate(reward: Reward, designs: Designs) -> Reward:
-    """Fix the constants of every open `zscore` in a reward from reference designs (any B, K).
-
-    Raises:
-        ValueError: a term is constant on the reference, so that it has no scale.
-    """
+    """Fix the constants of every open `zscore` from reference designs (any B, K); see `fixed`."""
     whole = reward.map(lambda part: calibrate(part, designs))
     return whole.fixed(designs) if isinstance(whole, ZScore) and whole.open else whole
 
@@ -396,8 +361,7 @@ def evaluate(reward: Reward, designs: Designs) -> Tensor:
     if tuple(r.shape) != designs.shape:
         raise RewardError(
             f"Reward {reward.name!r} returned shape {tuple(r.shape)} for designs of shape "
-            f"{designs.shape}; "
-            f"return one number per design, shape (B, K)."
+            f"{designs.shape}; return one number per design, shape (B, K)."
         )
     r = r.double()
     bad = torch.isnan(r) | (r == torch.inf)

@@ -236,11 +236,7 @@ class Samples:
         return torch.where(w > 0, w * values, 0.0).sum()
 
     def best(self, n: int = 1) -> Tensor:
-        """Return (n, 2) island and particle of the n highest rewards; equal designs count once.
-
-        Raises:
-            ValueError: the run has not ended.
-        """
+        """Return (n, 2) island and particle of the n highest rewards, equal designs once."""
         if self.designs is None:
             step = None if self.particles is None else self.particles.step
             raise ValueError(

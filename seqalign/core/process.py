@@ -47,11 +47,7 @@ class Designs:
 
     @property
     def sequences(self) -> list[list[str]]:
-        """B lists of K strings.
-
-        Raises:
-            TypeError: the designs are continuous.
-        """
+        """B lists of K strings; a TypeError if the designs are continuous."""
         if self.alphabet is None:
             raise TypeError("These designs are continuous and have no letters; read `.x` instead.")
         rows = []

@@ -19,16 +19,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "SCHEMES",
-    "Resampler",
-    "Scheme",
-    "ess",
-    "multinomial",
-    "residual",
-    "ssp",
-    "stratified",
+    "SCHEMES", "Resampler", "Scheme", "ess", "multinomial", "residual", "ssp", "stratified",
     "systematic",
-]
+]  # fmt: skip
 
 # (B, K) log-weights and (B, N) uniforms to (B, N) ancestors
 Resampler = Callable[[Tensor, Tensor], Tensor]

@@ -61,7 +61,6 @@ class Resample:
     every: int = 1
 
     def __post_init__(self) -> None:
-        """Check names and ranges."""
         if self.scheme not in SCHEMES:
             raise ValueError(
                 f"Resampling scheme {self.scheme!r} is unknown; choose one of {', '.join(SCHEMES)}."

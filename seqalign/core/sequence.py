@@ -42,7 +42,6 @@ class Alphabet:
     mask_symbol: str = "_"
 
     def __post_init__(self) -> None:
-        """Refuse repeated letters."""
         if not self.letters or len(set(self.letters)) != len(self.letters):
             raise ValueError(
                 f"Alphabet letters must be distinct and not empty, got {self.letters!r}."
@@ -53,7 +52,6 @@ class Alphabet:
             )
 
     def __len__(self) -> int:
-        """Count the letters (V)."""
         return len(self.letters)
 
     @property
@@ -62,11 +60,7 @@ class Alphabet:
         return len(self.letters)
 
     def encode(self, sequences: Sequence[str]) -> Tensor:
-        """Return tokens (n, L), int64, of n sequences of one length; the mask becomes token V.
-
-        Raises:
-            ValueError: a letter is not in the alphabet, or the lengths differ.
-        """
+        """Return tokens (n, L), int64, of n sequences of one length; the mask becomes token V."""
         lookup = {letter: i for i, letter in enumerate(self.letters + self.mask_symbol)}
         lengths = {len(s) for s in sequences}
         if len(lengths) > 1:
@@ -78,8 +72,7 @@ class Alphabet:
                 if letter not in lookup:
                     raise ValueError(
                         f"Sequence {n + 1}, position {i + 1}: {letter!r} is not one of "
-                        f"{self.letters!r}. "
-                        f"Replace it by one of these letters."
+                        f"{self.letters!r}. Replace it by one of these letters."
                     )
         rows = [[lookup[letter] for letter in s] for s in sequences]
         return torch.tensor(rows, dtype=torch.int64).reshape(

@@ -138,11 +138,7 @@ class Streams:
         return replace(self, first=self.first + first)
 
     def uniform(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
-        """Draw float64 uniforms in the open interval (0, 1), shape (B, K, ...) or (B,).
-
-        Raises:
-            ValueError: the first size is not the number of islands.
-        """
+        """Draw float64 uniforms in the open interval (0, 1), shape (B, K, ...) or (B,)."""
         if not shape or shape[0] != len(self.islands):
             raise ValueError(
                 f"Shape {tuple(shape)} must start with the number of islands, {len(self.islands)}."

@@ -94,7 +94,6 @@ class Adaptive:
     adaptive: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check the target."""
         if not 0 < self.ess < 1:
             raise ValueError(f"Adaptive tempering needs 0 < ess < 1, got {self.ess}.")
 

@@ -22,15 +22,9 @@ from seqalign.core.particles import log_mean_exp
 from seqalign.core.streams import Streams
 
 __all__ = [
-    "Automatic",
-    "Estimate",
-    "LearnedValue",
-    "PosteriorMean",
-    "PosteriorMode",
-    "PosteriorSample",
-    "Rollout",
-    "Value",
-]
+    "Automatic", "Estimate", "LearnedValue", "PosteriorMean", "PosteriorMode", "PosteriorSample",
+    "Rollout", "Value",
+]  # fmt: skip
 
 
 # (process, x_t, posterior, t, alpha, rng) to v/alpha, (B, K) float64

@@ -20,7 +20,6 @@ class Counted(Wrapper):
     """Count the designs a reward scores (`calls`), and the relaxed ones (`relaxed_calls`)."""
 
     def __init__(self, inner: Reward) -> None:
-        """Start at zero."""
         super().__init__(inner)
         self.calls = self.relaxed_calls = 0
 
@@ -39,7 +38,6 @@ class Cached(Wrapper):
     """
 
     def __init__(self, inner: Reward) -> None:
-        """Start empty."""
         super().__init__(inner)
         self.memory: dict[bytes, float] = {}
 
@@ -87,7 +85,6 @@ class Chunked(Wrapper):
     """Score at most `size` designs per call, never mixing islands; memory stays flat in K."""
 
     def __init__(self, inner: Reward, size: int) -> None:
-        """Fix the size."""
         if size < 1:
             raise ValueError(f"Chunk size must be >= 1, got {size}.")
         super().__init__(inner)

@@ -121,7 +121,6 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
 
 
 def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
-    """Read mmCIF text."""
     from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 
     blocks = len(re.findall(r"(?m)^\s*_atom_site\.Cartn_x\b", text))
@@ -142,7 +141,6 @@ def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
 
 
 def _bcif_atoms(data: bytes, fail: Fail) -> list[Atom]:
-    """Read BinaryCIF bytes."""
     import msgpack
 
     # a msgpack map

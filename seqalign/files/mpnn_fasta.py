@@ -8,9 +8,10 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,11 +110,7 @@ def _appended(extra: Mapping[str, str]) -> str:
 
 
 def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
-    """Return FASTA text as protein_mpnn_run.py writes it, ours appended to each header.
-
-    Raises:
-        ValueError: something that a header cannot hold.
-    """
+    """Return FASTA text as protein_mpnn_run.py writes it, ours appended to each header."""
     if native is not None and not re.fullmatch(r"(?!T=)[^,=\n\r>]+", native.name):
         raise ValueError(
             f"{native.name!r} cannot be a name in a FASTA header: commas, '=' and '>' separate."
@@ -124,12 +121,6 @@ def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
 
 
 _PAIR = re.compile(r"\s*(\w[\w-]*)=(\[[^\]]*\]|[^,]*)(?:,|$)")
-
-
-_NATIVE = ("score", "global_score", "fixed_chains", "designed_chains", "git_hash", "seed")
-
-
-_SAMPLE = ("T", "sample", "score", "global_score", "seq_recovery")
 
 
 def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
@@ -145,34 +136,17 @@ def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
         name, pairs = _pairs(header, where)
         try:
             if name is None:
-                samples.append(
-                    Sample(
-                        sequence,
-                        float(pairs["T"]),
-                        int(pairs["sample"]),
-                        float(pairs["score"]),
-                        float(pairs["global_score"]),
-                        float(pairs["seq_recovery"]),
-                        {k: v for k, v in pairs.items() if k not in _SAMPLE},
-                    )
-                )
+                keys = ["T", "sample", "score", "global_score", "seq_recovery"]
+                values = [_READ[key](pairs.pop(key)) for key in keys]
+                samples.append(replace(Sample(sequence, *values), extra=pairs))
                 continue
             if native is not None or samples:
                 raise ValueError("a native sequence stands first or nowhere")
             model = "CA_model_name" if "CA_model_name" in pairs else "model_name"
-            native = Native(
-                name,
-                sequence,
-                float(pairs["score"]),
-                float(pairs["global_score"]),
-                _names(pairs["fixed_chains"]),
-                _names(pairs["designed_chains"]),
-                pairs[model],
-                int(pairs["seed"]),
-                pairs["git_hash"],
-                model == "CA_model_name",
-                {k: v for k, v in pairs.items() if k not in (*_NATIVE, model)},
-            )
+            keys = ["score", "global_score", "fixed_chains", "designed_chains", model, "seed"]
+            values = [_READ[key](pairs.pop(key)) for key in (*keys, "git_hash")]
+            native = Native(name, sequence, *values)
+            native = replace(native, ca_only=model == "CA_model_name", extra=pairs)
         except KeyError as error:
             raise ValueError(
                 f"{where}: the header has no {error.args[0]}=; this is not ProteinMPNN's style."
@@ -205,3 +179,11 @@ def _names(text: str) -> tuple[str, ...]:
     if not re.fullmatch(r"\[(?:'[^']*'(?:, *'[^']*')*)?\]", text):
         raise ValueError(f"{text!r} is no list of chains such as ['A', 'B']")
     return tuple(re.findall(r"'([^']*)'", text))
+
+
+_READ: Mapping[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("T", "score", "global_score", "seq_recovery"), float),
+    **dict.fromkeys(("sample", "seed"), int),
+    **dict.fromkeys(("fixed_chains", "designed_chains"), _names),
+    **dict.fromkeys(("model_name", "CA_model_name", "git_hash"), str),
+}

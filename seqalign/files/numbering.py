@@ -1,8 +1,4 @@
-"""The names of positions, and the mini-language that speaks of them.
-
-"A39", "A1-56", "A82A" (insertion code), "A" (a chain), lists with commas, "not A10"; always in the
-order of the positions, never of the numbers.
-"""
+"""The names of positions, and the mini-language that speaks of them: "A1-56, A82A, not A10"."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ class ResidueError(ValueError):
 
 @dataclass(frozen=True)
 class Numbering:
-    """The names of L positions, and the mini-language that speaks of them.
+    """The names of L positions, always in the order of the positions, never of the numbers.
 
     An expression is a list of residues ("A39", "A82A" with an insertion code, "A-3", "AA12"),
     ranges ("A1-56", in file order, insertion codes between included), whole chains ("A") and any
@@ -39,7 +35,6 @@ class Numbering:
     numbers: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuse names that say two things."""
         if len(self.chains) != len(self.numbers):
             raise ResidueError(
                 f"Numbering: {len(self.chains)} chains and {len(self.numbers)} numbers; every "
@@ -65,7 +60,6 @@ class Numbering:
                 )
 
     def __len__(self) -> int:
-        """Count the positions (L)."""
         return len(self.numbers)
 
     @classmethod
@@ -166,10 +160,9 @@ class Numbering:
             return next(iter(found.values()))
         if reversed_range:
             chain, low, high = reversed_range
-            hint = f"Did you mean {self._join(chain, low)}-{high}?"
             raise ResidueError(
                 f"{where}: {_shown(part)} runs backward: in the file {low} stands before {high}. "
-                f"{hint}"
+                f"Did you mean {self._join(chain, low)}-{high}?"
             )
         if crossing:
             (a, first), (b, last) = crossing
@@ -320,17 +313,8 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
-# structures ---------------------------------------------------------------------------------------
-
-
 def mutations(sequence: str, wild_type: str, residues: Sequence[str] | None = None) -> list[str]:
-    """Return mutations such as V39A: wild type, residue, letter.
-
-    `residues` names the positions; by default they count from 1 along the wild type.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
+    """Return mutations such as V39A: wild type, residue (by default counted from 1), letter."""
     if len(sequence) != len(wild_type):
         raise ValueError(
             f"A design of {len(sequence)} letters cannot be compared with a wild type of "

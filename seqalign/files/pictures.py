@@ -45,12 +45,7 @@ def _png(picture: Any) -> bytes:
 
 
 def png(image: Tensor) -> bytes:
-    """Return an image (1 or 3, H, W) with values in [0, 1] as a PNG file of 8 bits a channel.
-
-    Raises:
-        ValueError: the shape is not that of an image.
-        ImportError: Pillow is not installed.
-    """
+    """Return an image (1 or 3, H, W) with values in [0, 1] as a PNG of 8 bits a channel."""
     return _png(_picture(image))
 
 

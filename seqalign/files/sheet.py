@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from seqalign.files.mpnn_fasta import Native, Sample, mpnn_fasta
 from seqalign.files.mpnn_numbering import by_chain
@@ -89,6 +91,11 @@ class Layout:
         return "".join(found)
 
 
+def _with_rejected(row: Any) -> Any:
+    """Return a row as it was before it was stored: null stands for a rejected reward."""
+    return row and {k: -math.inf if v is None else v for k, v in row.items()}
+
+
 @dataclass(frozen=True)
 class Sheet:
     """What designs.fasta says beside the designs.
@@ -112,24 +119,9 @@ class Sheet:
     model: str
     temperature: float
     labels: tuple[str, ...]
-    wild: Mapping[str, Any] | None
+    wild: Annotated[Mapping[str, Any] | None, BeforeValidator(_with_rejected)]
     layout: Layout | None = None
     fixed: tuple[float, float] = (0.0, 0.0)
-
-    @classmethod
-    def read(cls, data: Any) -> Any:
-        """Return a sheet as it was stored; null stands for a rejected reward."""
-        if not isinstance(data, Mapping):
-            return data
-        given = {f.name: data[f.name] for f in fields(cls)}
-        if given["wild"] is not None:
-            given["wild"] = {k: -math.inf if v is None else v for k, v in given["wild"].items()}
-        if given["layout"] is not None:
-            places = tuple(map(tuple, given["layout"]["places"]))
-            named = {k: tuple(given["layout"][k]) for k in ("chains", "designed", "fixed")}
-            given["layout"] = Layout(given["layout"]["name"], **named, places=places)
-        given["labels"], given["fixed"] = tuple(given["labels"]), tuple(given["fixed"])
-        return cls(**given)
 
     def fasta(self, kept: Sequence[Mapping[str, Any]]) -> str:
         """Return the text of designs.fasta."""

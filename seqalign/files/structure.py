@@ -90,7 +90,6 @@ class Structure:
     require: tuple[str, ...] = BACKBONE
 
     def __post_init__(self) -> None:
-        """Refuse fields that do not fit each other."""
         length = len(self.sequence)
         shapes = {
             "coords": (self.coords, (length, 4, 3), torch.float32),
@@ -119,7 +118,6 @@ class Structure:
             )
 
     def __len__(self) -> int:
-        """Count the residues (L)."""
         return len(self.sequence)
 
     def __eq__(self, other: object) -> bool:
@@ -135,7 +133,6 @@ class Structure:
         )
 
     def __hash__(self) -> int:
-        """Agree with `==`."""
         return hash(self._key)
 
     @property
@@ -143,7 +140,6 @@ class Structure:
         return self.name, self.sequence, self.numbering, self.modified, self.require
 
     def __repr__(self) -> str:
-        """Return a line that a person can read."""
         chains = ", ".join(
             f"{chain or '(no name)'} {self.numbering.chains.count(chain)}"
             for chain in dict.fromkeys(self.numbering.chains)
