@@ -96,14 +96,19 @@ class Lookahead:
     @cached_property
     def groups(self) -> tuple[Chain | Bound, ...]:
         """The chains; a bound instead where one does."""
-        return tuple(self._light(c) for c in self._chains)
+        groups: list[Chain | Bound] = []
+        for chain in self._chains:
+            one = chain.counters[0] if len(chain.counters) == 1 else None
+            plain = one is not None and one.low is None and one.weight.max() == 1
+            light = plain and chain.reading.automaton is None
+            groups.append(Bound(one, self.allowed) if one and light else chain)
+        return tuple(groups)
 
-    def _light(self, chain: Chain) -> Chain | Bound:
-        if chain.reading.automaton is None and len(chain.counters) == 1:
-            (counter,) = chain.counters
-            if counter.low is None and counter.weight.max() == 1:
-                return Bound(counter, self.allowed)
-        return chain
+    @property
+    def _bound(self) -> Bound | None:
+        """The one group, if it is a bound."""
+        only = self.groups[0] if len(self.groups) == 1 else None
+        return only if isinstance(only, Bound) else None
 
     @property
     def exact(self) -> bool:
@@ -146,8 +151,8 @@ class Lookahead:
         in every particle; `x` (B, K, U) are tokens, V where open. None where `condition` must be
         asked, as about particles with h = 0.
         """
-        if len(self.groups) == 1 and isinstance(self.groups[0], Bound):
-            return self.groups[0].open(log_p, x, columns)
+        if self._bound is not None:
+            return self._bound.open(log_p, x, columns)
         if self.groups:
             return None
         if self._barred is not None:
@@ -166,15 +171,13 @@ class Lookahead:
         """
         legal = self.legal(log_p)
         known = (unknown | self.known_allowed(x)).all(-1)
+        if self._bound is not None:
+            log_h, shifts = self._bound.condition(legal, x, unknown)
+            return torch.where(known, log_h, -torch.inf), self._bound.shifted(legal, shifts)
+        mass = torch.where(unknown, torch.logsumexp(legal, -1).double(), 0.0)
         if not self.groups:
-            mass = torch.where(unknown, torch.logsumexp(legal, -1).double(), 0.0)
             log_h = torch.where(known, mass.sum(-1), -torch.inf)
             return log_h, legal - mass[..., None].to(legal.dtype)
-        if len(self.groups) == 1 and isinstance(self.groups[0], Bound):
-            log_h, shifts = self.groups[0].condition(legal, x, unknown)
-            given = self.groups[0].shifted(legal, shifts)
-            return torch.where(known, log_h, -torch.inf), given
-        mass = torch.where(unknown, torch.logsumexp(legal, -1).double(), 0.0)
         law = legal - mass[..., None].nan_to_num(neginf=0.0).to(legal.dtype)
         log_h, given = mass.sum(-1), law
         for group in self.groups:
@@ -213,12 +216,7 @@ class Lookahead:
         return letters, log_q
 
     def _walk(
-        self,
-        ring: Ring,
-        law: Tensor,
-        chosen: Tensor,
-        given: Tensor | None,
-        noise: Tensor | None,
+        self, ring: Ring, law: Tensor, chosen: Tensor, given: Tensor | None, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, bool]:
         p = ring.enter(law.clone())
         filters = [Filter(c, ring, p) for c in self._chains]

@@ -6,12 +6,10 @@ carry the correction and the target is p* restricted to the allowed set A. The l
 (`seqalign.space.lookahead`). Its gradient gives every conditional marginal P(letter i = a | A) at
 once, which is what the next letters are drawn from.
 
-h is exact for allowed letters, ties and one mutation budget, composition or charge bound, for
-patterns and runs, and for all of these together while the joint automaton is small. Where it is
-too large, or where tied positions meet patterns within a chain, h is a product of exact parts
-(`exact_lookahead` is False then): the indicator of A at the end keeps every weight exact, but
-weights vary more, and a particle can meet a dead end, which its weight of zero says. With exact h
-and finite logits there is none.
+h is exact while the joint automaton is small. Where it is too large, or where tied positions meet
+patterns within a chain, h is a product of exact parts (`exact_lookahead` is False then): the
+indicator of A at the end keeps every weight exact, but weights vary more, and a particle can meet a
+dead end, which its weight of zero says. With exact h and finite logits there is none.
 
 References:
     Whiteley & Lee, "Twisted particle filters", Annals of Statistics 2014, arXiv 1210.0220
@@ -139,8 +137,8 @@ class DesignSpace:
         return Positions(self.alphabet, self.length, self.wild_type, self.fixed, self.numbering)
 
     @cached_property
-    def ties(self) -> tuple[tuple[int, ...], ...]:
-        """Disjoint groups of 1-based positions that take one letter; each is one reveal block."""
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Disjoint groups of 1-based positions that take one letter and are revealed together."""
         return merged([group for c in self.constraints for group in c.ties(self.at)])
 
     def _tying(self, group: tuple[int, ...], why: str) -> ConstraintError:
@@ -152,7 +150,7 @@ class DesignSpace:
     def _tied(self, fixed: str) -> str:
         """Spread fixed letters over tied groups."""
         spread, free = list(fixed), self.alphabet.mask_symbol
-        for group in self.ties:
+        for group in self.blocks:
             letters = {fixed[i - 1] for i in group} - {free}
             if len(letters) > 1:
                 raise self._tying(
@@ -171,21 +169,19 @@ class DesignSpace:
         flags = np.ones((self.length, len(letters)), dtype=bool)
         for c in self.constraints:
             more = c.flags(self.at)
-            if more is None:
-                continue
-            flags &= more
-            for i in [] if flags.any(1).all() else range(self.length):
-                if self.fixed[i] == free and not flags[i].any():
-                    raise ConstraintError(
-                        f"{c.key}: no letter is allowed at position {self.at.name(i)}; allow at "
-                        f"least one of {letters!r}.",
-                        c.path,
-                    )
+            flags &= True if more is None else more
+            none = (i for i in self.at.free if not flags[i].any())
+            if (i := next(none, None)) is not None:
+                raise ConstraintError(
+                    f"{c.key}: no letter is allowed at position {self.at.name(i)}; allow at least "
+                    f"one of {letters!r}.",
+                    c.path,
+                )
         allowed = tuple(
             "".join(a for a, ok in zip(letters, row, strict=True) if ok) if a == free else a
             for row, a in zip(flags, self.fixed, strict=True)
         )
-        for group in self.ties:
+        for group in self.blocks:
             some = [allowed[i - 1] for i in group]
             if not set.intersection(*map(set, some)):
                 raise self._tying(
@@ -198,18 +194,12 @@ class DesignSpace:
     @property
     def free(self) -> int:
         """Number of positions that are not fixed."""
-        return self.fixed.count(self.alphabet.mask_symbol)
+        return len(self.at.free)
 
     @property
     def reveals(self) -> int:
         """Number of steps that order "random" needs: free positions, a tied group counting once."""
-        mask = self.alphabet.mask_symbol
-        return len({int(self._units.of[i]) for i in range(self.length) if self.fixed[i] == mask})
-
-    @property
-    def blocks(self) -> tuple[tuple[int, ...], ...]:
-        """The ties as the `blocks` that a MaskedProcess must reveal together."""
-        return self.ties
+        return len(self._units.of[list(self.at.free)].unique())
 
     @cached_property
     def bias(self) -> Tensor | None:
@@ -221,7 +211,7 @@ class DesignSpace:
 
     @cached_property
     def _units(self) -> Units:
-        return Units(self.ties, self.at.chains, self.alphabet.mask)
+        return Units(self.blocks, self.at.chains, self.alphabet.mask)
 
     @cached_property
     def _flags(self) -> Flags:
@@ -244,12 +234,13 @@ class DesignSpace:
         """What reads every chain for all constraints at once."""
         whole: Automaton | None = None
         for p in self._parts:
-            if p.automaton is not None:
-                try:
-                    whole = p.automaton if whole is None else product(whole, p.automaton)
-                except ValueError as error:
-                    c = p.constraint
-                    raise ConstraintError(f"{c.title}: {error}", c.path) from error
+            try:
+                whole = (
+                    product(whole, p.automaton) if whole and p.automaton else whole or p.automaton
+                )
+            except ValueError as error:
+                c = p.constraint
+                raise ConstraintError(f"{c.title}: {error}", c.path) from error
         return whole
 
     @property
@@ -269,68 +260,44 @@ class DesignSpace:
             self._flags, self._units.sites, self._automaton, self._counters, self.joint_limit
         )
 
-    @cached_property
-    def _fixed(self) -> Tensor:
-        return self.alphabet.encode([self.fixed])[0]
-
-    @cached_property
-    def _weights(self) -> Tensor:
-        """(counters, U, V) what each letter counts."""
-        return torch.tensor(np.stack([c.weight for c in self._counters]))
-
     # feasibility ---------------------------------------------------------------------------------
 
     def _decide(self) -> None:
         """Raise if A is empty."""
-        flags = self._flags
-        active = [c for c in (c.reduced(flags) for c in self._counters) if c is not None]
-        constant = [c for c in self._counters if c.reduced(flags) is None]
-        single = len(active) <= 1 and all(c.low is None and (c.high or 0) >= 0 for c in active)
-        if self._automaton is None and single and all(map(self._met, constant)):
-            return
-        found = _conflict(self)
-        if found is not None:
+        some = [(c, c.reduced(self._flags)) for c in self._counters]
+        active = [r for _, r in some if r is not None]
+        easy = len(active) <= 1 and all(r.low is None and (r.high or 0) >= 0 for r in active)
+        # what no letter can change
+        total = self._flags.argmax(1).tolist()
+        met = not any(c.misses(c.total(total)) for c, r in some if r is None)
+        if not (easy and met and self._automaton is None) and (found := _conflict(self)):
             raise ConstraintError(*found)
-
-    def _met(self, counter: Counter) -> bool:
-        """Return whether a counter that no letter can change is within its bounds."""
-        return not counter.misses(counter.total(self._flags.argmax(1).tolist()))
 
     # membership ----------------------------------------------------------------------------------
 
     def start(self, x_T: Tensor) -> Tensor:
         """Reveal the fixed letters in masked states (B, K, L): conditioning, not weighting."""
-        free = self._fixed == self.alphabet.mask
-        return torch.where(free | (x_T != self.alphabet.mask), x_T, self._fixed)
+        # where it is free, what is written is the mask itself
+        return torch.where(x_T != self.alphabet.mask, x_T, self.alphabet.encode([self.fixed])[0])
 
     def contains(self, x_0: Tensor) -> Tensor:
         """Return whether designs (B, K, L) are in A, (B, K) bool."""
         x = x_0[..., self._units.leader]
         ok = self.lookahead.known_allowed(x).all(-1) & (x_0 == x[..., self._units.of]).all(-1)
         units = torch.arange(x.shape[-1], device=x.device)
-        for n, c in enumerate(self._counters):
-            total = self._weights[n][units, x].sum(-1)
+        for c in self._counters:
+            total = torch.tensor(c.weight)[units, x].sum(-1)
             ok = ok & (total >= (total if c.low is None else c.low))
             ok = ok & (total <= (total if c.high is None else c.high))
         if self._automaton is not None:
-            ok = ok & self._accepted(x)
-        return ok
-
-    def _accepted(self, x: Tensor) -> Tensor:
-        """Return whether the automaton accepts every chain of units (B, K, U)."""
-        assert self._automaton is not None
-        states = len(self._automaton)
-        refused = [states] * len(self.alphabet)
-        step = torch.tensor(
-            [[states if t < 0 else t for t in row] for row in self._automaton.step] + [refused]
-        )
-        ends = torch.tensor([*self._automaton.ends, False])
-        ok = torch.ones(x.shape[:-1], dtype=torch.bool)
-        for chain in dict.fromkeys(self._units.sites):
-            state = torch.zeros(x.shape[:-1], dtype=torch.int64)
-            for u in chain:
-                state = step[state, x[..., u]]
-            ok = ok & ends[state]
+            # -1, the last row, is where what is refused stays
+            step = torch.tensor([*self._automaton.step, (-1,) * len(self.alphabet)])
+            ends = torch.tensor([*self._automaton.ends, False])
+            for chain in dict.fromkeys(self._units.sites):
+                state = torch.zeros_like(x[..., 0])
+                for u in chain:
+                    state = step[state, x[..., u]]
+                ok = ok & ends[state]
         return ok
 
     def violations(self, sequence: str) -> list[str]:
@@ -342,7 +309,7 @@ class DesignSpace:
             for i, a in enumerate(sequence)
             if a not in self.allowed[i]
         ]
-        for group in self.ties:
+        for group in self.blocks:
             if len({sequence[i - 1] for i in group}) > 1:
                 shown = ", ".join(f"{self.at.name(i - 1)} is {sequence[i - 1]!r}" for i in group)
                 broken.append(f"tied positions differ: {shown}")
@@ -360,7 +327,7 @@ class DesignSpace:
         `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the
         posterior is returned as is.
         """
-        if posterior.columns is not None and not self.ties:
+        if posterior.columns is not None and not self.blocks:
             found = self.lookahead.open(posterior.log_rows, x, posterior.columns)
             if found is not None:
                 log_h, given, rows = found
@@ -368,7 +335,7 @@ class DesignSpace:
         log_pi = posterior.log_probs
         law, tokens, open_ = self._units.law(log_pi, x, unknown)
         log_h, given = self.lookahead.condition(law, tokens, open_)
-        if self.ties:
+        if self.blocks:
             # a known group whose letters differ is outside A
             apart = torch.isneginf(law.amax(-1)).any(-1)
             log_h = torch.where(apart, -torch.inf, log_h)
@@ -391,7 +358,7 @@ class DesignSpace:
         more; a parallel kernel must share the letters of a group, spend budgets jointly and look
         at neighbors, one letter after another.
         """
-        if not self.ties:
+        if not self.blocks:
             if not self.lookahead.groups or not isinstance(q, Categorical):
                 return q
             return RestrictedReveal(self.lookahead, q, x_t, guide, unknown)
@@ -401,9 +368,8 @@ class DesignSpace:
         if isinstance(q, Categorical):
             inner: Transition = Categorical(q.log_probs.index_select(2, self._units.leader))
         elif isinstance(q, BlockReveal) and q.log_hide is None:
-            return TiedReveal(
-                OneReveal(tokens, q.log_show, laws.log_probs), self._units, x_t, unknown
-            )
+            one = OneReveal(tokens, q.log_show, laws.log_probs)
+            return TiedReveal(one, self._units, x_t, unknown)
         elif isinstance(q, BlockReveal) and q.log_hide is not None:
             letters = torch.log_softmax(laws.log_probs.double(), -1)
             shown = torch.cat((letters + q.log_show[..., None], q.log_hide[..., None]), -1)

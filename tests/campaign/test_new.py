@@ -171,7 +171,7 @@ def test_all_options_together_pass_prepare(tmp_path):
     text = new(pdb(tmp_path / "x.pdb", *SHAPES["dimer"]), out).text
     out.write_text(OPTION.sub(r"\1\2", text))
     plan = prepare(*read(out, ["rewards={c: {oracle: charge}}"]))
-    assert plan.model.space.ties
+    assert plan.model.space.blocks
     assert plan.islands == 4
 
 

@@ -793,5 +793,5 @@ def test_violations_name_residues_as_the_author_does():
 def test_a_tie_with_a_fixed_position_is_fixed():
     space = DesignSpace.build(AKD, 4, tie=[[1, 3], [3, 4]], fix={4: "D"}, omit="D")
     assert space.fixed == "D_DD"
-    assert space.ties == ((1, 3, 4),)
+    assert space.blocks == ((1, 3, 4),)
     assert space.reveals == 1
