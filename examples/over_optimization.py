@@ -37,9 +37,9 @@ def main(
 ) -> None:
     """Print the table, and draw the figure if asked."""
     torch.set_num_threads(threads)
-    alphas = ALPHAS
     if quick:
-        seeds, particles, alphas = 1, 4, ALPHAS[::4]
+        seeds, particles = 1, 4
+    alphas = ALPHAS[::4] if quick else ALPHAS
     model = sa.load_model("pdz-mini", max_mutations=8)
     reward = sa.load_reward("pdz3-stability") + sa.load_reward("pdz3-affinity")
     holdouts = [sa.load_reward(f"pdz3-{what}-holdout") for what in ("stability", "affinity")]

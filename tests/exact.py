@@ -394,37 +394,32 @@ def masked(
     steps: int = 3,
     bias: float = 0.5,
     drift: float = 0.0,
-    takes_time: bool | None = None,
-    alpha: float = 1.0,
     scale: float = 0.6,
-    chunk: int | None = None,
     space: DesignSpace | None = None,
     reward: Reward | None = None,
-    seed: int = 1,
 ) -> Problem:
     """An enumerable masked problem; `bias` and `drift` make the network inconsistent and
     dependent on time.
     """
     letters = ABC if space is None else space.alphabet
     blocks = () if space is None else space.blocks
-    table = any_order_table(len(letters), length, seed, bias, drift)
+    table = any_order_table(len(letters), length, 1, bias, drift)
     process = MaskedProcess(
         table,
         letters,
         length,
         steps,
         order=order,  # type: ignore[arg-type]
-        takes_time=bool(drift) if takes_time is None else takes_time,
+        takes_time=bool(drift),
         differentiable=True,
-        chunk=chunk,
         blocks=blocks,
     )
     start = [len(letters)] * length
     if space is not None:
         start = letters.encode([space.fixed])[0].tolist()
     p_pre = masked_law(table, steps, order, start, blocks=blocks)
-    reward = PairReward(length, len(letters), seed + 10, scale) if reward is None else reward
-    return enumerated(process, reward, alpha, p_pre, space)
+    reward = PairReward(length, len(letters), 11, scale) if reward is None else reward
+    return enumerated(process, reward, 1.0, p_pre, space)
 
 
 def uniform(
@@ -432,16 +427,13 @@ def uniform(
     length: int = 3,
     steps: int = 3,
     bias: float = 0.2,
-    alpha: float = 1.0,
     scale: float = 0.6,
-    chunk: int | None = None,
     space: DesignSpace | None = None,
     reward: Reward | None = None,
-    seed: int = 2,
 ) -> Problem:
     """An enumerable uniform problem with an inexact network."""
     letters = ABC if space is None else space.alphabet
-    rng, v = np.random.default_rng(seed), len(letters)
+    rng, v = np.random.default_rng(2), len(letters)
     joint = np.exp(rng.normal(size=v**length))
     sizes = (v**length, length, v)
     logits, drift = (
@@ -449,9 +441,9 @@ def uniform(
         torch.tensor(bias * rng.normal(size=sizes)),
     )
     table = UniformTable(logits, drift, v, joint / joint.sum())
-    process = UniformProcess(table, letters, length, steps, differentiable=True, chunk=chunk)
-    reward = PairReward(length, v, seed + 10, scale) if reward is None else reward
-    return enumerated(process, reward, alpha, uniform_law(table, steps), space)
+    process = UniformProcess(table, letters, length, steps, differentiable=True)
+    reward = PairReward(length, v, 12, scale) if reward is None else reward
+    return enumerated(process, reward, 1.0, uniform_law(table, steps), space)
 
 
 def linear_gaussian(
@@ -509,27 +501,16 @@ def linear_gaussian(
     return Problem(process, reward, alpha, float(log_z), features, expected)
 
 
-def gaussian(
-    schedule: Any = None,
-    *,
-    dim: int = 2,
-    steps: int = 4,
-    eta: float = 1.0,
-    alpha: float = 1.0,
-    chunk: int | None = None,
-    seed: int = 3,
-) -> Problem:
-    """A linear-Gaussian problem with a linear-quadratic reward."""
-    rng = np.random.default_rng(seed)
-    root = rng.normal(size=(dim, dim))
-    c = 0.3 * root @ root.T + 0.4 * np.eye(dim)
-    m = rng.normal(size=dim)
-    bend = rng.normal(size=(dim, dim))
+def gaussian(schedule: Any = None, *, eta: float = 1.0) -> Problem:
+    """A linear-Gaussian problem in the plane with a linear-quadratic reward."""
+    rng = np.random.default_rng(3)
+    root = rng.normal(size=(2, 2))
+    c = 0.3 * root @ root.T + 0.4 * np.eye(2)
+    m = rng.normal(size=2)
+    bend = rng.normal(size=(2, 2))
     quad = 0.2 * bend @ bend.T
-    slope = 0.7 * rng.normal(size=dim)
-    return linear_gaussian(
-        m, c, slope, quad, schedule, steps=steps, eta=eta, alpha=alpha, chunk=chunk
-    )
+    slope = 0.7 * rng.normal(size=2)
+    return linear_gaussian(m, c, slope, quad, schedule, eta=eta)
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {

@@ -248,13 +248,12 @@ def draw_pareto(bench: Bench, prompts: Sequence[str], particles: int, path: Path
 
 
 Quick = Annotated[bool, typer.Option("--quick", help="2 prompts, 3 islands, 12 steps")]
+Data = Annotated[Path | None, typer.Option(help="folder with images/noto_emoji_png32.tar.xz")]
 
 
 def main(
     quick: Quick = False,
-    data: Annotated[
-        Path | None, typer.Option(help="folder with images/noto_emoji_png32.tar.xz")
-    ] = None,
+    data: Data = None,
     choose: Annotated[
         bool, typer.Option("--choose", help="a grid of alphas on other names")
     ] = False,

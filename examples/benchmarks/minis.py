@@ -148,13 +148,12 @@ def draw_scaling(curves: Mapping[str, list[tuple[float, float, float]]], path: P
 
 
 Quick = Annotated[bool, typer.Option("--quick", help="2 seeds, 8 particles, 1 backbone")]
+Data = Annotated[Path | None, typer.Option(help="folder with structures/minis_pdb.tar.xz")]
 
 
 def main(
     quick: Quick = False,
-    data: Annotated[
-        Path | None, typer.Option(help="folder with structures/minis_pdb.tar.xz")
-    ] = None,
+    data: Data = None,
     backbones: int = 10,
     draw: Annotated[int, typer.Option(help="seed of the draw of backbones")] = 0,
     seeds: int = 5,

@@ -1,8 +1,6 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -11,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from commands import call, campaign_of, imported, refuses, sets, words
 from torch import Tensor
-from typer.testing import CliRunner
 
 import seqalign as sa
 from seqalign.campaign.check import check as prepare
@@ -21,7 +19,6 @@ from seqalign.campaign.images import Images
 from seqalign.campaign.report.images import _by_prompt
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import read
-from seqalign.cli.main import app
 from seqalign.files.pictures import contact_sheet, png, read_png
 
 CODE = '''
@@ -168,16 +165,10 @@ def install(folder: Path) -> Path:
     return root
 
 
-runner = CliRunner()
-
-
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(install(folder)))
-        path = folder / "c.yaml"
-        path.write_text(CAMPAIGN)
+    with campaign_of(folder, CAMPAIGN, install) as path:
         (folder / "prompts.txt").write_text("red\n\n  blue \n")
         (folder / "score.py").write_text(
             "def dark(x):\n    return (-x.flatten(1).mean(1)).tolist()"
@@ -189,20 +180,9 @@ def campaign(tmp_path_factory):
 def finished(campaign, tmp_path_factory):
     """A whole run through the command line."""
     folder = tmp_path_factory.mktemp("run") / "colors"
-    result = _call("run", campaign, "--out", folder)
+    result = call("run", campaign, "--out", folder)
     assert result.exit_code == 0, result.output
     return RunFolder(folder), result.output
-
-
-def _call(*argv):
-    result = runner.invoke(app, [str(a) for a in argv])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise AssertionError(f"traceback for {argv}") from result.exception
-    return result
-
-
-def _text(result):
-    return " ".join(result.output.split())
 
 
 # the Python door ----------------------------------------------------------------------------------
@@ -377,7 +357,7 @@ def test_the_comparison_is_at_equal_calls(finished):
 def test_a_continued_run_gives_the_same_bits(campaign, finished, tmp_path):
     whole = finished[0]
     folder = RunFolder(tmp_path / "again")
-    assert _call("run", campaign, "--out", folder.path).exit_code == 0
+    assert call("run", campaign, "--out", folder.path).exit_code == 0
     names = ("designs.csv", "baselines.csv", "rejected.csv", "trace.jsonl", "contact-sheet.png")
     kept = [*names, *(f"images/{p.name}" for p in (whole.path / "images").iterdir())]
 
@@ -391,7 +371,7 @@ def test_a_continued_run_gives_the_same_bits(campaign, finished, tmp_path):
         (folder.path / "state" / f"{name}.safetensors").unlink()
     for path in (folder.path / "images").iterdir():
         path.unlink()
-    assert _call("run", campaign, "--out", folder.path).exit_code == 0
+    assert call("run", campaign, "--out", folder.path).exit_code == 0
     assert bits() == before
     assert (folder.path / "summary.json").is_file()
 
@@ -408,23 +388,23 @@ def test_islands_are_kept_without_loss(finished):
 
 def test_choosing_again_draws_nothing(finished, campaign, tmp_path):
     folder = RunFolder(tmp_path / "chosen")
-    assert _call("run", campaign, "--out", folder.path).exit_code == 0
+    assert call("run", campaign, "--out", folder.path).exit_code == 0
     files = ("designs.csv", "rejected.csv", "report.html", "contact-sheet.png", "summary.json")
     before = {n: (folder.path / n).read_bytes() for n in files}
     best = folder.read_csv("designs.csv")[0]
     (folder.path / best["file"]).unlink()
-    result = _call("select", folder.path, "--set", "select.top=2", "--set", "select.rank_by=twin")
+    result = call("select", folder.path, "--set", "select.top=2", "--set", "select.rank_by=twin")
     assert result.exit_code == 0, result.output
     rows = folder.read_csv("designs.csv")
     assert Counter(r["prompt"] for r in rows) == {"red": 2, "green": 2, "blue": 2}
     assert all(float(a["twin"]) >= float(b["twin"]) for a, b in pairwise(rows))
     assert "below the top 2 of its prompt" in (folder.path / "rejected.csv").read_text()
-    result = _call("select", folder.path)
+    result = call("select", folder.path)
     assert result.exit_code == 0
     assert (folder.path / best["file"]).is_file(), "drawn again from its island"
     assert {n: (folder.path / n).read_bytes() for n in files} == before
-    assert _call("select", folder.path, "--set", "select.top=2").exit_code == 0
-    assert _call("select", folder.path, "--set", "select.filters=[n_mut < 3]").exit_code == 2
+    assert call("select", folder.path, "--set", "select.top=2").exit_code == 0
+    assert call("select", folder.path, "--set", "select.filters=[n_mut < 3]").exit_code == 2
 
 
 def test_the_report_is_one_file(finished):
@@ -447,32 +427,32 @@ def test_the_report_is_one_file(finished):
 
 def test_the_other_verbs_know_images(finished, campaign, tmp_path):
     folder, _ = finished
-    told = _call("status", folder.path)
+    told = call("status", folder.path)
     assert told.exit_code == 0
     assert folder.read_csv("designs.csv")[0]["file"] in told.output
     other = tmp_path / "other"
-    changed = _call("run", campaign, "--set", "sampler.name=tds", "--out", other)
+    changed = call("run", campaign, "--set", "sampler.name=tds", "--out", other)
     assert changed.exit_code == 0
-    assert "1 − cosine" in _call("compare", folder.path, other).output
+    assert "1 − cosine" in call("compare", folder.path, other).output
     less = tmp_path / "less"
-    assert _call("run", campaign, "--set", "input.prompts=[red]", "--out", less).exit_code == 0
-    assert "the prompts differ" in _text(_call("compare", folder.path, less))
-    table = _call("export", folder.path, "--csv", "--out", tmp_path / "e")
+    assert call("run", campaign, "--set", "input.prompts=[red]", "--out", less).exit_code == 0
+    assert "the prompts differ" in words(call("compare", folder.path, less))
+    table = call("export", folder.path, "--csv", "--out", tmp_path / "e")
     assert table.exit_code == 0
     with (tmp_path / "e" / "designs.csv").open() as file:
         assert next(csv.DictReader(file))["file"].startswith("images/")
-    assert "images, which have no letters" in _text(_call("export", folder.path, "--fasta"))
-    cited = _call("cite", campaign)
+    assert "images, which have no letters" in words(call("export", folder.path, "--fasta"))
+    cited = call("cite", campaign)
     assert "ddpm" in cited.output
     assert "mdlm" not in cited.output
     (tmp_path / "s.fasta").write_text(">a\nMKT\n")
-    scored = _call("score", tmp_path / "s.fasta", "-c", campaign)
+    scored = call("score", tmp_path / "s.fasta", "-c", campaign)
     assert scored.exit_code == 2
-    assert "draws images" in _text(scored)
+    assert "draws images" in words(scored)
 
 
 def test_check_counts_without_the_network(campaign):
-    result = _call("check", campaign, "--json")
+    result = call("check", campaign, "--json")
     assert result.exit_code == 0, result.output
     data = json.loads(result.output)
     assert data["prompts"] == ["red", "green", "blue"]
@@ -482,7 +462,7 @@ def test_check_counts_without_the_network(campaign):
     assert data["network_calls"]["best_of_n"] >= data["network_calls"]["aligned"]
     assert data["network_calls"]["calibration"] == 3 * 22 * 4 * 2
     assert data["seconds"] > 0
-    shown = _call("check", campaign)
+    shown = call("check", campaign)
     assert "3 prompts, 2 islands each, 4 steps" in shown.output
     assert "bright [units]: weight 1" in shown.output
 
@@ -534,8 +514,7 @@ def test_a_budget_of_designs_sets_the_islands(campaign):
 
 def test_python_functions_score_images(campaign, tmp_path):
     changes = ["rewards={d: {python: score.py:dark}}", "sampler.name=smc", "baselines=[]"]
-    argv = [part for c in changes for part in ("--set", c)]
-    result = _call("run", campaign, *argv, "--out", tmp_path / "r")
+    result = call("run", campaign, *sets(changes), "--out", tmp_path / "r")
     assert result.exit_code == 0, result.output
     folder = RunFolder(tmp_path / "r")
     assert folder.read_json("summary.json")["paired"]["best_of_n"] == {}
@@ -547,7 +526,7 @@ def test_images_without_prompts(campaign, tmp_path):
     text = text.replace("input:\n  prompts: [red, green, blue]\n", "")
     path = campaign.parent / "plain.yaml"
     path.write_text(text.replace("  named: {oracle: toy-named, role: final}\n", ""))
-    result = _call("run", path, "--out", tmp_path / "r")
+    result = call("run", path, "--out", tmp_path / "r")
     assert result.exit_code == 0, result.output
     folder = RunFolder(tmp_path / "r")
     summary = folder.read_json("summary.json")
@@ -557,11 +536,11 @@ def test_images_without_prompts(campaign, tmp_path):
     assert "cells" in summary["diversity"]["of"]
     assert {r["prompt"] for r in folder.read_csv("designs.csv")} == {""}
     assert 'id="gallery"' in (folder.path / "report.html").read_text()
-    assert "without a prompt" in _call("check", path).output
+    assert "without a prompt" in call("check", path).output
     assert sa.load_model("secret", steps=3).steps == 3
-    hidden = _call("check", path, "--set", "model.name=secret")
+    hidden = call("check", path, "--set", "model.name=secret")
     assert hidden.exit_code == 2
-    assert "return annotation" in _text(hidden)
+    assert "return annotation" in words(hidden)
 
 
 def test_prompts_are_text_everywhere():
@@ -579,9 +558,7 @@ def test_prompts_are_text_everywhere():
 
 
 def test_nothing_passes(campaign, tmp_path):
-    result = _call(
-        "run", campaign, "--set", "select.filters=[bright > 99]", "--out", tmp_path / "r"
-    )
+    result = call("run", campaign, "--set", "select.filters=[bright > 99]", "--out", tmp_path / "r")
     assert result.exit_code == 3
     assert "Nothing passed" in (tmp_path / "r" / "report.html").read_text()
     # best-of-N and unguided images are there all the same
@@ -618,35 +595,26 @@ WRONG = {
 
 @pytest.mark.parametrize("change", WRONG)
 def test_bad_input_stops_with_place_value_and_cure(campaign, change):
-    result = _call("check", campaign, "--set", change)
-    assert result.exit_code == 2, result.output
-    for words in WRONG[change]:
-        assert words in _text(result)
-    assert "Traceback" not in result.output
+    refuses(campaign, change, WRONG[change])
 
 
 def test_a_negative_prompt_goes_to_models_that_take_one(campaign, tmp_path):
-    assert _call("check", campaign, "--set", "input.negative_prompt=dark").exit_code == 0
+    assert call("check", campaign, "--set", "input.negative_prompt=dark").exit_code == 0
     text = CAMPAIGN.replace("painter", "vectors").replace("  prompts: [red, green, blue]\n", "")
     path = campaign.parent / "v.yaml"
     path.write_text(text.replace("input:\n", "input: {negative_prompt: dark}\n"))
-    assert "no negative prompt" in _text(_call("check", path))
+    assert "no negative prompt" in words(call("check", path))
     path.write_text(text.replace("input:\n", ""))
-    shown = _call("check", path)
+    shown = call("check", path)
     assert shown.exit_code == 2
-    assert "are no images" in _text(shown)
+    assert "are no images" in words(shown)
 
 
 def test_a_missing_extra_names_the_install_line(campaign):
-    result = _call("check", campaign, "--set", "model.name=lacking")
+    result = call("check", campaign, "--set", "model.name=lacking")
     assert result.exit_code == 4
-    assert 'pip install "seqalign[images]"' in _text(result)
+    assert 'pip install "seqalign[images]"' in words(result)
 
 
 def test_nothing_heavy_is_imported():
-    code = (
-        "import sys, seqalign; "
-        "print([m for m in ('diffusers', 'transformers', 'PIL', 'matplotlib') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert imported("seqalign", ("diffusers", "transformers", "PIL", "matplotlib")) == []

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import toy_plugin
-from typer.testing import CliRunner
+from commands import call
 
 from seqalign import registry
 from seqalign.campaign.check import check as prepare
 from seqalign.campaign.new import new
 from seqalign.campaign.yaml import read
-from seqalign.cli.main import app
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import read_structure
 from seqalign.load import load_model
@@ -37,14 +36,6 @@ CONSTRAINTS = {
     "forbid",
     "net_charge",
 }
-runner = CliRunner()
-
-
-def call(*argv):
-    result = runner.invoke(app, [str(a) for a in argv])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise AssertionError(f"traceback for {argv}") from result.exception
-    return result
 
 
 def pdb(path, *chains):

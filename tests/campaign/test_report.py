@@ -2,7 +2,7 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-import toy_plugin
+from commands import campaign_of
 
 from seqalign.campaign.check import check as prepare
 from seqalign.campaign.report.logo import heat_map, logo
@@ -15,10 +15,7 @@ from seqalign.campaign.yaml import read
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("report")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(toy_plugin.install(where)))
-        path = where / "c.yaml"
-        path.write_text(toy_plugin.CAMPAIGN)
+    with campaign_of(where) as path:
         made = RunFolder(where / "run")
         run(prepare(*read(path)), made)
         yield made

@@ -5,8 +5,8 @@ import sys
 import time
 
 import pytest
-import toy_plugin
 import yaml
+from commands import campaign_of, exchanged, sets
 
 from seqalign.campaign.check import check as prepare
 from seqalign.campaign.estimate import estimate
@@ -17,11 +17,9 @@ from seqalign.campaign.yaml import CampaignError, read
 
 
 @pytest.fixture
-def campaign(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(toy_plugin.install(tmp_path)))
-    path = tmp_path / "c.yaml"
-    path.write_text(toy_plugin.CAMPAIGN)
-    return path
+def campaign(tmp_path):
+    with campaign_of(tmp_path) as path:
+        yield path
 
 
 def _plan(path, *overrides):
@@ -70,9 +68,7 @@ def test_bad_yaml_names_the_line(tmp_path, text, words):
 
 
 def test_errors_point_at_the_line(campaign):
-    text = campaign.read_text().replace("alpha: 0.8", "alhpa: 0.8")
-    campaign.write_text(text)
-    line = text.splitlines().index("  alhpa: 0.8") + 1
+    line = exchanged(campaign, "alpha: 0.8", "alhpa: 0.8")
     with pytest.raises(CampaignError, match=rf"c\.yaml:{line}: sampler\.alhpa: .*'alpha'"):
         _plan(campaign)
 
@@ -197,7 +193,7 @@ def test_a_killed_process_continues_to_the_same_designs(campaign, tmp_path):
         "--out",
         str(killed.path),
     ]
-    command += [part for o in overrides for part in ("--set", o)]
+    command += sets(overrides)
     process = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE
     )

@@ -13,42 +13,22 @@ import sys
 from importlib.resources import files
 
 import pytest
-import toy_plugin
-from typer.testing import CliRunner
+from commands import call, campaign_of, sets, words
 
 from seqalign.campaign.export import wells
 from seqalign.campaign.select import select as reselect
 from seqalign.campaign.store import RunFolder
-from seqalign.cli.main import app
 from seqalign.files.text import read_fasta
 
-runner = CliRunner()
 TABLES = ("designs.csv", "rejected.csv", "designs.fasta", "summary.json", "report.html")
 SELECT = ["select.filters=[log_w > -9]", "select.rank_by=-held", "select.top=3"]
-
-
-def call(*argv):
-    result = runner.invoke(app, [str(a) for a in argv])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise AssertionError(f"traceback for {argv}") from result.exception
-    return result
-
-
-def words(result):
-    return " ".join(result.output.split())
-
-
-def sets(options):
-    return [part for text in options for part in ("--set", text)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verbs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(toy_plugin.install(folder)))
-        (folder / "c.yaml").write_text(toy_plugin.CAMPAIGN)
-        assert call("run", folder / "c.yaml").exit_code == 0
+    with campaign_of(folder) as path:
+        assert call("run", path).exit_code == 0
         yield folder
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import exact
 import numpy as np
 import pytest
 import torch
+from networks import forward_only
 
 from seqalign.core.streams import Streams
 from seqalign.core.wrappers import Counted
@@ -41,22 +40,9 @@ def problem():
     )
 
 
-def counted(problem, chunk=None):
-    calls = []
-
-    def forward_only(x, t):
-        assert not x.requires_grad
-        assert not torch.is_grad_enabled()
-        calls.append(x.shape[0] * x.shape[1])
-        return problem.process.denoiser(x, t)
-
-    process = replace(problem.process, denoiser=forward_only, chunk=chunk, differentiable=False)
-    return process, calls
-
-
 @pytest.mark.parametrize("moves", [1, 3, 6])
 def test_a_linear_constraint_is_met_by_a_known_number_of_forward_calls(problem, moves):
-    process, calls = counted(problem)
+    process, calls = forward_only(problem.process)
     method, reward = NewtonGuidance(iterations=moves), Counted(problem.reward)
     samples = method(process, reward, (1, 8), rng=Streams(0, [0]))
     assert samples.network_calls == sum(calls) == 8 * STEPS * (1 + 3 * moves)
@@ -101,7 +87,7 @@ def test_one_move_is_the_best_one_along_the_inexact_newton_direction():
 def test_chunks_and_islands_change_nothing(problem):
     method = NewtonGuidance()
     whole = method(problem.process, problem.reward, (3, 5), rng=Streams(1, range(3)))
-    process, calls = counted(problem, chunk=2)
+    process, calls = forward_only(problem.process, chunk=2)
     parts = method(process, problem.reward, (3, 5), rng=Streams(1, range(3)))
     assert parts.network_calls == sum(calls)
     assert max(calls) == 2

@@ -13,6 +13,7 @@ import pytest
 import scipy.linalg
 import torch
 from checks import mean_is
+from networks import forward_only
 
 from seqalign.core.streams import Streams
 from seqalign.core.wrappers import Counted
@@ -107,17 +108,7 @@ def test_outside_the_box_it_is_pulled_back(problem):
 
 @pytest.mark.parametrize("chunk", [None, 4])
 def test_one_forward_call_per_iteration_and_no_gradient_through_the_network(problem, chunk):
-    calls = []
-
-    def forward_only(x, t):
-        assert not x.requires_grad
-        assert not torch.is_grad_enabled()
-        calls.append(x.shape[0] * x.shape[1])
-        return problem.process.denoiser(x, t)
-
-    process = replace(
-        problem.process, denoiser=forward_only, chunk=chunk, differentiable=False, eta=0.0
-    )
+    process, calls = forward_only(problem.process, chunk=chunk, eta=0.0)
     reward = Counted(problem.reward)
     samples = METHOD(process, reward, (2, 8), rng=Streams(4, range(2)))
     assert samples.network_calls == sum(calls) == 16 * METHOD.iterations

@@ -68,23 +68,13 @@ needs_data = pytest.mark.skipif(
 )
 needs_pillow = pytest.mark.skipif(find_spec("PIL") is None, reason="needs Pillow")
 HELD_OUT = Path(__file__).parents[1] / "data" / "emoji_held_out.npz"
-TINY = Settings(
-    steps=6,
-    batch=4,
-    width=8,
-    depth=1,
-    middle=1,
-    heads=2,
-    words=4,
-    condition=8,
-    warmup=2,
-    cooldown=2,
-)
+SIZES = {"width": 8, "depth": 1, "middle": 1, "heads": 2, "words": 4, "condition": 8}
+TINY = Settings(steps=6, batch=4, warmup=2, cooldown=2, **SIZES)
 
 
 def small(seed: int = 0, dtype: torch.dtype = torch.float32) -> EmojiNetwork:
     """A small network with random weights everywhere: a fresh one predicts zero."""
-    network = EmojiNetwork(width=8, depth=1, middle=1, heads=2, words=4, condition=8)
+    network = EmojiNetwork(**SIZES)
     generator = torch.Generator().manual_seed(seed)
     for p in network.parameters():
         p.data = 0.3 * torch.randn(p.shape, generator=generator)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from networks import two_layers
 from torch import Tensor
 
 from seqalign import weights
@@ -75,18 +76,9 @@ def clip_tokenizer() -> Any:
 def clip_encoder(projected: bool = False) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    config = CLIPTextConfig(
-        vocab_size=54,
-        hidden_size=8,
-        intermediate_size=8,
-        projection_dim=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=16,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
+    letters = {"vocab_size": 54, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    sizes = {"projection_dim": 8, "max_position_embeddings": 16}
+    config = CLIPTextConfig(**two_layers(8, 8), **letters, **sizes)
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
 
 
@@ -184,19 +176,24 @@ def latent_scheduler(**more: Any) -> Any:
     )
 
 
-def sd(**more: Any) -> Any:
-    from diffusers import StableDiffusionPipeline
-
-    return StableDiffusionPipeline(
+def latent(pipeline: Any, scheduler: Any, **more: Any) -> Any:
+    """A latent pipeline with one text encoder; `more` goes to its network."""
+    return pipeline(
         vae=autoencoder(),
         text_encoder=clip_encoder(),
         tokenizer=clip_tokenizer(),
-        unet=text_unet(),
-        scheduler=latent_scheduler(**more),
+        unet=text_unet(**more),
+        scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def sd(**more: Any) -> Any:
+    from diffusers import StableDiffusionPipeline
+
+    return latent(StableDiffusionPipeline, latent_scheduler(**more))
 
 
 def sdxl() -> Any:
@@ -225,17 +222,9 @@ def sdxl() -> Any:
 def lcm() -> Any:
     from diffusers import LatentConsistencyModelPipeline, LCMScheduler
 
-    return LatentConsistencyModelPipeline(
-        vae=autoencoder(),
-        text_encoder=clip_encoder(),
-        tokenizer=clip_tokenizer(),
-        unet=text_unet(time_cond_proj_dim=8),
-        # so small a scaling that c_skip and c_out matter
-        scheduler=LCMScheduler(timestep_scaling=0.001),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    # so small a scaling that c_skip and c_out matter
+    scheduler = LCMScheduler(timestep_scaling=0.001)
+    return latent(LatentConsistencyModelPipeline, scheduler, time_cond_proj_dim=8)
 
 
 def sd3() -> Any:

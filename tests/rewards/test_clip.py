@@ -5,8 +5,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from commands import imported
+from networks import two_layers
 from torch import nn
 
 from seqalign import weights
@@ -79,22 +79,12 @@ def tiny(tmp_path_factory, vocabulary):
         projection_dim=16,
         text_config={
             "vocab_size": 54,
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            **two_layers(24, 40, heads=4),
             "max_position_embeddings": 20,
             "bos_token_id": 52,
             "eos_token_id": 53,
         },
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 32,
-            "patch_size": 8,
-        },
+        vision_config={**two_layers(32, 48, heads=4), "image_size": 32, "patch_size": 8},
     )
     folder = tmp_path_factory.mktemp("clip")
     shake(transformers.CLIPModel(config)).save_pretrained(folder)
@@ -848,12 +838,8 @@ def test_das_guides_images_of_two_prompts(tiny, head):
 
 
 def test_importing_the_rewards_imports_no_heavy_library():
-    code = (
-        "import sys, seqalign.rewards.clip, seqalign.rewards.image_reward, seqalign.rewards.judge; "
-        "print(sorted({'transformers', 'diffusers', 'PIL'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+    modules = "seqalign.rewards.clip, seqalign.rewards.image_reward, seqalign.rewards.judge"
+    assert imported(modules, ("transformers", "diffusers", "PIL")) == []
 
 
 def test_a_missing_library_says_which_extra_to_install(tiny, head, monkeypatch):

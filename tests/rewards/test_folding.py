@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from networks import two_layers
 
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
@@ -51,10 +52,7 @@ def tiny(tmp_path_factory):
         vocab_size=33,
         mask_token_id=32,
         pad_token_id=1,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
+        **two_layers(16, 32),
         position_embedding_type="rotary",
         token_dropout=True,
         emb_layer_norm_before=False,

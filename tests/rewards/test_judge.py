@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from networks import two_layers
 from torch import nn
 
 from seqalign.core.objective import RewardError
@@ -61,21 +62,12 @@ def tiny(tmp_path_factory):
         num_additional_image_tokens=1,
         chat_template=TEMPLATE,
     )
+    layers = two_layers(16, 24)
     config = transformers.LlavaConfig(
-        vision_config=transformers.CLIPVisionConfig(
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=16,
-            patch_size=8,
-        ),
+        vision_config=transformers.CLIPVisionConfig(**layers, image_size=16, patch_size=8),
         text_config=transformers.LlamaConfig(
             vocab_size=len(VOCABULARY),
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=2,
-            num_attention_heads=2,
+            **layers,
             num_key_value_heads=2,
             max_position_embeddings=128,
         ),

@@ -11,7 +11,7 @@ import mass_plugin
 import numpy as np
 import pytest
 import toy_plugin
-from typer.testing import CliRunner
+from commands import call, campaign_of, exchanged
 
 import seqalign as sa
 from seqalign import registry
@@ -19,7 +19,6 @@ from seqalign.campaign.check import check as prepare
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import CampaignError, read
-from seqalign.cli.main import app
 from seqalign.core.sequence import PROTEIN, Alphabet
 from seqalign.files.numbering import Numbering
 from seqalign.space import installed
@@ -38,11 +37,10 @@ WILD = "MKTAYIAKQRQW"
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
     """The toy model and the mass bound, installed; a campaign without constraints."""
-    monkeypatch.syspath_prepend(str(toy_plugin.install(tmp_path)))
     monkeypatch.syspath_prepend(str(mass_plugin.install(tmp_path)))
-    path = tmp_path / "c.yaml"
-    path.write_text(toy_plugin.CAMPAIGN.replace("max_mutations: 4", "max_mutations: 6"))
-    return path
+    text = toy_plugin.CAMPAIGN.replace("max_mutations: 4", "max_mutations: 6")
+    with campaign_of(tmp_path, text) as path:
+        yield path
 
 
 def mass(sequence: str) -> int:
@@ -205,7 +203,7 @@ def test_python_takes_it_by_keyword_and_as_an_object(toy):
 def test_a_campaign_uses_it_like_any_other(toy, tmp_path):
     top = mass(WILD) - 20
     wanted = f"constraints.molecular_mass={{max: {top}}}"
-    result = CliRunner().invoke(app, ["check", str(toy), "--set", wanted])
+    result = call("check", toy, "--set", wanted)
     assert result.exit_code == 0, result.output
     assert f"molecular_mass: molecular mass max {top}" in result.output
     assert "look-ahead: " in result.output
@@ -243,9 +241,7 @@ def test_its_errors_name_place_value_and_cure(toy, change, words):
 
 
 def test_a_line_of_the_file_is_named(toy):
-    text = toy.read_text().replace("max_mutations: 6", "molecular_mass: {max: 9}")
-    toy.write_text(text)
-    line = text.splitlines().index("  molecular_mass: {max: 9}") + 1
+    line = exchanged(toy, "max_mutations: 6", "molecular_mass: {max: 9}")
     with pytest.raises(CampaignError, match=rf"c\.yaml:{line}: constraints\.molecular_mass: "):
         prepare(*read(toy))
 
