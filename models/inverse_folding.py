@@ -210,10 +210,11 @@ def mpnn_mini(
     )
 
 
-def proteinmpnn(
+def published(
     *,
+    registered: str,
     structure: str | Path | Structure,
-    checkpoint: str | Path = "proteinmpnn-v_48_020",
+    checkpoint: str | Path | None = None,
     chains: str | Sequence[str] | None = None,
     context: str | Sequence[str] | None = None,
     numbering: str = "author",
@@ -224,20 +225,26 @@ def proteinmpnn(
     bfloat16: bool = False,
     compiled: bool = False,
 ) -> MaskedProcess:
-    """Return published ProteinMPNN weights as one-reveal-per-step masked diffusion.
+    """Return published weights by name: ProteinMPNN, or the tutorial's masked diffusion (`fmif`).
 
-    Arguments as for `process`; `checkpoint` is a file in the official format (vanilla or soluble)
-    or a name that `seqalign fetch` lists. What the posterior is: see the module.
+    Arguments as for `process`; `checkpoint` is a file in the official format or a name that
+    `seqalign fetch` lists. What the posterior of ProteinMPNN is: see the module.
 
     Raises:
         ValueError: the checkpoint is another network's.
     """
+    checkpoint = checkpoint or {"proteinmpnn": "proteinmpnn-v_48_020"}.get(registered, registered)
     source = load_checkpoint(checkpoint)
-    if source.sees_masks or source.head is not None:
-        raise ValueError(
-            f"{checkpoint}: is no ProteinMPNN, which has 21 letters. Use the model fmif for the "
+    masked = registered == "fmif"
+    if source.sees_masks != masked or source.head is not None:
+        said = (
+            "is no masked-diffusion network, which has 22 letters and reads letters out. Use the "
+            "model proteinmpnn for 21 letters; an oracle is a reward."
+            if masked
+            else "is no ProteinMPNN, which has 21 letters. Use the model fmif for the "
             "masked-diffusion network with 22."
         )
+        raise ValueError(f"{checkpoint}: {said}")
     return process(
         source,
         structure,
@@ -250,49 +257,5 @@ def proteinmpnn(
         chunk=chunk,
         bfloat16=bfloat16,
         compiled=compiled,
-        name="proteinmpnn",
-    )
-
-
-def fmif(
-    *,
-    structure: str | Path | Structure,
-    checkpoint: str | Path = "fmif",
-    chains: str | Sequence[str] | None = None,
-    context: str | Sequence[str] | None = None,
-    numbering: str = "author",
-    steps: int | None = None,
-    order: Order = "random",
-    temperature: float = 1.0,
-    chunk: int | None = None,
-    bfloat16: bool = False,
-    compiled: bool = False,
-) -> MaskedProcess:
-    """Return the tutorial's masked-diffusion inverse folding.
-
-    Arguments as for `process`; `checkpoint` is a file in its format or a name that `seqalign fetch`
-    lists.
-
-    Raises:
-        ValueError: the checkpoint is another network's.
-    """
-    source = load_checkpoint(checkpoint)
-    if not source.sees_masks or source.head is not None:
-        raise ValueError(
-            f"{checkpoint}: is no masked-diffusion network, which has 22 letters and reads letters "
-            "out. Use the model proteinmpnn for 21 letters; an oracle is a reward."
-        )
-    return process(
-        source,
-        structure,
-        chains=chains,
-        context=context,
-        numbering=numbering,
-        steps=steps,
-        order=order,
-        temperature=temperature,
-        chunk=chunk,
-        bfloat16=bfloat16,
-        compiled=compiled,
-        name="fmif",
+        name=registered,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from seqalign.api import draw, settle
 from seqalign.campaign.medium import Arm
@@ -80,20 +81,9 @@ def calibrate(
     The designs are kept in a folder, if one is given.
     """
 
-    def kept(
-        model: Model,
-        method: Method,
-        reward: Reward,
-        particles: int,
-        *,
-        seed: int,
-        island: int,
-        streams: Sequence[str],
-    ) -> Samples:
-        arm = Arm("calibration", method, particles, tuple(streams))
-        some = [island]
-        return run_arm(
-            arm, model, reward, seed=seed, islands=some, folder=folder, progress=progress
-        )[0]
+    def kept(model: Model, method: Method, reward: Reward, particles: int, **where: Any) -> Samples:
+        arm = Arm("calibration", method, particles, where["streams"])
+        some, keep = [where["island"]], {"folder": folder, "progress": progress}
+        return run_arm(arm, model, reward, seed=seed, islands=some, **keep)[0]
 
     return settle(model, reward, seed, kept)

@@ -21,7 +21,7 @@ from seqalign.files.structure import Structure
 from seqalign.models import inverse_folding as folding
 from seqalign.models.autoregressive import sample_autoregressive
 from seqalign.models.backbone import Backbone
-from seqalign.models.inverse_folding import fmif, process, proteinmpnn
+from seqalign.models.inverse_folding import process, published
 from seqalign.models.mpnn import MPNN, join, neighbor_graph, of, residue_numbers
 from seqalign.models.mpnn_weights import LETTERS, MASKED, Weights, embeddings, load_checkpoint
 
@@ -244,7 +244,7 @@ def test_the_official_format_is_loaded(tmp_path):
 def test_building_a_process_draws_no_random_numbers(tmp_path):
     path = saved(tmp_path, network(22))
     before = torch.get_rng_state()
-    fmif(structure=backbone_of(9), checkpoint=path, bfloat16=True)
+    published(registered="fmif", structure=backbone_of(9), checkpoint=path, bfloat16=True)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -288,9 +288,15 @@ def test_other_files_are_refused_in_a_sentence(tmp_path, content, message):
 
 def test_a_network_of_the_other_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match="Use the model fmif"):
-        proteinmpnn(structure=backbone_of(9), checkpoint=saved(tmp_path, network(22)))
+        published(
+            registered="proteinmpnn",
+            structure=backbone_of(9),
+            checkpoint=saved(tmp_path, network(22)),
+        )
     with pytest.raises(ValueError, match="Use the model proteinmpnn"):
-        fmif(structure=backbone_of(9), checkpoint=saved(tmp_path, network(21)))
+        published(
+            registered="fmif", structure=backbone_of(9), checkpoint=saved(tmp_path, network(21))
+        )
 
 
 def test_a_process_knows_its_structure(tmp_path):
@@ -303,8 +309,9 @@ def test_a_process_knows_its_structure(tmp_path):
         coords=coords,
         design=torch.arange(24) < 12,
     )
-    for kind, letters in ((fmif, 22), (proteinmpnn, 21)):
-        p = kind(structure=structure, checkpoint=saved(tmp_path, network(letters)))
+    for kind, letters in (("fmif", 22), ("proteinmpnn", 21)):
+        checkpoint = saved(tmp_path, network(letters))
+        p = published(registered=kind, structure=structure, checkpoint=checkpoint)
         known = [i for i in range(24) if i not in (3, 6)]
         assert p.length == p.steps == 22
         assert p.wild_type == "".join(structure.sequence[i] for i in known)
@@ -326,7 +333,7 @@ def test_a_file_gives_the_process_of_its_structure(tmp_path):
     structure = backbone_of(16)
     path = tmp_path / "small.pdb"
     path.write_text(structure.to_pdb())
-    p = fmif(structure=path, checkpoint=saved(tmp_path, network()))
+    p = published(registered="fmif", structure=path, checkpoint=saved(tmp_path, network()))
     assert p.wild_type == structure.wild_type
     assert p.numbering.name(16) == "A16"
 
