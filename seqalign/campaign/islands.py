@@ -83,7 +83,14 @@ def calibrate(
 
     def kept(model: Model, method: Method, reward: Reward, particles: int, **where: Any) -> Samples:
         arm = Arm("calibration", method, particles, where["streams"])
-        some, keep = [where["island"]], {"folder": folder, "progress": progress}
-        return run_arm(arm, model, reward, seed=seed, islands=some, **keep)[0]
+        return run_arm(
+            arm,
+            model,
+            reward,
+            seed=seed,
+            islands=[where["island"]],
+            folder=folder,
+            progress=progress,
+        )[0]
 
     return settle(model, reward, seed, kept)
