@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from imports import loaded_by
 from safetensors.torch import save_file
 
 import seqalign as sa
@@ -543,15 +544,8 @@ def test_missing_packages_are_named(places, packages):
 
 
 def test_neither_library_is_imported_before_it_is_needed():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, seqalign.models.language, seqalign.rewards.language as r;"
-        "print([m for m in ('esm', 'transformers') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
+    modules = "seqalign.models.language, seqalign.rewards.language"
+    assert loaded_by(modules, ("esm", "transformers")) == []
 
 
 def test_weights_that_are_not_here_say_what_to_fetch(tmp_path, monkeypatch):
