@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -443,7 +443,7 @@ class Images:
         for term in plan.terms:
             guided = term.spec.role == "guide" and term.raw.differentiable
             job: Callable[[Reward], Any] = gradient if guided else lambda r: r(designs)
-            seconds[term.label] = lap(lambda job=job, raw=term.raw: job(raw))  # type: ignore[misc]
+            seconds[term.label] = lap(partial(job, term.raw))
         return call, seconds, _gigabytes(x.device)
 
     def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:

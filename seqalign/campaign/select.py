@@ -86,10 +86,9 @@ def choose(
             counts[group] += 1
             kept.append(row)
     width = max(4, len(str(len(kept))))
-    for n, row in enumerate(kept, 1):
-        row["id"] = f"d{n:0{width}d}"
-    for n, row in enumerate(bad, 1):
-        row["id"] = f"r{n:0{width}d}"
+    for letter, rows in (("d", kept), ("r", bad)):
+        for n, row in enumerate(rows, 1):
+            row["id"] = f"{letter}{n:0{width}d}"
     return kept, bad
 
 

@@ -136,10 +136,9 @@ def _small(run: Run) -> bool:
 
     gallery = run.summary.gallery or ()
     names = [row["file"] for line in gallery for arm in line.arms.values() for row in arm]
-    for path in (run.folder.path / name for name in names):
-        if path.is_file():
-            with Image.open(path) as image:
-                return max(image.size) <= 72
+    for path in filter(Path.is_file, map(run.folder.path.joinpath, names)):
+        with Image.open(path) as image:
+            return max(image.size) <= 72
     return True
 
 
