@@ -36,8 +36,6 @@ from seqalign.core.streams import Streams
 from seqalign.files.pictures import contact_sheet, png, read_png
 from seqalign.load import Model
 
-__all__ = ["Images"]
-
 SHOWN = 4
 """Images per prompt and sampler in the contact sheet."""
 FILES = 256

@@ -13,8 +13,6 @@ from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step, join
 from seqalign.load import Model
 
-__all__ = ["Progress", "calibrate", "run_arm"]
-
 # (arm, island, step)
 Progress = Callable[[str, int, Step], None]
 

@@ -29,8 +29,6 @@ from seqalign.campaign.yaml import CampaignError, Source, parse
 from seqalign.files.text import to_csv
 from seqalign.registry import nearest
 
-__all__ = ["check_select", "choose", "select", "write"]
-
 HARD = ("constraint: ", "rejected by ")
 """How reasons begin that no choice of `select` can lift."""
 

@@ -25,8 +25,6 @@ from seqalign.campaign.report.figures import (
 )
 from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column, finite, mean
 
-__all__ = ["figures"]
-
 
 def _tops(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the row with the highest total of each island."""
