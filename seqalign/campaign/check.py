@@ -26,8 +26,6 @@ from seqalign.core.objective import Reward, RewardError, Sum, evaluate
 from seqalign.load import Model
 from seqalign.registry import SpecError, build_method, entry, names, nearest, to_mapping
 
-__all__ = ["check", "method_of"]
-
 
 def check(campaign: Campaign, source: Source) -> Plan:
     """Find, build and try every part of a campaign; nothing expensive runs.

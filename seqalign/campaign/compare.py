@@ -10,8 +10,6 @@ from typing import Any
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
 
-__all__ = ["Comparison", "Entry", "compare"]
-
 # what must be equal, and what is said where it is not
 _SAME = {
     "structure_sha256": "the backbones are different files",

@@ -8,8 +8,6 @@ from itertools import groupby
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
-__all__ = ["design_map", "ranges"]
-
 
 def design_map(model: Model, space: DesignSpace) -> list[str]:
     """Draw the design map, chain by chain: wild type, and below it what may change."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from seqalign.campaign.medium import Plan
 
-__all__ = ["Estimate", "estimate"]
-
 
 @dataclass(frozen=True)
 class Estimate:

@@ -13,8 +13,6 @@ from typing import Literal
 from seqalign.campaign.store import RunFolder
 from seqalign.files.text import fasta, to_csv, write_atomic
 
-__all__ = ["Wells", "export", "wells"]
-
 Wells = Literal[96, 384]
 _ROWS: dict[int, tuple[str, int]] = {96: ("ABCDEFGH", 12), 384: ("ABCDEFGHIJKLMNOP", 24)}
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,8 +35,6 @@ from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.pictures import contact_sheet, png, read_png
 from seqalign.load import Model
-
-__all__ = ["Images"]
 
 SHOWN = 4
 """Images per prompt and sampler in the contact sheet."""
@@ -443,7 +441,7 @@ class Images:
         for term in plan.terms:
             guided = term.spec.role == "guide" and term.raw.differentiable
             job: Callable[[Reward], Any] = gradient if guided else lambda r: r(designs)
-            seconds[term.label] = lap(lambda job=job, raw=term.raw: job(raw))  # type: ignore[misc]
+            seconds[term.label] = lap(partial(job, term.raw))
         return call, seconds, _gigabytes(x.device)
 
     def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:

@@ -19,9 +19,6 @@ from seqalign.registry import SpecError, names, parameters, takers
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.installed import constraints
 
-__all__ = ["load_images", "load_letters", "own_process"]
-
-
 # keys that people look for below `model`, or that a constraint's error names, and where they are
 _ELSEWHERE: dict[str, KeyPath] = {
     **{key: ("input", key) for key in ("structure", "chains", "context", "numbering", "wild_type")},

@@ -14,8 +14,6 @@ from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step, join
 from seqalign.load import Model
 
-__all__ = ["Progress", "calibrate", "run_arm"]
-
 # (arm, island, step)
 Progress = Callable[[str, int, Step], None]
 
@@ -35,8 +33,7 @@ def run_arm(
 
     `replicates` islands in a row belong to each prompt. What `draw` raises goes through.
     """
-    parts: list[Samples] = []
-    total = 0.0
+    parts: list[tuple[Samples, float]] = []
     for island in islands:
 
         def observe(step: Step, particles: Particles | None, island: int = island) -> None:
@@ -44,7 +41,10 @@ def run_arm(
                 progress(arm.name, island, step)
 
         known = None if folder is None else folder.load_island(arm.name, island, model, replicates)
-        if known is None:
+        if known is not None:
+            for step in known[0].trace:
+                observe(step, None)
+        else:
             begin = time.perf_counter()
             samples = draw(
                 model,
@@ -57,16 +57,11 @@ def run_arm(
                 streams=arm.streams,
                 observe=observe,
             )
-            seconds = time.perf_counter() - begin
+            known = samples, time.perf_counter() - begin
             if folder is not None:
-                folder.save_island(arm.name, island, samples, seconds)
-        else:
-            samples, seconds = known
-            for step in samples.trace:
-                observe(step, None)
-        parts.append(samples)
-        total += seconds
-    return join(parts), total
+                folder.save_island(arm.name, island, *known)
+        parts.append(known)
+    return join([samples for samples, _ in parts]), sum(seconds for _, seconds in parts)
 
 
 def calibrate(

@@ -39,8 +39,6 @@ from seqalign.files.sheet import Layout, Sheet
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
-__all__ = ["TOP", "Letters", "Scored", "score", "space_of"]
-
 TOP = 10
 """Designs in the "top" rows of the comparison."""
 

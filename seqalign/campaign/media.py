@@ -8,8 +8,6 @@ from seqalign.campaign.medium import Medium
 from seqalign.core.process import Process
 from seqalign.registry import draws_images
 
-__all__ = ["MEDIA", "medium_of"]
-
 MEDIA: dict[str, Medium] = {medium.kind: medium for medium in (Letters(), Images())}
 
 

@@ -26,8 +26,6 @@ from seqalign.registry import SpecError, draws_images, entry, names, parameters,
 from seqalign.space.installed import find, keys
 from seqalign.space.positions import ConstraintError, Positions
 
-__all__ = ["Draft", "new"]
-
 _STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
 _FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet")

@@ -11,8 +11,6 @@ from typing import Any
 from seqalign.campaign.yaml import KeyPath, Source
 from seqalign.registry import SpecError, call, nearest
 
-__all__ = ["build_object", "load_object"]
-
 
 def load_object(text: str, source: Source, path: KeyPath) -> Any:
     """Run FILE.py, named from the campaign's folder, and return its NAME."""

@@ -12,8 +12,6 @@ from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.space.space import DesignSpace
 
-__all__ = ["rehearse"]
-
 
 class _Blank(Reward):
     """Zero, with or without a gradient."""

@@ -19,8 +19,6 @@ from seqalign.core.objective import Reward, constants
 from seqalign.core.particles import Samples
 from seqalign.files.text import to_csv
 
-__all__ = ["run"]
-
 
 def run(
     plan: Plan,

@@ -19,8 +19,6 @@ from seqalign.core.callables import OnFailure
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.installed import keys, schema
 
-__all__ = ["Campaign", "RewardSpec"]
-
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

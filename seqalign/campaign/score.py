@@ -15,8 +15,6 @@ from seqalign.files.sheet import Layout
 from seqalign.files.text import read_sequences
 from seqalign.load import Model
 
-__all__ = ["Constants", "evaluation_calls", "read_candidates", "score", "stored_constants"]
-
 Constants = Mapping[str, Mapping[str, float | None]]
 """Mean and std of each z-score, as in the summary of a run."""
 

@@ -29,8 +29,6 @@ from seqalign.campaign.yaml import CampaignError, Source, parse
 from seqalign.files.text import to_csv
 from seqalign.registry import nearest
 
-__all__ = ["check_select", "choose", "select", "write"]
-
 HARD = ("constraint: ", "rejected by ")
 """How reasons begin that no choice of `select` can lift."""
 
@@ -86,10 +84,9 @@ def choose(
             counts[group] += 1
             kept.append(row)
     width = max(4, len(str(len(kept))))
-    for n, row in enumerate(kept, 1):
-        row["id"] = f"d{n:0{width}d}"
-    for n, row in enumerate(bad, 1):
-        row["id"] = f"r{n:0{width}d}"
+    for letter, rows in (("d", kept), ("r", bad)):
+        for n, row in enumerate(rows, 1):
+            row["id"] = f"{letter}{n:0{width}d}"
     return kept, bad
 
 

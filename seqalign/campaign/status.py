@@ -11,8 +11,6 @@ from typing import Any
 
 from seqalign.campaign.store import RunFolder, read_island
 
-__all__ = ["Arm", "Status", "status"]
-
 
 @dataclass(frozen=True)
 class Arm:

@@ -31,8 +31,6 @@ try:
 except ImportError:  # no such locks on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RunFolder", "read_island"]
-
 _OURS = (
     "config.yaml",
     "designs.csv",

@@ -22,8 +22,6 @@ from seqalign.files.structure import Structure
 from seqalign.load import load_reward
 from seqalign.registry import SpecError, card_id, names, parameters
 
-__all__ = ["Term", "load_term", "origin"]
-
 
 class _Oracle(Wrapper):
     """A reward under its campaign label; failures are turned into rejections if asked."""

@@ -22,8 +22,6 @@ from seqalign.campaign.schema import Campaign
 from seqalign.registry import names, nearest
 from seqalign.space.installed import known, schema
 
-__all__ = ["CampaignError", "KeyPath", "Source", "parse", "read"]
-
 
 class CampaignError(ValueError):
     """The campaign is wrong; the message names place, value and cure.

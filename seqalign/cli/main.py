@@ -38,8 +38,6 @@ from seqalign.cli.screen import CampaignFile, Json, Set, fail
 from seqalign.core.objective import open_zscores
 from seqalign.files.text import finite, to_csv, write_atomic
 
-__all__ = ["app", "main"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 app = typer.Typer(

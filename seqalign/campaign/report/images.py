@@ -25,8 +25,6 @@ from seqalign.campaign.report.figures import (
 )
 from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column, finite, mean
 
-__all__ = ["figures"]
-
 
 def _tops(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Return the row with the highest total of each island."""
@@ -136,10 +134,9 @@ def _small(run: Run) -> bool:
 
     gallery = run.summary.gallery or ()
     names = [row["file"] for line in gallery for arm in line.arms.values() for row in arm]
-    for path in (run.folder.path / name for name in names):
-        if path.is_file():
-            with Image.open(path) as image:
-                return max(image.size) <= 72
+    for path in filter(Path.is_file, map(run.folder.path.joinpath, names)):
+        with Image.open(path) as image:
+            return max(image.size) <= 72
     return True
 
 

@@ -24,8 +24,6 @@ from seqalign.campaign.report.figures import (
 from seqalign.campaign.report.logo import CHEMISTRY, LETTERS, heat_map, logo
 from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column
 
-__all__ = ["figures"]
-
 # amino acids in UniProtKB/Swiss-Prot, percent
 _NATURAL = {
     **{"A": 8.25, "C": 1.38, "D": 5.46, "E": 6.71, "F": 3.86, "G": 7.07, "H": 2.27, "I": 5.91},

@@ -22,8 +22,6 @@ from seqalign.campaign.report.words import asked, cards, shown, verdicts
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
 
-__all__ = ["render", "report"]
-
 
 def report(folder: RunFolder) -> Path:
     """Write report.html of a finished run again, and return where it is.

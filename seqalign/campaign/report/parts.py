@@ -12,8 +12,6 @@ import numpy as np
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
 
-__all__ = ["Figures", "Groups", "Run", "as_float", "column", "finite", "mean"]
-
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows with numbers: "plain" (unguided), "aligned", "top" (the best of them) and "wild"."""
 

@@ -12,8 +12,6 @@ from seqalign.campaign.summary import Summary
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.installed import constraints
 
-__all__ = ["Card", "Verdict", "asked", "cards", "shown", "verdicts"]
-
 
 @dataclass(frozen=True)
 class Verdict:
