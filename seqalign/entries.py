@@ -11,7 +11,7 @@ import reprlib
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -46,21 +46,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"{hint}Known: {', '.join(known) or 'none'}."
 
 
-@dataclass(frozen=True)
-class _Found:
-    """The entry points of a kind: those in use, and what says why others are not."""
-
-    points: dict[str, EntryPoint]
-    shadowed: dict[str, str]
-
-
 def _package(point: EntryPoint) -> str:
     name = None if point.dist is None else point.dist.name
     return str(name or point.module.partition(".")[0])
 
 
 @cache
-def _scan(group: str, search_path: tuple[str, ...]) -> _Found:
+def _scan(group: str, search_path: tuple[str, ...]) -> tuple[dict[str, EntryPoint], dict[str, str]]:
+    """Return the entry points in use by name, and what says why others are not."""
     by_name: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
         by_name.setdefault(point.name, []).append(point)
@@ -74,26 +67,26 @@ def _scan(group: str, search_path: tuple[str, ...]) -> _Found:
                 f"{other.value} of package {_package(other)!r} is not used as {name!r} in {group}: "
                 f"that name belongs to {_package(some[0])!r}. Give it another name."
             )
-    return _Found({name: by_name[name][0] for name in sorted(by_name)}, shadowed)
+    return {name: by_name[name][0] for name in sorted(by_name)}, shadowed
 
 
-def _found(kind: Kind) -> _Found:
+def _found(kind: Kind) -> tuple[dict[str, EntryPoint], dict[str, str]]:
     return _scan(f"seqalign.{kind}s", tuple(sys.path))
 
 
 def names(kind: Kind) -> list[str]:
     """Return the names of all that is installed of a kind."""
-    return list(_found(kind).points)
+    return list(_found(kind)[0])
 
 
 def entry(kind: Kind, name: str) -> EntryPoint:
     """Return the entry point of a name."""
-    found = _found(kind)
-    if name not in found.points:
-        raise SpecError(f"There is no {kind} {name!r}. {nearest(name, found.points)}")
-    if name in found.shadowed:
-        warnings.warn(found.shadowed[name], stacklevel=3)
-    return found.points[name]
+    points, shadowed = _found(kind)
+    if name not in points:
+        raise SpecError(f"There is no {kind} {name!r}. {nearest(name, points)}")
+    if name in shadowed:
+        warnings.warn(shadowed[name], stacklevel=3)
+    return points[name]
 
 
 def package(kind: Kind, name: str) -> str:
@@ -134,7 +127,7 @@ def load(kind: Kind, name: str) -> Any:
 
 def name_of(kind: Kind, cls: type) -> str | None:
     """Return the name of a class; a class at hand has been imported, so nothing else is."""
-    for name, point in _found(kind).points.items():
+    for name, point in _found(kind)[0].items():
         found: Any = sys.modules.get(point.module)
         for attribute in point.attr.split("."):
             found = getattr(found, attribute, None)
@@ -147,7 +140,7 @@ def problems() -> list[str]:
     """Return a sentence for each entry point that cannot be loaded or is not used."""
     found: list[str] = []
     for kind in KINDS:
-        found += _found(kind).shadowed.values()
+        found += _found(kind)[1].values()
         for name in names(kind):
             try:
                 load(kind, name)

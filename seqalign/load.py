@@ -72,9 +72,7 @@ class Model:
     @property
     def residues(self) -> tuple[str, ...]:
         """Names of the L positions in mutations: author numbers, with the chain if several."""
-        numbering = self.numbering
-        if numbering is None:
-            return ()
+        numbering = self.numbering or Numbering((), ())
         if len(set(numbering.chains)) == 1:
             return numbering.numbers
         return tuple(numbering.name(i) for i in range(1, len(numbering) + 1))
@@ -82,10 +80,8 @@ class Model:
     @property
     def chains(self) -> tuple[int, ...]:
         """Lengths of the chains, in order; FASTA joins them by '/'."""
-        numbering = self.numbering
-        if numbering is None:
-            return ()
-        return tuple(len(list(run)) for _, run in groupby(numbering.chains))
+        chains = self.numbering.chains if self.numbering else ()
+        return tuple(len(list(run)) for _, run in groupby(chains))
 
     @property
     def prompts(self) -> tuple[str, ...] | None:

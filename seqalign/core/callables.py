@@ -73,11 +73,7 @@ class Function(Reward):
 
 @dataclass(frozen=True)
 class Command(Reward):
-    """An external program as a reward: `{fasta}` becomes a file, stdout one number per line.
-
-    Raises:
-        RewardError: the command fails or prints another count of numbers.
-    """
+    """An external program as a reward: `{fasta}` becomes a file, stdout one number per line."""
 
     command: str
     name: str = "command"

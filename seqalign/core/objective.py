@@ -314,11 +314,7 @@ class ZScore(Wrapper):
         return (r - self.mean) / self.std
 
     def fixed(self, designs: Designs) -> ZScore:
-        """Return the same with constants from reference designs (any B, K).
-
-        Raises:
-            ValueError: the reward is constant on the reference, so that it has no scale.
-        """
+        """Return the same with constants from reference designs (any B, K), which must differ."""
         r = evaluate(self.inner, designs).flatten()
         r = r[torch.isfinite(r)]
         if not float(r.std()) > 0:

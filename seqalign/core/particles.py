@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -24,18 +24,6 @@ __all__ = ["Particles", "Samples", "Step", "join", "log_mean_exp"]
 def log_mean_exp(log_w: Tensor, dim: int = -1) -> Tensor:
     """Return log mean exp over a dimension; -inf where all are -inf."""
     return torch.logsumexp(log_w, dim) - math.log(log_w.shape[dim])
-
-
-def _once(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return f, asked once about each tensor."""
-    known: dict[int, Tensor] = {}
-
-    def remembered(v: Tensor) -> Tensor:
-        if id(v) not in known:
-            known[id(v)] = f(v)
-        return known[id(v)]
-
-    return remembered
 
 
 @dataclass(frozen=True)
@@ -82,8 +70,9 @@ class Particles:
 
     def _map(self, f: Callable[[Tensor], Tensor]) -> Particles:
         moved: dict[str, Any] = {}
-        # the state, its posterior and its guide share tensors, and still do afterwards
-        f = _once(f)
+        # the state, its posterior and its guide share tensors, and still do afterwards; a tensor's
+        # hash is its identity
+        f = cache(f)
         for item in fields(self):
             value = getattr(self, item.name)
             if item.name in ("posterior", "guide"):

@@ -141,9 +141,5 @@ def ssp(log_w: Tensor, u: Tensor) -> Tensor:
 
 
 SCHEMES: dict[str, Resampler] = {
-    "multinomial": multinomial,
-    "stratified": stratified,
-    "systematic": systematic,
-    "residual": residual,
-    "ssp": ssp,
+    scheme.__name__: scheme for scheme in (multinomial, stratified, systematic, residual, ssp)
 }

@@ -229,10 +229,6 @@ class SMC:
 
         `start` holds particles, which go on from their own step, or states (B, K, *event) at step
         `begin`; by default the prior at step 0.
-
-        Raises:
-            OverBudget: a step would need more calls than the budget allows.
-            ValueError: begin and stop name no part of the chain.
         """
         end, trace = len(self._times) - 1, []
         first = start.step if isinstance(start, Particles) else begin

@@ -53,9 +53,6 @@ def by_chain(
         numbering: the L residues of the structure, all chains.
         chains: the designed ones, which alone are printed; all if None.
         known: 0-based positions that `letters` speaks of; the others are printed as X.
-
-    Raises:
-        ValueError: the number of letters does not fit.
     """
     where = range(len(numbering)) if known is None else known
     if len(letters) != len(where):

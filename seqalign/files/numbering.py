@@ -26,9 +26,6 @@ class Numbering:
     Attributes:
         chains: L chain names; "" for a chain without one.
         numbers: L numbers as text, with the insertion code: "39", "82A", "-3".
-
-    Raises:
-        ResidueError: two positions have one name, or the fields differ in length.
     """
 
     chains: tuple[str, ...]

@@ -75,9 +75,6 @@ class Structure:
             residues as far as the author numbers say, 101 from one chain to the next.
         modified: (0-based index, residue name in the file) where that is not the letter's own.
         require: the atoms that a residue must have to be known.
-
-    Raises:
-        StructureError: a field has another shape, or a letter is none.
     """
 
     name: str
@@ -201,12 +198,7 @@ class Structure:
         return cb
 
     def to_pdb(self) -> str:
-        """Return the backbone as PDB text; modified residues keep their names.
-
-        Raises:
-            StructureError: a chain name, number, residue name or coordinate does not fit the
-                format's columns.
-        """
+        """Return the backbone as PDB text; modified residues keep their names."""
         three = {letter: name for name, letter in standard_letters().items()}
         modified = dict(self.modified)
         lines: list[str] = []

@@ -55,11 +55,7 @@ def read_text(path: Path, cure: str) -> str:
 
 
 def read_fasta(path: Path) -> list[tuple[str, str]]:
-    """Return the (header, sequence) records of a FASTA file.
-
-    Raises:
-        ValueError: the file holds no sequence, or text comes before the first header.
-    """
+    """Return the (header, sequence) records of a FASTA file; each has a sequence."""
     records: list[tuple[str, list[str]]] = []
     for n, line in enumerate(read_text(path, "give a FASTA file").splitlines(), 1):
         line = line.strip()
@@ -84,11 +80,7 @@ def read_fasta(path: Path) -> list[tuple[str, str]]:
 
 
 def read_sequences(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (place, name, sequence) of a FASTA file, or of the column `sequence` of a CSV file.
-
-    Raises:
-        ValueError: the file cannot be read, or holds no sequences.
-    """
+    """Yield (place, name, sequence) of a FASTA file, or of the column `sequence` of a CSV."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file. Give a FASTA or CSV file.")
     return _of_csv(path) if path.suffix.lower() == ".csv" else _of_fasta(path)
