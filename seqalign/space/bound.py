@@ -43,7 +43,8 @@ class Bound:
     @cached_property
     def _able(self) -> Flags:
         """Which units have a letter that counts, (U,)."""
-        return self.counter.weight.max(1) > 0
+        able: Flags = self.counter.weight.max(1) > 0
+        return able
 
     @cached_property
     def keep(self) -> Tensor | None:
