@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -114,15 +115,14 @@ def _check(samples: Samples, space: DesignSpace) -> None:
     A design with weight zero (its reward was rejected, or its island died) carries no claim and
     is left out.
     """
-    for b, row in enumerate(samples.designs.sequences):
-        for k, sequence in enumerate(row):
-            broken = space.violations(sequence)
-            if broken and float(samples.log_w[b, k]) > -torch.inf:
-                raise RuntimeError(
-                    f"Design {k} of island {b} breaks a constraint ({'; '.join(broken[:3])}): "
-                    f"{sequence}. "
-                    f"This is a bug in seqalign; please report it with the campaign and the seed."
-                )
+    sequences = samples.designs.sequences
+    for b, k in (samples.log_w > -torch.inf).nonzero().tolist():
+        if broken := space.violations(sequences[b][k]):
+            raise RuntimeError(
+                f"Design {k} of island {b} breaks a constraint ({'; '.join(broken[:3])}): "
+                f"{sequences[b][k]}. "
+                f"This is a bug in seqalign; please report it with the campaign and the seed."
+            )
 
 
 def references(model: Model) -> tuple[int, int]:
@@ -138,20 +138,8 @@ def settle(
         return reward, 0
     islands, particles = references(model)
     nothing = Function(lambda items: [0.0] * len(items), "nothing")
-    unguided = join(
-        [
-            draw_island(
-                model,
-                BestOfN(),
-                nothing,
-                particles,
-                seed=seed,
-                island=island,
-                streams=("calibrate",),
-            )
-            for island in range(islands)
-        ]
-    )
+    plain = partial(draw_island, model, BestOfN(), nothing, particles, streams=("calibrate",))
+    unguided = join([plain(seed=seed, island=island) for island in range(islands)])
     return calibrate(reward, unguided.designs), unguided.network_calls
 
 
@@ -208,10 +196,10 @@ def sample(
         given = params if alpha is None else {"alpha": alpha, **params}
         method = build_method(method, given)
     elif params or alpha is not None:
+        said = ", ".join([*params, *["alpha"] * (alpha is not None)])
         raise SpecError(
-            f"The method is already built ({method!r}); set "
-            f"{', '.join([*params, *(['alpha'] if alpha is not None else [])])} "
-            f"there, or give the method's name."
+            f"The method is already built ({method!r}); set {said} there, or give the method's "
+            "name."
         )
     if isinstance(method, Looped):
         # what cannot work is refused before the designs of a calibration are drawn
@@ -226,29 +214,18 @@ def sample(
         return done[-1]
 
     fixed, calls = settle(model, reward, seed, unguided)
+    options: dict[str, Any] = {"seed": seed, "replicates": islands}
+    options |= {"begin": begin, "stop": stop, "observe": observe}
     parts: list[Samples] = []
-    for island in range(n):
+    for island, state in enumerate(states):
+        options |= {"start": state, "budget": budget and _left(budget, calls, parts)}
         try:
-            part = draw(
-                model,
-                method,
-                fixed,
-                particles,
-                seed=seed,
-                island=island,
-                replicates=islands,
-                start=states[island],
-                begin=begin,
-                stop=stop,
-                budget=budget and _left(budget, calls, parts),
-                observe=observe,
-            )
+            parts.append(draw(model, method, fixed, particles, island=island, **options))
         except OverBudget as error:
             where = f"This was island {island + 1} of {n}, with what was left of {budget}."
             raise OverBudget(f"{error} {where}") from error
-        parts.append(part)
-    left = tuple(p.particles for p in parts if p.particles is not None)
-    return Result(join(parts), model, fixed, method, seed, islands, calls, left)
+    open_ = tuple(p.particles for p in parts if p.particles is not None)
+    return Result(join(parts), model, fixed, method, seed, islands, calls, open_)
 
 
 def _starts(

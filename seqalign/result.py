@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -88,31 +89,27 @@ class Picks:
 
         A vector has its numbers in columns x1, x2, ...; an image has none.
         """
-        found: list[dict[str, str | int | float]] = []
-        letters, said = self.designs.alphabet is not None, self.mutations()
-        sequences = self.sequences if letters else []
-        numbers = [] if letters or self.designs.x.dim() != 3 else self.images.tolist()
-        for n, (r, w) in enumerate(zip(self.rewards, self.log_w, strict=True)):
-            row: dict[str, str | int | float] = {"sample": n + 1}
-            if letters:
-                row["sequence"] = sequences[n]
-            if self.model.wild_type is not None:
-                row["mutations"] = said[n]
-            if self.prompts is not None:
-                row["prompt"] = self.prompts[n]
-            row |= {"reward": r, "log_w": w}
-            found.append(row | {f"x{i}": v for i, v in enumerate(numbers and numbers[n], 1)})
-        return found
+        letters = self.designs.alphabet is not None
+        columns: dict[str, Sequence[str | int | float]] = {"sample": range(1, len(self) + 1)}
+        if letters:
+            columns["sequence"] = self.sequences
+        if self.model.wild_type is not None:
+            columns["mutations"] = self.mutations()
+        if self.prompts is not None:
+            columns["prompt"] = self.prompts
+        columns |= {"reward": self.rewards, "log_w": self.log_w}
+        if not letters and self.designs.x.dim() == 3:
+            columns |= {f"x{i}": column for i, column in enumerate(self.images.T.tolist(), 1)}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def to_fasta(self, path: str | Path) -> None:
         """Write FASTA with sample, reward and, given a wild type, mutations in the header."""
         records = []
-        said = self.mutations()
-        for n, (s, r) in enumerate(zip(self.sequences, self.rewards, strict=True)):
-            header = f"sample={n + 1}, reward={r:.4f}"
-            if self.model.wild_type is not None:
-                header += f", mutations={said[n] or 'none'}"
-            records.append((header, s))
+        for row, sequence in zip(self.rows(), self.sequences, strict=True):
+            header = f"sample={row['sample']}, reward={row['reward']:.4f}"
+            if "mutations" in row:
+                header += f", mutations={row['mutations'] or 'none'}"
+            records.append((header, sequence))
         write_atomic(Path(path), fasta(records))
 
     def to_csv(self, path: str | Path) -> None:
@@ -154,15 +151,13 @@ class Picks:
             ValueError: the designs are no images.
         """
         texts = self.prompts or [""] * len(self)
-        lines: list[tuple[str, list[tuple[Tensor, str]]]] = []
-        for image, reward, text in zip(self.images, self.rewards, texts, strict=True):
-            fresh = not lines or lines[-1][0] != text
-            if fresh or len(lines[-1][1]) == per_line:
-                lines.append((text, []))
-            lines[-1][1].append((image, f"{reward:.2f}"))
-        # a prompt that needs several lines is written once
-        titles = [t if n == 0 or lines[n - 1][0] != t else "" for n, (t, _) in enumerate(lines)]
-        rows = [(t, [cells]) for t, (_, cells) in zip(titles, lines, strict=True)]
+        cells = zip(texts, self.images, self.rewards, strict=True)
+        rows: list[tuple[str, list[list[tuple[Tensor, str]]]]] = []
+        for text, some in groupby(cells, lambda cell: cell[0]):
+            line = [(image, f"{reward:.2f}") for _, image, reward in some]
+            # a prompt that needs several lines is written once
+            for n in range(0, len(line), per_line):
+                rows.append(("" if n else text, [line[n : n + per_line]]))
         write_atomic(Path(path), contact_sheet(rows))
 
     def _images(self) -> list[str]:
@@ -187,11 +182,6 @@ def _cell(value: str | int | float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
-def _more(rows: Sequence[Any]) -> list[str]:
-    """Return what says that a table shows some rows only."""
-    return [f"… {len(rows) - ROWS} more"] if len(rows) > ROWS else []
-
-
 def _text(rows: Sequence[Mapping[str, str | int | float]]) -> str:
     """Return rows as aligned text; where a line is too long, its widest columns are cut."""
     if not rows:
@@ -204,32 +194,24 @@ def _text(rows: Sequence[Mapping[str, str | int | float]]) -> str:
         "  ".join(_cut(cell, n).ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
         for row in table
     ]
-    return "\n".join([*(_cut(line, WIDTH) for line in lines), *_more(rows)])
+    more = [f"… {len(rows) - ROWS} more"] * (len(rows) > ROWS)
+    return "\n".join([*(_cut(line, WIDTH) for line in lines), *more])
 
 
 def _html(rows: Sequence[Mapping[str, str | int | float]], images: Sequence[str]) -> str:
     """Return rows as an HTML table, with a picture in each where there are pictures."""
     if not rows:
         return "<p>no designs</p>"
-    head = "".join(
-        f"<th>{escape(key)}</th>" for key in ["image"] * bool(images) + list(rows[0])[:COLUMNS]
-    )
+    keys = ["image"] * bool(images) + list(rows[0])[:COLUMNS]
+    head = "".join(f"<th>{escape(key)}</th>" for key in keys)
     body = ""
     for n, row in enumerate(rows[:ROWS]):
         cells = [f'<td><img src="{images[n]}" alt="" width="64"></td>'] if images else []
         shown = list(row.values())[:COLUMNS]
         cells += [f"<td>{escape(_cut(_cell(v), WIDTH))}</td>" for v in shown]
         body += f"<tr>{''.join(cells)}</tr>"
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return "".join([table, *(f"<p>{line}</p>" for line in _more(rows))])
-
-
-def _called(method: Method) -> str:
-    """Return the registered name of a method, or its class's."""
-    try:
-        return str(to_mapping(method)["name"])
-    except SpecError:
-        return type(method).__name__
+    more = f"<p>… {len(rows) - ROWS} more</p>" if len(rows) > ROWS else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -276,12 +258,6 @@ class Result:
         """Reward calls of the run, without those of a calibration."""
         return self.samples.reward_calls
 
-    def _groups(self) -> Iterator[tuple[int, Samples]]:
-        """Yield the islands of each prompt, with the first one's row."""
-        whole = len(self.samples.log_w) if self.model.prompts is None else self.replicates
-        for begin in range(0, len(self.samples.log_w), whole):
-            yield begin, self.samples.take(slice(begin, begin + whole))
-
     def best(self, n: int = 1) -> Picks:
         """Return the n distinct designs with the highest reward; with prompts, of each prompt.
 
@@ -293,15 +269,17 @@ class Result:
                 "The run was stopped before its end and has no designs yet: go on with "
                 "sample(..., start=result.particles), or run without stop."
             )
-        found = [(begin + b, k) for begin, some in self._groups() for b, k in some.best(n).tolist()]
-        rows, columns = [b for b, _ in found], [k for _, k in found]
-        designs = self.samples.designs
-        return Picks(
-            designs.each(rows, columns),
-            self.samples.rewards[rows, columns].tolist(),
-            self.samples.log_w[rows, columns].tolist(),
-            self.model,
-        )
+        every, some = len(self.samples.log_w), self.samples
+        whole = every if self.model.prompts is None else self.replicates
+        rows: list[int] = []
+        columns: list[int] = []
+        for begin in range(0, every, whole):
+            for b, k in some.take(slice(begin, begin + whole)).best(n).tolist():
+                rows.append(begin + b)
+                columns.append(k)
+        rewards, log_w = some.rewards[rows, columns], some.log_w[rows, columns]
+        designs = some.designs.each(rows, columns)
+        return Picks(designs, rewards.tolist(), log_w.tolist(), self.model)
 
     @property
     def _all(self) -> Picks:
@@ -312,11 +290,7 @@ class Result:
         self._all.to_csv(path)
 
     def to_dataframe(self) -> Any:
-        """Return every distinct design as a pandas data frame, best first.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
+        """Return every distinct design as a pandas data frame, best first."""
         return self._all.to_dataframe()
 
     def to_images(self, folder: str | Path) -> list[Path]:
@@ -337,8 +311,12 @@ class Result:
             spread = float(self.log_z.std()) if b > 1 else math.nan
             over = f" ± {spread:.2f} over islands" if math.isfinite(spread) else ""
             said.append(f"log Z {float(self.log_z.mean()):.2f}{over}")
+        try:
+            method = to_mapping(self.method)["name"]
+        except SpecError:  # it is not registered
+            method = type(self.method).__name__
         lines = [
-            f"{_called(self.method)} on {self.model.name}, alpha {self.method.alpha:g}, {islands}, "
+            f"{method} on {self.model.name}, alpha {self.method.alpha:g}, {islands}, "
             f"seed {self.seed}",
             f"reward {self.reward.name}",
             ", ".join(said),
@@ -354,11 +332,8 @@ class Result:
         """Show how the run went and its best designs, on one screen."""
         if not self.samples.finished:
             return "\n".join(self._head())
-        every = self.samples.rewards.numel()
-        count = sum(len(some.best(every)) for _, some in self._groups())
-        return "\n".join(
-            [*self._head(), f"{count} distinct designs, the best:", repr(self._shown())]
-        )
+        count = f"{len(self._all)} distinct designs, the best:"
+        return "\n".join([*self._head(), count, repr(self._shown())])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<p>{escape(line)}</p>" for line in self._head())

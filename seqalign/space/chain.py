@@ -91,11 +91,18 @@ class _Layer:
             moved = flat.index_select(0, self.push).unflatten(0, (len(self.kind), self.rooms[1]))
         return ring.dot(self.join, moved)
 
-    def worth(self, ring: Ring, leaving: Tensor, ahead: Tensor) -> Tensor:
-        """Return P(everything holds, up to a scale) by class, (C, N)."""
+    def meet(
+        self, ring: Ring, alpha: Tensor, ahead: Tensor, q: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what leaves by branch, P(everything holds) by class, (C, N), and in all, in logs.
+
+        The probabilities are up to a scale.
+        """
+        leaving = ring.dot(self.split.T, alpha)
         met = ring.mul(leaving, ahead)
         met = met[:, 0] if self.rooms[0] == 1 else ring.total(met, 1)
-        return met if self._single else ring.dot(self.collect, met)
+        worth = met if self._single else ring.dot(self.collect, met)
+        return leaving, worth, ring.log(ring.total(ring.mul(worth, q), 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,12 +326,12 @@ class Chain:
         alpha = torch.full((1, 1, n), ring.one, dtype=torch.float64, device=p.device)
         worths, wholes = [], []
         for layer, ahead, q in zip(self.layers, aheads, qs, strict=True):
-            leaving = ring.dot(layer.split.T, alpha)
-            worths.append(layer.worth(ring, leaving, ahead))
-            wholes.append(ring.total(ring.mul(worths[-1], q), 0))
+            leaving, worth, whole = layer.meet(ring, alpha, ahead, q)
+            worths.append(worth)
+            wholes.append(whole)
             alpha, _ = ring.scaled(layer.on(ring, leaving, q))
         rows, sites, classes = self._scatter
-        whole = ring.log(torch.stack(wholes))
+        whole = torch.stack(wholes)
         weak = torch.isneginf(log_h) | (whole < math.log(FAINT)).any(0)
         ratios = ring.log(torch.cat(worths)) - whole.index_select(0, classes)
         table = F.pad(ratios, (0, 0, 0, 1), value=-torch.inf)
@@ -351,22 +358,16 @@ class Filter:
         stop = self.chain.first.get(unit)
         if stop is None:
             return None
-        while self.site < stop:
-            layer, worth, leaving, q = self._look()
-            self.alpha, _ = self.ring.scaled(layer.on(self.ring, leaving, q))
+        while True:
+            ring, layer = self.ring, self.chain.layers[self.site]
+            q = ring.dot(layer.merge, self.p[layer.unit])
+            leaving, worth, whole = layer.meet(ring, self.alpha, self.aheads[self.site], q)
+            self.weak = self.weak or bool((whole < math.log(FAINT)).any())
+            if self.site == stop:
+                table = F.pad(ring.log(worth), (0, 0, 0, 1), value=-torch.inf)
+                return table.index_select(0, layer.letter)
+            self.alpha, _ = ring.scaled(layer.on(ring, leaving, q))
             self.site += 1
-        layer, worth, _, _ = self._look()
-        table = F.pad(self.ring.log(worth), (0, 0, 0, 1), value=-torch.inf)
-        return table.index_select(0, layer.letter)
-
-    def _look(self) -> tuple[_Layer, Tensor, Tensor, Tensor]:
-        ring, layer = self.ring, self.chain.layers[self.site]
-        q = ring.dot(layer.merge, self.p[layer.unit])
-        leaving = ring.dot(layer.split.T, self.alpha)
-        worth = layer.worth(ring, leaving, self.aheads[self.site])
-        whole = ring.log(ring.total(ring.mul(worth, q), 0))
-        self.weak = self.weak or bool((whole < math.log(FAINT)).any())
-        return layer, worth, leaving, q
 
 
 def _shift(here: Window, there: Window, by: tuple[int, ...]) -> Tensor:

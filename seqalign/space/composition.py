@@ -78,7 +78,11 @@ class Composition(Constraint):
     def counter(self, at: Positions) -> Counter:
         """Count the letters."""
         n, letters = at.length, at.alphabet.letters
-        if not self.letters or set(self.letters) - set(letters) or _repeats(self.letters):
+        if (
+            not self.letters
+            or set(self.letters) - set(letters)
+            or len(set(self.letters)) < len(self.letters)
+        ):
             raise self._fail(f"the key is one or more different letters of {letters!r}.")
         if self.min is None and self.max is None:
             raise self._fail("write min, max or both.")
@@ -120,7 +124,3 @@ class Composition(Constraint):
             f"{n} letters, which the other constraints make impossible; the {side} feasible value "
             f"is {near / 1e4:g} ({total} letters)."
         )
-
-
-def _repeats(text: str) -> bool:
-    return len(set(text)) < len(text)

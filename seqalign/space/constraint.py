@@ -92,7 +92,8 @@ class Constraint:
 
     def words(self) -> tuple[str, str]:
         """Return what is asked, for reports: a word or two, and the rest."""
-        given = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        values = {f.name: getattr(self, f.name) for f in fields(cast(Any, self))}
+        given = {k: ", ".join(map(str, v)) if type(v) is tuple else v for k, v in values.items()}
         if self.said is not None:
             return self.said[0].format_map(given), self.said[1].format_map(given)
         text = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
@@ -136,8 +137,8 @@ class Constraint:
                 end, bound, _ = counter.end(total)
                 rule = ("at most", "allowed") if end == "max" else ("at least", "required")
                 said.append(f"{self.title} is {total}, {rule[0]} {bound} is {rule[1]}")
-        for chain in at.chains if automaton is not None else ():
-            place = cast(Automaton, automaton).refused([tokens[i] for i in chain])
+        for chain in at.chains:
+            place = automaton.refused([tokens[i] for i in chain]) if automaton else None
             if place is not None:
                 said.append(f"{self.title} is broken at {at.name(chain[place])}")
         return said
@@ -146,10 +147,8 @@ class Constraint:
         """Say to what it would have to give way; without it there is a sequence."""
         counter = self.counter(at)
         if counter is None:
-            return (
-                f"{self.title}: the other constraints make it impossible. Leave it out or loosen "
-                f"them."
-            )
+            why = "the other constraints make it impossible. Leave it out or loosen them."
+            return f"{self.title}: {why}"
         total = search.nearest()
         end, bound, side = counter.end(total)
         return (

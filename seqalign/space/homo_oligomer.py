@@ -20,16 +20,13 @@ class HomoOligomer(Constraint):
     key: ClassVar[str] = "homo_oligomer"
     rank: ClassVar[int] = 40
     schema: ClassVar[Any] = list[list[str]]
+    said: ClassVar[tuple[str, str]] = ("Copies", "chains {chains}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str] | None:
         """Show two chains of one numbering; None where there are no such chains."""
         pair = list(twins(at))
         return ([pair], "chains tied position by position") if pair else None
-
-    def words(self) -> tuple[str, str]:
-        """Name the chains."""
-        return "Copies", f"chains {', '.join(self.chains)}"
 
     def ties(self, at: Positions) -> Sequence[tuple[int, ...]]:
         """Return a group for each position of a chain."""
@@ -42,17 +39,16 @@ class HomoOligomer(Constraint):
                 f"{f'; there is no {unknown[0]!r}' if unknown else ''}.",
                 self.path,
             )
-        first = found[self.chains[0]]
+        one = self.chains[0]
         for other in self.chains[1:]:
-            second = found[other]
-            a, b = _numbers(at, self.chains[0]), _numbers(at, other)
+            a, b = _numbers(at, one), _numbers(at, other)
             if len(a) != len(b) or (a != b and not _parallel(a, b)):
                 lone = sorted(set(a) ^ set(b), key=lambda n: [*a, *b].index(n))
                 raise ConstraintError(
-                    f"homo_oligomer: chains {self.chains[0]} ({len(a)} positions) and {other} "
-                    f"({len(b)}) cannot be tied position by position: residue {lone[0]} is in one "
-                    f"of them only. Tie what they share with tie, as "
-                    f"[[{at.name(first[0])}, {at.name(second[0])}]].",
+                    f"homo_oligomer: chains {one} ({len(a)} positions) and {other} ({len(b)}) "
+                    f"cannot be tied position by position: residue {lone[0]} is in one of them "
+                    f"only. Tie what they share with tie, as "
+                    f"[[{at.name(found[one][0])}, {at.name(found[other][0])}]].",
                     self.path,
                 )
         groups = zip(*(found[c] for c in self.chains), strict=True)

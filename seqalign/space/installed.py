@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from seqalign.space.constraint import Constraint, ConstraintError, Schema
 
@@ -89,20 +90,21 @@ def schema(some: Iterable[str]) -> type[BaseModel]:
 
 def known(model: Any, path: tuple[str | int, ...]) -> tuple[str, ...]:
     """Return the keys that a pydantic model knows in the mapping at a path below it."""
-    for n, part in enumerate(path):
-        field = model.model_fields.get(str(part)) if _is_model(model) else None
-        if field is None:
+    for part in path:
+        if get_origin(model) is dict:
+            model = get_args(model)[1]
+        elif str(part) in _fields(model):
+            model = _fields(model)[str(part)].annotation
+        else:
             return ()
-        hint = field.annotation
-        args = getattr(hint, "__args__", ())
-        model = next((a for a in args if _is_model(a)), hint)
-        if getattr(hint, "__origin__", None) is dict:
-            return tuple(model.model_fields) if len(path) == n + 2 and _is_model(model) else ()
-    return tuple(model.model_fields) if _is_model(model) else ()
+    return tuple(_fields(model))
 
 
-def _is_model(hint: Any) -> bool:
-    return isinstance(hint, type) and issubclass(hint, BaseModel)
+def _fields(hint: Any) -> dict[str, FieldInfo]:
+    """Return the fields of a model, alone or in a list or union."""
+    some = (hint, *(() if get_origin(hint) is dict else get_args(hint)))
+    models = (h for h in some if isinstance(h, type) and issubclass(h, BaseModel))
+    return next((model.model_fields for model in models), {})
 
 
 def _plain(value: Any) -> Any:
@@ -124,13 +126,9 @@ def constraints(given: Mapping[str, Any]) -> tuple[Constraint, ...]:
         fits = model.model_validate(there).model_dump(exclude_none=True, exclude_unset=True)
     except ValidationError as error:
         first = error.errors()[0]
-        path = first["loc"]
-        where, value = ".".join(map(str, path)), first["input"]
-        said = first["msg"][0].lower() + first["msg"][1:]
+        path, message = first["loc"], first["msg"]
+        said = f"{first['input']!r} does not fit: {message[0].lower()}{message[1:]}."
         if first["type"] == "extra_forbidden":
-            near = known(model, path[:-1])
-            raise ConstraintError(
-                f"{where}: unknown key. Known: {', '.join(near)}.", path
-            ) from error
-        raise ConstraintError(f"{where}: {value!r} does not fit: {said}.", path) from error
+            said = f"unknown key. Known: {', '.join(known(model, path[:-1]))}."
+        raise ConstraintError(f"{'.'.join(map(str, path))}: {said}", path) from error
     return tuple(made for key, value in fits.items() for made in find(key).of(value))

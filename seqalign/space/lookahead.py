@@ -2,12 +2,11 @@
 
 What is open is a row of *units*, each with a law over V letters; a unit is a position, or a tied
 group that takes one letter. A sequence is allowed if every unit has an allowed letter, every
-counter (a weighted count of letters: mutations, composition, net charge) ends within its bounds,
-and an automaton (forbidden patterns, runs of one letter) accepts every chain. Forward and backward
-messages over (automaton state × counter values) from left to right give h and all conditional
-marginals at once. Where that product is too large, constraints are split into groups, each exact,
-and h is the product of P(group | allowed letters): finite wherever a completion exists, so weights
-stay exact, but larger or smaller than the truth, and perhaps positive at a dead end.
+counter ends within its bounds and an automaton accepts every chain. Forward and backward messages
+over (automaton state × counter values) give h and all conditional marginals at once. Where that
+product is too large, constraints are split into groups, each exact, and h is the product of
+P(group | allowed letters): finite wherever a completion exists, so weights stay exact, but larger
+or smaller than the truth, and perhaps positive at a dead end.
 
 Shapes: N particles, U units, V letters; inside a chain the particles come last, (..., N), so that
 every operation works on whole rows of them.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar
 
-from seqalign.space.automaton import Automaton
+from seqalign.space.automaton import Automaton, explored
 from seqalign.space.constraint import Constraint, ConstraintError, Positions, Row, Search
 
 __all__ = ["MaxHomopolymer"]
@@ -36,17 +36,16 @@ class MaxHomopolymer(Constraint):
         return max(4, longest), f"longest run of one letter; the wild type has {longest}"
 
     def automaton(self, at: Positions) -> Automaton | None:
-        """Read the last letter and how often it stands in a row: state 0, then most per letter."""
+        """Read the last letter and how often it stands in a row."""
         if self.most >= max(map(len, at.chains)):
             return None
-        v, most = len(at.alphabet), self.most
-        begin = tuple(1 + a * most for a in range(v))
-        step = [begin]
-        for a in range(v):
-            for n in range(1, most + 1):
-                again = begin[a] + n if n < most else -1
-                step.append(tuple(again if b == a else begin[b] for b in range(v)))
-        return Automaton(tuple(step), (True,) * len(step)).merged()
+
+        def moves(state: tuple[int, int]) -> list[tuple[int, int] | None]:
+            last, n = state
+            again = (last, n + 1) if n < self.most else None
+            return [again if a == last else (a, 1) for a in range(len(at.alphabet))]
+
+        return explored((-1, 0), moves, lambda state: True).merged()
 
     def rows(self, at: Positions) -> Iterator[Row]:
         """Bound every letter in every window that is one too long."""

@@ -54,9 +54,7 @@ class MaxMutations(Constraint):
         forced = [at.name(i) for i, a in enumerate(wild) if a not in search.allowed[i]]
         why = "which the other constraints make impossible"
         if len(forced) > self.most:
-            shown = f"{', '.join(forced[:10])}{', ...' if len(forced) > 10 else ''}"
+            shown = ", ".join([*forced[:10], *["..."] * (len(forced) > 10)])
             why = f"but {len(forced)} positions cannot keep the wild type ({shown})"
-        return (
-            f"max_mutations is {self.most}, {why}; the smallest feasible value is "
-            f"{search.nearest()}."
-        )
+        near = search.nearest()
+        return f"max_mutations is {self.most}, {why}; the smallest feasible value is {near}."

@@ -42,7 +42,7 @@ class NetCharge(Constraint):
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:
         """Show an interval around the wild type's."""
-        charge = _charge(at.wild_type or "")
+        charge = sum(CHARGE.get(a, 0) for a in at.wild_type or "")
         shown = {"min": charge - 4, "max": charge + 4}
         return shown, f"K, R +1, D, E -1; the wild type has {charge}"
 
@@ -57,7 +57,3 @@ class NetCharge(Constraint):
             )
         weight = np.array([[CHARGE.get(a, 0) for a in letters]] * at.length)
         return Counter(self.key, weight, self.min, self.max)
-
-
-def _charge(sequence: str) -> int:
-    return sum(CHARGE.get(a, 0) for a in sequence)

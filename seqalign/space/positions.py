@@ -144,13 +144,11 @@ class Positions:
         """
         everywhere = range(1, self.length + 1)
         wanted = set(everywhere if design is None else self.read(design, "design"))
+        given = fix if isinstance(fix, Mapping) else {}
+        kept = set() if isinstance(fix, Mapping) else set(self.read(fix, "fix"))
         letters: dict[int, str] = {}
-        kept: set[int] = set()
-        if isinstance(fix, Mapping):
-            for where, a in fix.items():
-                letters |= dict.fromkeys(self.read(str(where), "fix"), a)
-        else:
-            kept = set(self.read(fix, "fix"))
+        for where, a in given.items():
+            letters |= dict.fromkeys(self.read(str(where), "fix"), a)
         for i, a in sorted(letters.items()):
             if len(a) != 1:
                 raise ConstraintError(

@@ -46,8 +46,7 @@ class RestrictedReveal:
     def draw(self, rng: Streams) -> tuple[Tensor, Tensor]:
         """Draw x_s (B, K, U) with its log-probability (B, K)."""
         v = self.lookahead.allowed.shape[1]
-        pattern = self.q.sample(rng.at("set"))
-        chosen = self.unknown & (pattern < v)
+        chosen = self.unknown & (self.q.sample(rng.at("set")) < v)
         noise = rng.at("letters").uniform((*chosen.shape, v), chosen.device)
         return self._walk(chosen, -torch.log(-torch.log(noise)), None)
 
@@ -73,15 +72,10 @@ class RestrictedReveal:
         if self.q.log_probs.shape[-1] > v:
             log_q = log_q + torch.where(self.unknown & ~chosen, self.q.log_probs[..., v], 0.0)
         source = torch.where(chosen[..., None], letters - mass[..., None], self.guide.log_probs)
-        rows = chosen.shape[:-1]
-        a, more = self.lookahead.draw(
-            source.flatten(0, 1),
-            chosen.flatten(0, 1),
-            None if given is None else given.flatten(0, 1),
-            None if noise is None else noise.flatten(0, 1),
-        )
-        x_s = torch.where(chosen, a.unflatten(0, rows), self.x_t)
-        return x_s, log_q.sum(-1) + more.unflatten(0, rows)
+        flat = (None if v is None else v.flatten(0, 1) for v in (given, noise))
+        a, more = self.lookahead.draw(source.flatten(0, 1), chosen.flatten(0, 1), *flat)
+        x_s = torch.where(chosen, a.view_as(self.x_t), self.x_t)
+        return x_s, log_q.sum(-1) + more.view(chosen.shape[:-1])
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,9 @@ __all__ = ["DesignSpace"]
 class DesignSpace:
     """The allowed set A of sequences of length L.
 
-    Fixed letters are conditioning and belong to the space; everything else is a constraint (see
-    `seqalign.space.constraint`). Patterns and runs are read within a chain of `numbering` and never
-    across its end (residues missing from a structure do not interrupt a chain); counts are over all
-    L letters, fixed ones too, and a tied letter counts at each of its positions.
+    Patterns and runs are read within a chain of `numbering` and never across its end (residues
+    missing from a structure do not interrupt a chain); counts are over all L letters, fixed ones
+    too, and a tied letter counts at each of its positions.
 
     Attributes:
         alphabet: the letters.

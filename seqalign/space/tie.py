@@ -20,6 +20,7 @@ class Tie(Constraint):
     key: ClassVar[str] = "tie"
     rank: ClassVar[int] = 30
     schema: ClassVar[Any] = list[list[str | int]]
+    said: ClassVar[tuple[str, str]] = ("Tie", "{residues}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str] | None:
@@ -29,10 +30,6 @@ class Tie(Constraint):
         one, two = (at.free[len(at.free) * k // 4] for k in (1, 3))
         pair = list(twins(at).values()) or [one, two if two != one else at.free[-1]]
         return [[at.name(i) for i in pair]], "positions that take the same letter"
-
-    def words(self) -> tuple[str, str]:
-        """Name the positions."""
-        return "Tie", ", ".join(map(str, self.residues))
 
     def ties(self, at: Positions) -> Sequence[tuple[int, ...]]:
         """Return the group."""
