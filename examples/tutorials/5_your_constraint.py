@@ -6,7 +6,6 @@ Run python examples/tutorials/5_your_constraint.py; with --quick it draws fewer.
 import itertools
 import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 
@@ -20,12 +19,10 @@ from seqalign.space.constraint import Constraint, Positions
 # within bounds) or, as here, an automaton that reads a chain from left to right: state 0 is even,
 # state 1 odd, and a chain must end in state 0.
 @dataclass(frozen=True)
-class Even(Constraint):
+class Even(Constraint, key="even", schema=str):
     """An even number of one letter in every chain."""
 
     letter: str
-    key: ClassVar[str] = "even"
-    schema: ClassVar[Any] = str  # what a campaign writes: `even: C`
 
     def automaton(self, at: Positions) -> Automaton:
         """Return the two states."""

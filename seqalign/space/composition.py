@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -27,7 +27,7 @@ class _Bounds(Schema):
 
 
 @dataclass(frozen=True)
-class Composition(Constraint):
+class Composition(Constraint, key="composition", rank=60, schema=dict[str, _Bounds]):
     """Bounds on the part of all L letters, fixed ones too, that is one of some letters.
 
     Attributes:
@@ -39,9 +39,6 @@ class Composition(Constraint):
     letters: str
     min: float | None = None
     max: float | None = None
-    key: ClassVar[str] = "composition"
-    rank: ClassVar[int] = 60
-    schema: ClassVar[Any] = dict[str, _Bounds]
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:

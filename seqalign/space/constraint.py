@@ -59,9 +59,14 @@ class Constraint:
     """
 
     key: ClassVar[str]
-    rank: ClassVar[int] = 100
-    schema: ClassVar[Any] = None
-    said: ClassVar[tuple[str, str] | None] = None
+    rank: ClassVar[int]
+    schema: ClassVar[Any]
+    said: ClassVar[tuple[str, str] | None]
+
+    def __init_subclass__(
+        cls, *, key: str, rank: int = 100, schema: Any = None, said: tuple[str, str] | None = None
+    ) -> None:
+        cls.key, cls.rank, cls.schema, cls.said = key, rank, schema, said
 
     # what is written ------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from seqalign.space.automaton import Automaton
 from seqalign.space.constraint import Constraint, ConstraintError, Positions
@@ -14,14 +14,12 @@ __all__ = ["Forbid"]
 
 
 @dataclass(frozen=True)
-class Forbid(Constraint):
+class Forbid(
+    Constraint, key="forbid", rank=90, schema=list[str], said=("No match of", "{pattern}")
+):
     """A regular expression that matches nowhere within a chain (see `seqalign.space.pattern`)."""
 
     pattern: str
-    key: ClassVar[str] = "forbid"
-    rank: ClassVar[int] = 90
-    schema: ClassVar[Any] = list[str]
-    said: ClassVar[tuple[str, str]] = ("No match of", "{pattern}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import Any
 
 from seqalign.space.constraint import Constraint, ConstraintError, Positions
 
@@ -13,14 +13,16 @@ __all__ = ["HomoOligomer", "twins"]
 
 
 @dataclass(frozen=True)
-class HomoOligomer(Constraint):
+class HomoOligomer(
+    Constraint,
+    key="homo_oligomer",
+    rank=40,
+    schema=list[list[str]],
+    said=("Copies", "chains {chains}"),
+):
     """Chains that are copies of one sequence."""
 
     chains: tuple[str, ...]
-    key: ClassVar[str] = "homo_oligomer"
-    rank: ClassVar[int] = 40
-    schema: ClassVar[Any] = list[list[str]]
-    said: ClassVar[tuple[str, str]] = ("Copies", "chains {chains}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str] | None:

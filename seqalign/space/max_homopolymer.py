@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, ClassVar
+from typing import Any
 
 from seqalign.space.automaton import Automaton, explored
 from seqalign.space.constraint import Constraint, ConstraintError, Positions, Row, Search
@@ -15,14 +15,16 @@ __all__ = ["MaxHomopolymer"]
 
 
 @dataclass(frozen=True)
-class MaxHomopolymer(Constraint):
+class MaxHomopolymer(
+    Constraint,
+    key="max_homopolymer",
+    rank=80,
+    schema=int,
+    said=("At most", "{most} equal letters in a row"),
+):
     """The largest number of equal letters in a row, within a chain."""
 
     most: int
-    key: ClassVar[str] = "max_homopolymer"
-    rank: ClassVar[int] = 80
-    schema: ClassVar[Any] = int
-    said: ClassVar[tuple[str, str]] = ("At most", "{most} equal letters in a row")
 
     def __post_init__(self) -> None:
         """Refuse what no letter obeys."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +14,12 @@ __all__ = ["MaxMutations"]
 
 
 @dataclass(frozen=True)
-class MaxMutations(Constraint):
+class MaxMutations(
+    Constraint, key="max_mutations", rank=50, schema=int, said=("At most", "{most} mutations")
+):
     """The largest number of positions that differ from the wild type."""
 
     most: int
-    key: ClassVar[str] = "max_mutations"
-    rank: ClassVar[int] = 50
-    schema: ClassVar[Any] = int
-    said: ClassVar[tuple[str, str]] = ("At most", "{most} mutations")
 
     def __post_init__(self) -> None:
         """Refuse a negative number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ CHARGE = {"K": 1, "R": 1, "D": -1, "E": -1}
 
 
 @dataclass(frozen=True)
-class NetCharge(Constraint):
+class NetCharge(Constraint, key="net_charge", rank=70):
     """Bounds on the number of K and R minus that of D and E, fixed ones too.
 
     Attributes:
@@ -27,8 +27,6 @@ class NetCharge(Constraint):
 
     min: int | None = None
     max: int | None = None
-    key: ClassVar[str] = "net_charge"
-    rank: ClassVar[int] = 70
 
     def __post_init__(self) -> None:
         """Compare the ends."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +14,10 @@ __all__ = ["Omit"]
 
 
 @dataclass(frozen=True)
-class Omit(Constraint):
+class Omit(Constraint, key="omit", rank=10, schema=str, said=("Never", "{letters}")):
     """No position that is designed takes one of these letters; fixed ones keep theirs."""
 
     letters: str
-    key: ClassVar[str] = "omit"
-    rank: ClassVar[int] = 10
-    schema: ClassVar[Any] = str
-    said: ClassVar[tuple[str, str]] = ("Never", "{letters}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ class _Letters(Schema):
 
 
 @dataclass(frozen=True)
-class Residues(Constraint):
+class Residues(Constraint, key="residues", rank=20, schema=dict[str, _Letters]):
     """What may stand at the positions of one expression.
 
     Attributes:
@@ -38,9 +38,6 @@ class Residues(Constraint):
     allow: str | None = None
     omit: str = ""
     bias: tuple[tuple[str, float], ...] = ()
-    key: ClassVar[str] = "residues"
-    rank: ClassVar[int] = 20
-    schema: ClassVar[Any] = dict[str, _Letters]
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str]:

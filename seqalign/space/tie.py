@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from seqalign.space.constraint import Constraint, ConstraintError, Positions
 from seqalign.space.homo_oligomer import twins
@@ -13,14 +13,10 @@ __all__ = ["Tie"]
 
 
 @dataclass(frozen=True)
-class Tie(Constraint):
+class Tie(Constraint, key="tie", rank=30, schema=list[list[str | int]], said=("Tie", "{residues}")):
     """A group of positions that takes one letter; it is revealed in one step."""
 
     residues: tuple[str | int, ...]
-    key: ClassVar[str] = "tie"
-    rank: ClassVar[int] = 30
-    schema: ClassVar[Any] = list[list[str | int]]
-    said: ClassVar[tuple[str, str]] = ("Tie", "{residues}")
 
     @classmethod
     def example(cls, at: Positions) -> tuple[Any, str] | None:

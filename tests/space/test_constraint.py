@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import FrozenInstanceError, dataclass, fields
-from typing import ClassVar
 
 import mass_plugin
 import numpy as np
@@ -122,21 +121,18 @@ def test_an_error_carries_its_place(options, path):
 
 
 @dataclass(frozen=True)
-class NoPairs(Constraint):
+class NoPairs(Constraint, key="no_pairs"):
     """No two K side by side: an automaton, and nothing more."""
-
-    key: ClassVar[str] = "no_pairs"
 
     def automaton(self, at):
         return forbidding("KK", at.alphabet.letters)
 
 
 @dataclass(frozen=True)
-class Ends(Constraint):
+class Ends(Constraint, key="ends"):
     """The first letter is one of some: flags, and nothing more."""
 
     letters: str
-    key: ClassVar[str] = "ends"
 
     def flags(self, at):
         flags = np.ones((at.length, len(at.alphabet)), dtype=bool)

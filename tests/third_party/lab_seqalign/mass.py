@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -20,7 +19,7 @@ WATER = 18
 
 
 @dataclass(frozen=True)
-class MolecularMass(Constraint):
+class MolecularMass(Constraint, key="molecular_mass"):
     """The mass of a protein lies between min and max, in daltons.
 
     References:
@@ -29,7 +28,6 @@ class MolecularMass(Constraint):
 
     min: int | None = None
     max: int | None = None
-    key: ClassVar[str] = "molecular_mass"
 
     def counter(self, at: Positions) -> Counter:
         weight = np.array([[MASS[a] for a in at.alphabet.letters]] * at.length)
