@@ -100,8 +100,30 @@ def _unscaled(x: Tensor, output: Tensor, a: float, b: float, prediction: str) ->
     return a * x - b * output if prediction == "v_prediction" else output
 
 
+class _Trained:
+    """A sub-grid of trained timesteps with their noise levels."""
+
+    timesteps: tuple[int, ...]
+    alphas: tuple[float, ...]
+    final: float = 1.0
+
+    @property
+    def times(self) -> Tensor:
+        """(T + 1,) equidistant labels of the grid."""
+        return torch.linspace(1, 0, len(self.timesteps) + 1, dtype=torch.float64)
+
+    def timestep(self, t: float) -> float:
+        """Return the trained timestep at t; the nearest one between two points of the grid."""
+        return round(_between(self.timesteps, t))
+
+    def schedule(self, t: float) -> tuple[float, float]:
+        """Return (a, b) at t."""
+        alpha = self.final if t == 0 else self.alphas[int(self.timestep(t))]
+        return math.sqrt(alpha), math.sqrt(1 - alpha)
+
+
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(_Trained):
     """DDPM's networks sampled on a sub-grid of their timesteps; eta = 1 is ancestral sampling.
 
     With a clip, the noise is derived again from the clipped x̂0, as DDPM's posterior mean does (and
@@ -127,20 +149,6 @@ class DDIM:
     eta: float = 1.0
     clip: float | None = None
 
-    @property
-    def times(self) -> Tensor:
-        """(T + 1,) equidistant labels of the grid."""
-        return torch.linspace(1, 0, len(self.timesteps) + 1, dtype=torch.float64)
-
-    def timestep(self, t: float) -> float:
-        """Return the trained timestep at t; the nearest one between two points of the grid."""
-        return round(_between(self.timesteps, t))
-
-    def schedule(self, t: float) -> tuple[float, float]:
-        """Return (a, b) at t."""
-        alpha = self.final if t == 0 else self.alphas[int(self.timestep(t))]
-        return math.sqrt(alpha), math.sqrt(1 - alpha)
-
     def clean(self, x: Tensor, output: Tensor, t: float) -> Tensor:
         """Return x̂0, clipped if the model was."""
         x_0 = _unscaled(x, output, *self.schedule(t), self.prediction)
@@ -153,7 +161,7 @@ class DDIM:
 
 
 @dataclass(frozen=True)
-class Consistency:
+class Consistency(_Trained):
     """A latent consistency model: every step jumps to x̂0 and noises it again to the next level.
 
     Attributes:
@@ -178,20 +186,6 @@ class Consistency:
     def eta(self) -> float:
         """1: the noise is what the model says."""
         return 1.0
-
-    @property
-    def times(self) -> Tensor:
-        """(T + 1,) equidistant labels of the grid."""
-        return torch.linspace(1, 0, len(self.timesteps) + 1, dtype=torch.float64)
-
-    def timestep(self, t: float) -> float:
-        """Return the trained timestep at t; the nearest one between two points of the grid."""
-        return round(_between(self.timesteps, t))
-
-    def schedule(self, t: float) -> tuple[float, float]:
-        """Return (a, b) at t; the last step ends without noise."""
-        alpha = 1.0 if t == 0 else self.alphas[int(self.timestep(t))]
-        return math.sqrt(alpha), math.sqrt(1 - alpha)
 
     def clean(self, x: Tensor, output: Tensor, t: float) -> Tensor:
         """Return the consistency function c_skip·x + c_out·x̂0."""
