@@ -25,7 +25,6 @@ class MaxHomopolymer(Constraint):
     said: ClassVar[tuple[str, str]] = ("At most", "{most} equal letters in a row")
 
     def __post_init__(self) -> None:
-        """Refuse what no letter obeys."""
         if self.most < 1:
             raise ConstraintError(f"max_homopolymer must be >= 1, got {self.most}.", self.path)
 

@@ -24,7 +24,6 @@ class MaxMutations(Constraint):
     said: ClassVar[tuple[str, str]] = ("At most", "{most} mutations")
 
     def __post_init__(self) -> None:
-        """Refuse a negative number."""
         if self.most < 0:
             raise ConstraintError(f"max_mutations must be >= 0, got {self.most}.", self.path)
 
