@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Budget, OverBudget
-from seqalign.core.callables import Command, Function, OnFailure, as_reward, function
+from seqalign.core.callables import Command, Function, as_reward, function
 from seqalign.core.method import Looped, Method
 from seqalign.core.objective import Reward, calibrate, open_zscores
 from seqalign.core.particles import Particles, Samples, Step, join
@@ -38,19 +38,12 @@ REFERENCES = 64
 class RewardMaker:
     """Turn a Python function or an external command into a reward, in one line."""
 
-    def __call__(
-        self,
-        fn: Callable[[Any], Any],
-        name: str | None = None,
-        *,
-        unit: str = "",
-        on_failure: OnFailure = "raise",
-    ) -> Function:
-        """Wrap a function from n sequences to n numbers; higher is better."""
-        return function(fn, name, unit=unit, on_failure=on_failure)
+    # a function from n sequences to n numbers; higher is better
+    __call__ = staticmethod(function)
 
+    @staticmethod
     def command(
-        self, command: str, name: str | None = None, *, unit: str = "", timeout: float = 3600.0
+        command: str, name: str | None = None, *, unit: str = "", timeout: float = 3600.0
     ) -> Command:
         """Wrap a program: `{fasta}` becomes a file of sequences, stdout is one number per line."""
         return Command(command, name or command.split()[0], unit, timeout=timeout)
@@ -110,11 +103,7 @@ def draw(
 
 
 def _check(samples: Samples, space: DesignSpace) -> None:
-    """Check every emitted design once more, letter by letter.
-
-    A design with weight zero (its reward was rejected, or its island died) carries no claim and
-    is left out.
-    """
+    """Check every emitted design once more; one with weight zero carries no claim."""
     sequences = samples.designs.sequences
     for b, k in (samples.log_w > -torch.inf).nonzero().tolist():
         if broken := space.violations(sequences[b][k]):

@@ -48,11 +48,9 @@ class Picks:
     model: Model
 
     def __len__(self) -> int:
-        """Count the designs."""
         return len(self.rewards)
 
     def __repr__(self) -> str:
-        """Show the designs as a table of text."""
         return _text(self.rows())
 
     def _repr_html_(self) -> str:
@@ -329,7 +327,6 @@ class Result:
         return self.best(max(1, SHOWN // self.model.conditions))
 
     def __repr__(self) -> str:
-        """Show how the run went and its best designs, on one screen."""
         if not self.samples.finished:
             return "\n".join(self._head())
         count = f"{len(self._all)} distinct designs, the best:"

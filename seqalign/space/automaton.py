@@ -33,7 +33,6 @@ class Automaton:
     ends: tuple[bool, ...]
 
     def __len__(self) -> int:
-        """Count the states (D)."""
         return len(self.step)
 
     def refused(self, tokens: Iterable[int]) -> int | None:

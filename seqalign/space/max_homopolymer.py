@@ -27,7 +27,6 @@ class MaxHomopolymer(
     most: int
 
     def __post_init__(self) -> None:
-        """Refuse what no letter obeys."""
         if self.most < 1:
             raise ConstraintError(f"max_homopolymer must be >= 1, got {self.most}.", self.path)
 

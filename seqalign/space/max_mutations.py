@@ -22,7 +22,6 @@ class MaxMutations(
     most: int
 
     def __post_init__(self) -> None:
-        """Refuse a negative number."""
         if self.most < 0:
             raise ConstraintError(f"max_mutations must be >= 0, got {self.most}.", self.path)
 

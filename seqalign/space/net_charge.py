@@ -29,7 +29,6 @@ class NetCharge(Constraint, key="net_charge", rank=70):
     max: int | None = None
 
     def __post_init__(self) -> None:
-        """Compare the ends."""
         if self.min is None and self.max is None:
             raise ConstraintError("net_charge: write min, max or both.", self.path)
         if self.min is not None and self.max is not None and self.min > self.max:

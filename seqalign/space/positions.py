@@ -18,7 +18,6 @@ class ConstraintError(ValueError):
     """What was asked cannot be; `path` says where: the key of a constraint, and keys below it."""
 
     def __init__(self, message: str, path: Sequence[str | int] = ()) -> None:
-        """Keep the place beside the message."""
         super().__init__(message)
         self.path = tuple(path)
 
@@ -46,7 +45,6 @@ class Positions:
     numbering: Numbering | None = None
 
     def __post_init__(self) -> None:
-        """Compare lengths and letters."""
         if self.numbering is not None and len(self.numbering) != self.length:
             raise ConstraintError(
                 f"numbering names {len(self.numbering)} positions, the model designs "

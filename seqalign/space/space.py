@@ -91,7 +91,6 @@ class DesignSpace:
     joint_limit: int = 1000
 
     def __post_init__(self) -> None:
-        """Check every field, then decide feasibility."""
         if not 0 <= self.discount < 1:
             raise ValueError(f"DesignSpace: discount must be in [0, 1), got {self.discount}.")
         ranked = tuple(sorted(self.constraints, key=lambda c: (c.rank, c.key)))
