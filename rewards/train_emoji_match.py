@@ -29,6 +29,8 @@ stopped and continued with `--resume` ends with the same weights as an undisturb
 
 One file: what is shown, how it is attacked and what judges it are one recipe.
 
+One file: the data, the objective and the figures of the cards are one recipe, run as one command.
+
 References:
     Representation learning with contrastive predictive coding, van den Oord, Li & Vinyals, 2018,
     https://arxiv.org/abs/1807.03748 (equation 4).

@@ -22,6 +22,8 @@ The rewards themselves learn half A of the substitutions and their hold-out twin
 that carries only backgrounds belongs to the half of its own hash. The twins have a poorer prior on
 purpose, without backbone and natural family: a mistake of those cannot fool guide and twin alike.
 
+One file: the data, the objective and the figures of the cards are one recipe, run as one command.
+
 References:
     Mapping the energetic and allosteric landscapes of protein binding domains
     (Faure et al., 2022), https://doi.org/10.1038/s41586-022-04586-4.

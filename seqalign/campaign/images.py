@@ -1,4 +1,7 @@
-"""Images: designs are pictures, drawn for prompts, each prompt with islands of its own."""
+"""Images: designs are pictures, drawn for prompts, each prompt with islands of its own.
+
+One file: nothing else in the tool knows that a design is a picture.
+"""
 
 from __future__ import annotations
 

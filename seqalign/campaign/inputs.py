@@ -119,7 +119,7 @@ def _takes(campaign: Campaign) -> list[str]:
 
 def _params(
     campaign: Campaign, source: Source, own: Process | None, elsewhere: Mapping[str, KeyPath]
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """Return what a model by name is built with, without what has its place elsewhere."""
     params = dict(campaign.model.model_extra or {})
     for key in params:
@@ -140,7 +140,7 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
     structure, structure_hash = _structure(campaign, source)
     spec, takes = campaign.model, _takes(campaign)
     other = {key: ("constraints", key) for key in names("constraint") if key not in takes}
-    params = _params(campaign, source, own, _ELSEWHERE | other)
+    params = dict(_params(campaign, source, own, _ELSEWHERE | other))
     _refuse_cuda(campaign, source)
     for key in ("prompts", "negative_prompt"):
         if getattr(campaign.input, key) is not None:
@@ -257,7 +257,7 @@ def load_images(campaign: Campaign, source: Source, own: Process | None) -> Load
     prompt: KeyPath = ("input", "prompts")
     elsewhere = {"prompt": prompt, "prompts": prompt}
     elsewhere["negative_prompt"] = ("input", "negative_prompt")
-    params = _params(campaign, source, own, elsewhere)
+    params = dict(_params(campaign, source, own, elsewhere))
     takes = _takes(campaign)
     prompts, digest = _prompts(campaign, source)
     if "prompts" in takes:

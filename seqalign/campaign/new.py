@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -127,7 +128,7 @@ def _notes(model: str) -> tuple[str, ...]:
 # what is given ------------------------------------------------------------------------------------
 
 
-def _of_structure(file: Path, model: str) -> dict[str, Any]:
+def _of_structure(file: Path, model: str) -> Mapping[str, Any]:
     """Return what the template asks for: the words about a structure, and its constraints."""
     if "structure" not in parameters("model", model):
         raise SpecError(
@@ -152,7 +153,7 @@ def _of_structure(file: Path, model: str) -> dict[str, Any]:
     }
 
 
-def _of_sequence(file: Path, model: str | None) -> dict[str, Any]:
+def _of_sequence(file: Path, model: str | None) -> Mapping[str, Any]:
     """Return what the template asks for: the words about a wild type, and its constraints."""
     records = read_fasta(file)
     if len(records) > 1:
@@ -273,7 +274,7 @@ def _about(structure: Structure) -> list[str]:
     return lines
 
 
-def _constraints(at: Positions) -> dict[str, Any]:
+def _constraints(at: Positions) -> Mapping[str, Any]:
     """Return (key, example, comment) of every constraint, each valid for this protein."""
     found, absent = [], []
     for key in keys():

@@ -216,7 +216,7 @@ class RunFolder:
             raise ValueError(otherwise)
         return path.read_text("utf-8")
 
-    def read_json(self, name: str) -> dict[str, Any]:
+    def read_json(self, name: str) -> Mapping[str, Any]:
         """Return a JSON file of a finished run."""
         otherwise = (
             f"{self.path / name} does not exist: {self.path} is not a finished run. Run its "
@@ -239,13 +239,13 @@ class RunFolder:
             )
         return from_json({"kind": "letters", **data})
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> Mapping[str, Any]:
         """Return the resolved configuration."""
         otherwise = f"{self.path} is no run folder: it has no config.yaml."
         data: dict[str, Any] = yaml.safe_load(self._read("config.yaml", otherwise))
         return data
 
-    def read_lines(self, name: str) -> list[dict[str, Any]]:
+    def read_lines(self, name: str) -> list[Mapping[str, Any]]:
         """Return the rows of a JSON-lines file; none if there is no file."""
         path = self.path / name
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []

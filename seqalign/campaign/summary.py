@@ -114,7 +114,7 @@ class Line:
     arms: Mapping[str, tuple[Mapping[str, Any], ...]]
 
 
-def _flat(row: Row) -> dict[str, Any]:
+def _flat(row: Row) -> Mapping[str, Any]:
     """Return a row as a table has it: means by name, deviations as NAME_sd."""
     spread = {"diversity": row.diversity} | ({} if row.vendi is None else {"vendi": row.vendi})
     head = {"row": row.row, "which": row.which, "designs": row.designs}
@@ -222,7 +222,7 @@ def _adapter() -> TypeAdapter[Summary]:
     return TypeAdapter(Summary)
 
 
-def to_json(summary: Summary) -> dict[str, Any]:
+def to_json(summary: Summary) -> Mapping[str, Any]:
     """Return what summary.json holds; what another medium would say is left out."""
     data = _adapter().dump_python(summary, mode="json")
     # a gallery has prompts and a KL, or says that there are none

@@ -103,7 +103,7 @@ def known(model: Any, path: tuple[str | int, ...]) -> tuple[str, ...]:
 def _fields(hint: Any) -> dict[str, FieldInfo]:
     """Return the fields of a model, alone or in a list or union."""
     some = (hint, *(() if get_origin(hint) is dict else get_args(hint)))
-    models = (h for h in some if isinstance(h, type) and issubclass(h, BaseModel))
+    models = (h for h in some if hasattr(h, "model_fields"))
     return next((model.model_fields for model in models), {})
 
 
