@@ -15,6 +15,7 @@ import yaml
 import seqalign.models
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
+from seqalign.files.numbering import Numbering
 from seqalign.load import load_model
 from seqalign.models.pdz import (
     BACKGROUND,
@@ -48,7 +49,6 @@ from seqalign.models.train_pdz import (
     split_rows,
     train,
 )
-from seqalign.space.space import positions
 
 DATA = Path(os.environ.get("SEQALIGN_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(
@@ -119,7 +119,7 @@ def test_fix_names_the_positions_without_a_column():
     space = load_model("pdz-mini").space
     assert [i for i, a in enumerate(space.fixed) if a != PROTEIN.mask_symbol] == list(NO_COLUMN)
     assert space.free == 75
-    assert positions(FIX, 84, "fix") == tuple(p + 1 for p in NO_COLUMN)
+    assert Numbering.plain(84).positions(FIX, "fix") == tuple(p + 1 for p in NO_COLUMN)
     process = pdz_mini()
     assert (process.length, process.steps, process.wild_type) == (84, 84, WILD_TYPE)
 

@@ -12,7 +12,7 @@ import yaml
 from seqalign.core.objective import RewardError, evaluate
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
-from seqalign.registry import load_reward
+from seqalign.load import load_reward
 from seqalign.rewards import images
 
 PIL = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install 'seqalign[images]'")

@@ -9,7 +9,7 @@ from Bio.SeqUtils.ProtParam import ProteinAnalysis
 
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
-from seqalign.registry import load_reward
+from seqalign.load import load_reward
 from seqalign.rewards import protparam
 
 REFERENCE = {
