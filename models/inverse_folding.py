@@ -214,7 +214,7 @@ def published(
     *,
     registered: str,
     structure: str | Path | Structure,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path,
     chains: str | Sequence[str] | None = None,
     context: str | Sequence[str] | None = None,
     numbering: str = "author",
@@ -233,7 +233,6 @@ def published(
     Raises:
         ValueError: the checkpoint is another network's.
     """
-    checkpoint = checkpoint or {"proteinmpnn": "proteinmpnn-v_48_020"}.get(registered, registered)
     source = load_checkpoint(checkpoint)
     masked = registered == "fmif"
     if source.sees_masks != masked or source.head is not None:
@@ -259,3 +258,8 @@ def published(
         compiled=compiled,
         name=registered,
     )
+
+
+# what `seqalign new` and the catalog tell of a checkpoint stands in the signature
+proteinmpnn = partial(published, checkpoint="proteinmpnn-v_48_020")
+fmif = partial(published, checkpoint="fmif")

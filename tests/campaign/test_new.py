@@ -299,3 +299,11 @@ def test_author_numbers_stand_in_the_comments(tmp_path):
     text = new(structure, tmp_path / "c.yaml").text
     for words in ("A340 ", "B345 ", "chains: [A, B]", '"A340-352, B345-350"'):
         assert words in text
+
+
+@pytest.mark.parametrize("model", ["proteinmpnn", "fmif"])
+def test_missing_weights_are_noted(tmp_path, monkeypatch, model):
+    monkeypatch.setenv("SEQALIGN_WEIGHTS", str(tmp_path / "none"))
+    made = call("new", BACKBONE, "--model", model, "--out", tmp_path / "c.yaml", "--json")
+    (note,) = json.loads(made.stdout)["notes"]
+    assert f"seqalign fetch {model}" in note
