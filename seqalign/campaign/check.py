@@ -23,6 +23,7 @@ from seqalign.campaign.terms import Term, load_term, origin
 from seqalign.campaign.yaml import Source
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward, RewardError, Sum, evaluate
+from seqalign.core.process import Designs
 from seqalign.load import Model
 from seqalign.registry import SpecError, build_method, entry, names, nearest, to_mapping
 
@@ -53,8 +54,9 @@ def check(campaign: Campaign, source: Source) -> Plan:
             "no reward has role: guide, so there is nothing to align to. Give one that role.",
         )
     objective = Sum(tuple((t.spec.weight, t.scaled) for t in guides))
+    designs, what = medium.probe(model)
     for term in terms:
-        _try(term, medium, model, source)
+        _try(term, medium, designs, what, source)
     arms, rehearsals = _arms(campaign, source, medium, model, method, objective)
     plan = Plan(
         campaign=campaign,
@@ -118,9 +120,8 @@ def _islands(campaign: Campaign, source: Source, model: Model) -> tuple[int, int
     return each, each * prompts
 
 
-def _try(term: Term, medium: Medium, model: Model, source: Source) -> None:
+def _try(term: Term, medium: Medium, designs: Designs, what: str, source: Source) -> None:
     """Try a reward on a few designs, and its gradient if it says it has one."""
-    designs, what = medium.probe(model)
     try:
         evaluate(term.raw, designs)
         if term.raw.differentiable:
