@@ -20,15 +20,15 @@ from seqalign.campaign.design_map import ranges
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.residues import LETTERS
+from seqalign.files.sequences import is_fasta, read_fasta
 from seqalign.files.structure import Structure, read_structure
-from seqalign.files.text import read_fasta
 from seqalign.load import Model, load_model
 from seqalign.registry import SpecError, draws_images, entry, names, parameters, takers
 from seqalign.space.installed import find, keys
 from seqalign.space.positions import ConstraintError, Positions
 
 _STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
-_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
+_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pir", ".a2m", ".a3m")
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet")
 _LANGUAGE = "Residues: A39, A1-56, A82A (insertion code), a chain as A, lists, and not A10."
 
@@ -49,6 +49,8 @@ def new(given: Path, out: Path, model: str | None = None) -> Draft:
         ValueError: the file cannot be read or is of another kind, or the model does not fit it.
     """
     suffix = Path(given.name.lower().removesuffix(".gz")).suffix
+    if suffix == ".txt" and given.is_file() and is_fasta(given):
+        suffix = ".fasta"
     if suffix in _TABLES:
         raise ValueError(
             f"{given}: measured data as input cannot be done yet in version {version('seqalign')}. "
@@ -67,10 +69,11 @@ def new(given: Path, out: Path, model: str | None = None) -> Draft:
             f"The model {model!r} draws images, which need prompts and no file of letters: write "
             "version, name, input.prompts, model and rewards, and say seqalign check."
         )
+    notes: list[str] = []
     if suffix in _STRUCTURES:
         found = _of_structure(given, model or "mpnn-mini")
     else:
-        found = _of_sequence(given, model)
+        found = _of_sequence(given, model, notes)
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", given.name.partition(".")[0]).strip("-_.") or "campaign"
     values = {
         **found,
@@ -85,7 +88,7 @@ def new(given: Path, out: Path, model: str | None = None) -> Draft:
     environment.filters["yaml"] = _yaml
     template = files("seqalign").joinpath("templates", "campaign.yaml.j2").read_text("utf-8")
     text = environment.from_string(template).render(values) + "\n"
-    return Draft(text, found["model"], _notes(found["model"]))
+    return Draft(text, found["model"], (*notes, *_notes(found["model"])))
 
 
 def _yaml(value: Any) -> str:
@@ -153,9 +156,9 @@ def _of_structure(file: Path, model: str) -> Mapping[str, Any]:
     }
 
 
-def _of_sequence(file: Path, model: str | None) -> Mapping[str, Any]:
+def _of_sequence(file: Path, model: str | None, notes: list[str]) -> Mapping[str, Any]:
     """Return what the template asks for: the words about a wild type, and its constraints."""
-    records = read_fasta(file)
+    records = read_fasta(file, notes.append)
     if len(records) > 1:
         raise ValueError(
             f"{file} holds {len(records)} sequences; a campaign has one wild type. Keep one record."

@@ -1,0 +1,346 @@
+"""Variants as people write them, read against a wild type: A1L, A:S52aF, p.Val39Ala, WT, Combo.
+
+A variant is a list of mutations: V39A, chain forms A:V39A and VA39A, insertion codes S52aF, three
+letters Val39Ala, all in either case, joined by ":" "," ";" "+" "/" "_" or white space, and
+HGVS p.(Val39Ala) or p.[Val39Ala;Asp40Gly]. Numbers are those of the campaign. Letters alone are a
+Combo, one letter per designed position in order, or the whole sequence. Whatever is no
+substitution (deletion, insertion, stop, frameshift) is refused in words.
+
+References:
+    den Dunnen et al., "HGVS recommendations for the description of sequence variants", Human
+    Mutation 2016, doi 10.1002/humu.22981.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from seqalign.files.numbering import Numbering, ResidueError
+from seqalign.files.residues import LETTERS, standard_letters
+
+__all__ = ["Mutation", "NotAVariant", "VariantError", "Variants", "WrongWildType", "is_wild_type"]
+
+_ONE = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z]?)([A-Za-z=*])")
+_CHAIN_INSIDE = re.compile(r"([A-Za-z])([A-Za-z]{1,3})(-?[0-9]{1,9})([A-Za-z]?)([A-Za-z])")
+_THREE = re.compile(r"([A-Za-z]{3})(-?[0-9]{1,9})([A-Za-z]?)([A-Za-z]{3}|[=*])")
+# HGVS and the words of tables, the longer before what it contains
+_OTHER: Final = (
+    (r"delins|indel", "exchanges a stretch for another"),
+    (r"fs|frameshift", "is a frameshift"),
+    (r"dup", "is a duplication"),
+    (r"ins", "is an insertion"),
+    (r"del|[Δ∆]", "is a deletion"),
+    (r"ext", "is an extension"),
+    (r"ter\b|stop|[*]|nonsense", "is a stop codon"),
+    (r"\?|xaa", "is an unknown change"),
+)
+_PLACE = re.compile(r"[A-Za-z]{0,3}-?[0-9]+")
+_NUCLEOTIDES = re.compile(r"(?:^|:)[cgmnr]\.|[0-9][ACGTU]>[ACGTU]")
+_WORDS: Final = {"wt", "wildtype", "none", "p=", "="}
+
+
+class VariantError(ValueError):
+    """A variant that says something else than substitutions of this wild type."""
+
+
+class NotAVariant(VariantError):
+    """A text that says nothing about residues: a name, or a change of DNA."""
+
+
+class WrongWildType(VariantError):
+    """A variant whose place or wild-type letter is not that of the campaign: other numbers?"""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A substitution as it is written.
+
+    Attributes:
+        chain: None where none is named.
+        number: in the numbers of the text.
+        code: insertion code, in the case it is written.
+        wild: the letter that should be there.
+        letter: the letter that replaces it.
+    """
+
+    chain: str | None
+    number: int
+    code: str
+    wild: str
+    letter: str
+
+    def __str__(self) -> str:
+        chain = f"{self.chain}:" if self.chain else ""
+        return f"{chain}{self.wild}{self.number}{self.code}{self.letter}"
+
+
+def is_wild_type(text: str) -> bool:
+    """Whether a text names the wild type: WT, _wt, wild type, p.=, none."""
+    # _sy is Enrich2's word for a change of DNA that leaves the protein as it is
+    return text == "_sy" or re.sub(r"[\s_.()\[\]-]", "", text.casefold()) in _WORDS
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Reads variants of a wild type.
+
+    Attributes:
+        numbering: the names of the L positions.
+        wild_type: L letters.
+        free: the 0-based designed positions.
+        ties: groups of 0-based positions that take one letter: what a variant says of one holds
+            for the others, and a Combo has one letter for them.
+        alphabet: the letters that may be.
+    """
+
+    numbering: Numbering
+    wild_type: str
+    free: tuple[int, ...]
+    ties: tuple[tuple[int, ...], ...] = ()
+    alphabet: str = LETTERS
+
+    def letters(self, text: str) -> str:
+        """Return the L letters of a variant.
+
+        Raises:
+            NotAVariant: the text says nothing about residues.
+            WrongWildType: a residue is not there or has another letter.
+            VariantError: it is no list of substitutions.
+        """
+        text = text.strip()
+        alone = text.isascii() and text.isalpha()
+        sizes = (len(self.sites), len(self.wild_type))
+        if is_wild_type(text):
+            if alone and len(text) in sizes and set(text.upper()) <= set(self.alphabet):
+                raise VariantError(
+                    f"{text!r} is both the wild type and letters of the {len(text)} designed "
+                    "positions; name the column 'Combo', or write p.= for the wild type"
+                )
+            return self.wild_type
+        if alone and len(text) in sizes:
+            return self.combo(text)
+        return self._replaced(self.mutations(text))
+
+    @cached_property
+    def sites(self) -> tuple[int, ...]:
+        """The 0-based positions that the letters of a Combo stand for; tied ones count once."""
+        first = {i: min(group) for group in self.ties for i in group}
+        return tuple(i for i in self.free if first.get(i, i) == i)
+
+    def _with(self, letters: Mapping[int, str]) -> str:
+        """Return the wild type with some letters replaced, at tied positions too."""
+        found = list(self.wild_type)
+        for group in self.ties:
+            given = [letters[i] for i in group if i in letters]
+            for i in group if given else ():
+                found[i] = given[0]
+        for i, letter in letters.items():
+            found[i] = letter
+        return "".join(found)
+
+    def combo(self, text: str) -> str:
+        """Return the L letters of a Combo, of a whole sequence, or of the wild type by a word."""
+        letters = "".join(text.split()).upper()
+        if len(letters) != len(self.sites) and is_wild_type(text):
+            return self.wild_type
+        if len(letters) == len(self.wild_type):
+            return letters
+        if len(letters) != len(self.sites) or not letters.isascii() or not letters.isalpha():
+            raise VariantError(
+                f"{text[:40]!r} is no Combo of this campaign: it takes {len(self.sites)} letters, "
+                "one for each designed position in order"
+            )
+        return self._with(dict(zip(self.sites, letters, strict=True)))
+
+    def mutations(self, text: str) -> list[Mutation]:
+        """Return the substitutions a text lists.
+
+        Raises:
+            NotAVariant: the text says nothing about residues.
+            VariantError: it is no list of substitutions; the message says what it is.
+        """
+        if _NUCLEOTIDES.search(text):
+            raise NotAVariant(
+                f"{text[:40]!r} is a change of DNA or RNA; give the protein's, as p.Val39Ala"
+            )
+        # a reference sequence may stand before: NP_000509.1:p.Glu7Val
+        body = re.sub(r"^.*\bp\.", "", text.strip())
+        if re.search(r"\]\s*;\s*\[", body):
+            raise VariantError(f"{text[:40]!r} names two alleles; give one sequence per record")
+        pieces = re.split(r"([\s:,;+/&|]+)", re.sub(r"[\[\]()]", "", body))
+        found: list[Mutation] = []
+        odd: list[str] = []
+        chain: str | None = None
+        for piece, after in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
+            if not piece:
+                continue
+            some = [self._mutation(part, chain) for part in self._parts(piece)]
+            if None not in some:
+                found += [m for m in some if m is not None]
+                chain = None
+            elif after.strip() == ":" and chain is None:
+                chain = piece
+            else:
+                odd.append(piece)
+        if chain is not None:
+            odd.append(chain)
+        if odd:
+            kind = NotAVariant if not found and not any(map(_PLACE.match, odd)) else VariantError
+            raise kind(
+                f"cannot read {odd[0][:40]!r} as a mutation; write V39A, A:V39A or p.Val39Ala, "
+                f"several joined by ':', WT, or a Combo of {len(self.sites)} letters, one for each "
+                "designed position"
+            )
+        if not found:
+            raise NotAVariant("the variant is empty; write WT where the wild type is meant")
+        return found
+
+    def _parts(self, piece: str) -> Sequence[str]:
+        """Split at "_", which HGVS also uses for stretches; refuse what is no substitution."""
+        one = _ONE.fullmatch(piece)
+        if one and not one[3] and one[4].isalpha():
+            return [piece]
+        # S52fS is no frameshift where there is a residue 52F
+        coded = one is not None and one[3] and f"{one[2]}{one[3]}".lower() in self._coded
+        if _PLACE.search(piece) and not _THREE.fullmatch(piece) and not coded:
+            for words, what in _OTHER:
+                if re.search(words, piece, re.I):
+                    raise VariantError(f"{piece[:40]!r} {what}; only substitutions can be scored")
+            if re.fullmatch(r"[A-Za-z]{0,3}-?[0-9]+-", piece):
+                raise VariantError(f"{piece!r} is a deletion; only substitutions can be scored")
+        return [part for part in piece.split("_") if part]
+
+    def _mutation(self, text: str, chain: str | None) -> Mutation | None:
+        """Return the substitution a text is, if it is one."""
+        three = _THREE.fullmatch(text)
+        if three:
+            table = standard_letters()
+            wild, new = table.get(three[1].upper()), table.get(three[4].upper())
+            if three[4] == "=":
+                new = wild
+            if wild is not None and new is not None:
+                return Mutation(chain, int(three[2]), three[3], wild, new)
+            for words, what in _OTHER:
+                if re.fullmatch(words, three[4], re.I):
+                    raise VariantError(f"{text!r} {what}; only substitutions can be scored")
+            return None
+        one = _ONE.fullmatch(text)
+        if one:
+            wild, new = one[1].upper(), one[4].upper()
+            return Mutation(chain, int(one[2]), one[3], wild, wild if new == "=" else new)
+        inside = _CHAIN_INSIDE.fullmatch(text)
+        if inside and chain is None and inside[2] in self.numbering.chains:
+            wild, new = inside[1].upper(), inside[5].upper()
+            return Mutation(inside[2], int(inside[3]), inside[4], wild, new)
+        return None
+
+    def _replaced(self, mutations: Sequence[Mutation]) -> str:
+        seen: dict[int, Mutation] = {}
+        for m in mutations:
+            i = self._index(m, 0)
+            if i is None:
+                several = (m.chain, m.number, m.code) in self._places
+                raise (VariantError if several else WrongWildType)(self._absent(m))
+            name = self.numbering.name(i + 1)
+            if self.wild_type[i] != m.wild:
+                raise WrongWildType(
+                    f"the wild type at {name} is {self.wild_type[i]}, not {m.wild} as {m} says"
+                )
+            if i in seen:
+                raise VariantError(f"{seen[i]} and {m} are about the same residue; keep one")
+            if m.letter not in self.alphabet:
+                raise VariantError(f"{m} ends in {m.letter!r}; the letters are {self.alphabet}")
+            seen[i] = m
+        return self._with({i: m.letter for i, m in seen.items()})
+
+    def _absent(self, m: Mutation) -> str:
+        """Say why a mutation is nowhere, in the words of the residue language."""
+        place = f"{m.chain}:{m.number}{m.code}" if m.chain else f"{m.number}{m.code}"
+        try:
+            self.numbering.positions(place, str(m))
+        except ResidueError as error:
+            return str(error).rstrip(".")
+        return f"{m} can be read in several ways; name the chain, as A:{m}"
+
+    # the position of a mutation ----------------------------------------------------------------
+
+    @cached_property
+    def _places(self) -> dict[tuple[str | None, int, str], int | None]:
+        """(chain, number, code) -> 0-based index.
+
+        Chain None names a number without its chain: None where several chains have it, unless
+        these are tied.
+        """
+        table: dict[tuple[str | None, int, str], int | None] = {}
+        group = {i: g for g, some in enumerate(self.ties) for i in some}
+        names = zip(self.numbering.chains, self.numbering.numbers, strict=True)
+        for i, (chain, text) in enumerate(names):
+            match = re.fullmatch(r"(-?[0-9]+)([A-Za-z]?)", text)
+            assert match is not None  # a numbering says so
+            number, code = int(match[1]), match[2]
+            table[chain, number, code] = i
+            first = table.setdefault((None, number, code), i)
+            if first is not None and first != i and group.get(first, -1) != group.get(i, -2):
+                table[None, number, code] = None
+        return table
+
+    @cached_property
+    def _coded(self) -> frozenset[str]:
+        """Numbers with an insertion code, in lower case."""
+        return frozenset(n.lower() for n in self.numbering.numbers if n[-1:].isalpha())
+
+    def _index(self, m: Mutation, offset: int) -> int | None:
+        """Return the 0-based position of a mutation whose number is changed by an offset."""
+        chain = m.chain
+        if chain is not None and set(self.numbering.chains) == {""}:
+            chain = ""  # any one name will do where chains have none
+        # S52aF: codes are often written small, and 52A in the file
+        for code in dict.fromkeys((m.code, m.code.swapcase())):
+            i = self._places.get((chain, m.number + offset, code))
+            if i is not None:
+                return i
+        return None
+
+    def _fits(self, m: Mutation, offset: int) -> bool:
+        i = self._index(m, offset)
+        return i is not None and self.wild_type[i] == m.wild
+
+    def offset(self, texts: Iterable[str]) -> str:
+        """Say which offset of the numbers fits most of some variants; "" if none fits half."""
+        lists = []
+        for text in texts:
+            try:
+                lists.append(self.mutations(text))
+            except VariantError:
+                continue
+        common = Counter(m for ms in lists for m in ms)
+        if not common:
+            return ""
+        distinct = {(m.chain, m.number, m.code, m.wild): m for m, _ in common.most_common(1000)}
+        some = list(distinct.values())[:60]
+        numbers = [number for _, number, _ in self._places]
+        low = min(numbers) - max(m.number for m in some)
+        high = max(numbers) - min(m.number for m in some)
+        if high - low > 20_000:
+            return ""
+        votes = {d: sum(self._fits(m, d) for m in some) for d in range(low, high + 1) if d}
+        best = sorted(votes, key=lambda d: (-votes[d], abs(d), d))[:4]
+        fits = {d: {m: self._fits(m, d) for m in common} for d in (0, *best)}
+        counts = {d: sum(all(map(fits[d].__getitem__, ms)) for ms in lists) for d in fits}
+        n, most = len(lists), max(counts.values())
+        fitting = [d for d in counts if counts[d] == most]
+        # a few letters fit somewhere by chance
+        if len(fitting) > 1 or 0 in fitting or 2 * most < n or len(some) < 2:
+            return ""
+        d = fitting[0]
+        whole = f"all {n:,}" if most == n else f"{most:,} of the {n:,}"
+        verb = "add" if d > 0 else "subtract"
+        return (
+            f"{whole} variants of this file would fit with an offset of {d:+d}: {verb} {abs(d)} "
+            f"{'to' if d > 0 else 'from'} the numbers"
+        )
