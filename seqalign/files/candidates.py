@@ -13,7 +13,6 @@ from typing import Final
 
 from seqalign.files.sequences import Fasta, is_fasta, read_records, spelled
 from seqalign.files.tables import Row, Table, column_key, read_table
-from seqalign.files.variants import is_wild_type
 
 __all__ = ["Candidate", "Claim", "candidates"]
 
@@ -126,7 +125,7 @@ def _of_row(path: Path, table: Table, keys: list[str], row: Row, name: str, n: i
             notes += found.notes
         elif kind is not None and cell:
             claims.append(Claim(kind, column, cell))
-    if not claims and is_wild_type(name):
+    if not claims and re.sub(r"[\W_]", "", name).casefold() in ("wt", "wildtype"):
         # an empty list of mutations, where the name says so
         claims = [Claim("variant", c, name) for c, key in pairs if _KNOWN.get(key) == "variant"]
     if not claims:

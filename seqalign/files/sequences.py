@@ -23,7 +23,8 @@ from typing import Final
 from seqalign.files.text import text_of
 
 __all__ = [
-    "Fasta", "Spelled", "is_fasta", "lines_of", "read_fasta", "read_records", "spelled", "summed",
+    "BLANK", "Fasta", "Spelled", "is_fasta", "lines_of", "read_fasta", "read_records", "spelled",
+    "summed",
 ]  # fmt: skip
 
 STOP: Final = "a final '*' (a stop codon) is left out"
@@ -32,7 +33,7 @@ COUNTS: Final = "numbers that count the letters of a line are left out"
 COLON: Final = "':' between chains is read as '/'"
 
 # isspace would also take control characters, as a damaged file has them
-_BLANK: Final = " \t\n\r\v\f\u00a0\u2000\u2002\u2003\u2009\u202f\u3000"
+BLANK: Final = " \t\n\r\v\f\u00a0\u2000\u2002\u2003\u2009\u202f\u3000"
 _PIR = re.compile(r"(?:P1|F1|D[LC]|R[LC]|N[13]|XX);")
 # what follows the "*" of a PIR record: C;Species: ..., R;author
 _PIR_TEXT = re.compile(r"[A-Z];")
@@ -122,11 +123,11 @@ def lines_of(text: str) -> list[str]:
 
 def _bare(line: str) -> str:
     """Return a line without white space around; files joined by cat have marks inside."""
-    return line.strip("\ufeff" + _BLANK)
+    return line.strip("\ufeff" + BLANK)
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in re.split(f"[{_BLANK}]+", text) if word]
+    return [word for word in re.split(f"[{BLANK}]+", text) if word]
 
 
 def is_fasta(path: Path) -> bool:

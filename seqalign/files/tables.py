@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from seqalign.files.sequences import lines_of
+from seqalign.files.sequences import BLANK, lines_of
 from seqalign.files.text import text_of
 
 __all__ = ["Row", "Table", "column_key", "read_table"]
@@ -125,9 +125,9 @@ def _rows(lines: Sequence[str], separator: str | None, start: int = 0) -> Iterat
 
 def _cell(text: str) -> str:
     """Return a cell without white space around and without Excel's ="..." for text."""
-    text = text.strip()
+    text = text.strip(BLANK)
     protected = re.fullmatch(r'="([^"]*)"', text)
-    return protected[1].strip() if protected else text
+    return protected[1].strip(BLANK) if protected else text
 
 
 def _header(lines: Sequence[str], separator: str | None, known: Collection[str]) -> Row | None:
@@ -135,8 +135,7 @@ def _header(lines: Sequence[str], separator: str | None, known: Collection[str])
     seen = 0
     for row in _rows(lines, separator):
         if any(column_key(cell) in known for cell in row.cells):
-            last = max(i for i, cell in enumerate(row.cells) if cell)
-            return Row(row.line, row.cells[: last + 1])
+            return row
         seen += any(row.cells) or bool(row.refused)
         if seen == _TOP:
             break

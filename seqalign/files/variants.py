@@ -41,6 +41,8 @@ _OTHER: Final = (
 )
 _PLACE = re.compile(r"[A-Za-z]{0,3}-?[0-9]+")
 _NUCLEOTIDES = re.compile(r"(?:^|:)[cgmnr]\.|[0-9][ACGTU]>[ACGTU]")
+# "p." of HGVS, perhaps after a reference sequence: NP_000509.1:p.Glu7Val
+_PREFIX = re.compile(r"(?:\b(?:[NXY]P_[0-9.]+|ENS[A-Z]*P[0-9.]+|LRG_\w+):)?\bp\.")
 _WORDS: Final = {"wt", "wildtype", "none", "p=", "="}
 
 
@@ -77,6 +79,13 @@ class Mutation:
     def __str__(self) -> str:
         chain = f"{self.chain}:" if self.chain else ""
         return f"{chain}{self.wild}{self.number}{self.code}{self.letter}"
+
+
+def _inside(text: str) -> str:
+    """Return what brackets around a text hold."""
+    while match := re.fullmatch(r"\[([^\[\]]*)\]|\(([^()]*)\)", text):
+        text = match[1] or match[2] or ""
+    return text
 
 
 def is_wild_type(text: str) -> bool:
@@ -168,29 +177,28 @@ class Variants:
             raise NotAVariant(
                 f"{text[:40]!r} is a change of DNA or RNA; give the protein's, as p.Val39Ala"
             )
-        # a reference sequence may stand before: NP_000509.1:p.Glu7Val
-        body = re.sub(r"^.*\bp\.", "", text.strip())
+        body = _inside(_PREFIX.sub("", text).strip())
         if re.search(r"\]\s*;\s*\[", body):
             raise VariantError(f"{text[:40]!r} names two alleles; give one sequence per record")
-        pieces = re.split(r"([\s:,;+/&|]+)", re.sub(r"[\[\]()]", "", body))
+        for stretch in re.split(r"[\s:,;+/&|]+", body):
+            self._refuse_other(_inside(stretch))
         found: list[Mutation] = []
         odd: list[str] = []
         chain: str | None = None
-        for piece, after in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
-            if not piece:
-                continue
-            some = [self._mutation(part, chain) for part in self._parts(piece)]
-            if None not in some:
-                found += [m for m in some if m is not None]
+        pieces = re.split(r"([\s:,;+/&|_]+)", body)
+        for piece, after in zip(map(_inside, pieces[::2]), [*pieces[1::2], ""], strict=True):
+            mutation = self._mutation(piece, chain)
+            if mutation is not None:
+                found.append(mutation)
                 chain = None
-            elif after.strip() == ":" and chain is None:
+            elif after.strip() == ":" and chain is None and self._is_chain(piece):
                 chain = piece
-            else:
+            elif piece:
                 odd.append(piece)
         if chain is not None:
             odd.append(chain)
         if odd:
-            kind = NotAVariant if not found and not any(map(_PLACE.match, odd)) else VariantError
+            kind = VariantError if found else NotAVariant  # V1 may be a name
             raise kind(
                 f"cannot read {odd[0][:40]!r} as a mutation; write V39A, A:V39A or p.Val39Ala, "
                 f"several joined by ':', WT, or a Combo of {len(self.sites)} letters, one for each "
@@ -200,20 +208,25 @@ class Variants:
             raise NotAVariant("the variant is empty; write WT where the wild type is meant")
         return found
 
-    def _parts(self, piece: str) -> Sequence[str]:
-        """Split at "_", which HGVS also uses for stretches; refuse what is no substitution."""
-        one = _ONE.fullmatch(piece)
+    def _refuse_other(self, text: str) -> None:
+        """Refuse what is at a place and no substitution."""
+        one = _ONE.fullmatch(text)
         if one and not one[3] and one[4].isalpha():
-            return [piece]
+            return
         # S52fS is no frameshift where there is a residue 52F
         coded = one is not None and one[3] and f"{one[2]}{one[3]}".lower() in self._coded
-        if _PLACE.search(piece) and not _THREE.fullmatch(piece) and not coded:
+        if _PLACE.search(text) and not _THREE.fullmatch(text) and not coded:
             for words, what in _OTHER:
-                if re.search(words, piece, re.I):
-                    raise VariantError(f"{piece[:40]!r} {what}; only substitutions can be scored")
-            if re.fullmatch(r"[A-Za-z]{0,3}-?[0-9]+-", piece):
-                raise VariantError(f"{piece!r} is a deletion; only substitutions can be scored")
-        return [part for part in piece.split("_") if part]
+                if re.search(words, text, re.I):
+                    raise VariantError(f"{text[:40]!r} {what}; only substitutions can be scored")
+            if re.fullmatch(r"[A-Za-z]{0,3}-?[0-9]+-", text):
+                raise VariantError(f"{text!r} is a deletion; only substitutions can be scored")
+
+    def _is_chain(self, text: str) -> bool:
+        """Whether a text can be the name of a chain, there or not, and no mutation gone wrong."""
+        if set(self.numbering.chains) == {""}:
+            return re.fullmatch("[A-Za-z]", text) is not None
+        return text in self.numbering.chains or re.fullmatch("[A-Za-z]{1,4}", text) is not None
 
     def _mutation(self, text: str, chain: str | None) -> Mutation | None:
         """Return the substitution a text is, if it is one."""
