@@ -34,11 +34,13 @@ class Row:
 
     Attributes:
         line: its number in the file, from 1.
+        end: the number of its last line.
         cells: as many as there are columns, without white space around; () if it was refused.
         refused: why, in a sentence without its full stop.
     """
 
     line: int
+    end: int
     cells: tuple[str, ...]
     refused: str = ""
 
@@ -70,7 +72,8 @@ def read_table(path: Path, known: Collection[str], wanted: str) -> Table:
         ValueError: the file is no text, or no row names a known column.
     """
     text, notes = text_of(path, "save the table as CSV")
-    lines = lines_of(text)
+    # files joined by cat have marks inside
+    lines = [line.lstrip("\ufeff") for line in lines_of(text)]
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty: give a table with {wanted}.")
@@ -81,8 +84,8 @@ def read_table(path: Path, known: Collection[str], wanted: str) -> Table:
     found = [(s, h) for s in separators if (h := _header(lines, s, known)) is not None]
     if not found:
         # split as it is split most
-        rows = [next(_rows(lines, s, first)).cells for s in separators]
-        shown = ", ".join(map(repr, max(rows, key=len)[:8])) or "none"
+        heads = [next(_rows(lines, s, first)).cells for s in separators]
+        shown = ", ".join(map(repr, max(heads, key=len)[:8])) or "none"
         raise ValueError(
             f"{path}: there is no column {wanted}; the columns are {shown}. Rename one, and "
             "separate columns by commas, semicolons or tabs."
@@ -93,8 +96,9 @@ def read_table(path: Path, known: Collection[str], wanted: str) -> Table:
     above = [r for r in _rows(lines[: head.line - 1], separator) if any(r.cells)]
     if above:
         notes = (*notes, f"{path}: what stands above the header in line {head.line} is not read")
-    rows, again = [], 0
-    for row in _rows(lines, separator, head.line):
+    rows: list[Row] = []
+    again = 0
+    for row in _rows(lines, separator, head.end, len(head.cells)):
         if row.cells == head.cells:
             again += 1
         elif row.refused or any(row.cells):
@@ -107,8 +111,13 @@ def read_table(path: Path, known: Collection[str], wanted: str) -> Table:
     return Table(head.cells, tuple(rows), notes)
 
 
-def _rows(lines: Sequence[str], separator: str | None, start: int = 0) -> Iterator[Row]:
-    """Yield the rows from a 0-based line on, blank ones too."""
+def _rows(
+    lines: Sequence[str], separator: str | None, start: int = 0, width: int = 0
+) -> Iterator[Row]:
+    """Yield the rows from a 0-based line on, blank ones too.
+
+    A cell that holds whole rows of `width` cells, because two quotes are open, is refused.
+    """
     i = start
     while i < len(lines):
         # without a separator a line is a cell; no text holds NUL
@@ -116,11 +125,14 @@ def _rows(lines: Sequence[str], separator: str | None, start: int = 0) -> Iterat
         reader = csv.reader(some, delimiter=separator or "\0", strict=True)
         try:
             cells = next(reader)
-            yield Row(i + 1, tuple(map(_cell, cells)))
+            inner = (line for cell in cells for line in cell.split("\n")[1:])
+            if separator and width > 1 and any(x.count(separator) >= width - 1 for x in inner):
+                raise csv.Error("a cell holds the next row")
+            yield Row(i + 1, i + reader.line_num, tuple(map(_cell, cells)))
             i += reader.line_num
         except csv.Error as error:
-            yield Row(i + 1, (), f"the row cannot be split ({error}); close its quotation marks")
             i += 1
+            yield Row(i, i, (), f"the row cannot be split ({error}); close its quotation marks")
 
 
 def _cell(text: str) -> str:
@@ -145,7 +157,7 @@ def _header(lines: Sequence[str], separator: str | None, known: Collection[str])
 def _unfit(lines: Sequence[str], separator: str | None, head: Row) -> tuple[int, int]:
     """Return how many of the first rows do not fit a header, and its columns, negative."""
     unfit = judged = 0
-    for row in _rows(lines, separator, head.line):
+    for row in _rows(lines, separator, head.end, len(head.cells)):
         if any(row.cells) or row.refused:
             judged += 1
             unfit += bool(_fitted(row, head).refused) or len(row.cells) < len(head.cells)
@@ -166,5 +178,5 @@ def _fitted(row: Row, head: Row) -> Row:
             f"the row has {len(cells)} cells and the header {width}; put quotation marks around "
             "a cell that holds the separator, as a decimal comma or a list of mutations may"
         )
-        return Row(row.line, (), said)
-    return Row(row.line, cells + ("",) * (width - len(cells)))
+        return Row(row.line, row.end, (), said)
+    return Row(row.line, row.end, cells + ("",) * (width - len(cells)))

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+from importlib.resources import files
 
 import pytest
 import toy_plugin
@@ -217,6 +218,39 @@ def test_what_a_record_says_twice_must_agree(place, tmp_path):
     ):
         assert cause in found[name]["skipped"]
     assert "'variant' is not read where it is no variant; 'sequence' counts" in words(result)
+
+
+def test_gaps_may_stand_for_missing_residues(tmp_path):
+    """As many tools write a broken chain; elsewhere they are gaps of an alignment."""
+    source = files("seqalign").joinpath("data", "3a4r.pdb").read_text().splitlines()
+    kept = [*range(340, 344), *range(345, 349)]
+    atoms = [x for x in source if x.startswith("ATOM") and int(x[22:26]) in kept]
+    write(tmp_path / "x.pdb", "\n".join([*atoms, "TER", "END", ""]))
+    assert call("new", tmp_path / "x.pdb", "--out", tmp_path / "c.yaml").exit_code == 0
+    options = sets(["rewards={c: {oracle: charge}}", "sampler.particles=2"])
+    letters = "MKTAYIAK"
+    texts = ["MKTA-YIAK", "MKTAXYIAK", letters, "MK-TA.YIAK"]
+    path = write(tmp_path / "own.fasta", "".join(f">{i}\n{t}\n" for i, t in enumerate(texts)))
+    result = scored(tmp_path / "c.yaml", path, "--json", *options)
+    assert result.exit_code == 0, result.output
+    found = {row["sequence"].replace("X", "") for row in json.loads(result.stdout)["rows"]}
+    assert found == {letters}
+
+
+def test_tied_chains_follow(tmp_path):
+    """A Combo and a mutation of one chain of a homo-dimer hold for the other."""
+    code = re.sub('WILD = ".*"', 'WILD = "MKTMKT"', toy_plugin.CODE).replace('keep="1", ', "")
+    write(tmp_path / "own.py", code)
+    campaign = write(
+        tmp_path / "c.yaml",
+        "version: 1\nname: own\nmodel: {python: 'own.py:model'}\ndesign: {residues: '2,3,5,6'}\n"
+        "constraints: {tie: [[2, 5], [3, 6]]}\nrewards: {a: {oracle: charge}}\n"
+        "sampler: {name: smc, particles: 4}\n",
+    )
+    path = write(tmp_path / "own.csv", "variant\nAT\nK2A\nK5A\nK2A:K5A\nAG\n")
+    result = scored(campaign, path)
+    assert result.exit_code == 0, result.output
+    assert [r["sequence"] for r in rows(result)] == ["MATMAT"] * 4 + ["MAGMAG"]
 
 
 def test_names_may_repeat(place, tmp_path):

@@ -63,6 +63,7 @@ DRESSES = {
     "spaces": exported(";").replace(";", " ; "),
     "no last line end": exported(";").rstrip("\n"),
     "text protected for Excel": exported(",", [(n, v and f'="{v}"', s, d) for n, v, s, d in ROWS]),
+    "a line end in the header": exported(";", head=(*HEAD[:3], "dG\n(kcal/mol)")),
     "a line end in a cell": exported(",", [("v1", "Q11A", f"{A[:5]}\n{A[5:]}", "1"), *ROWS[1:]]),
     "short rows": "Name,Variant,Sequence,dG\nv1,Q11A," + A + "\nv2,W12F," + B + ",0\nv3,," + A,
 }
@@ -79,7 +80,7 @@ def test_one_table_in_any_dress_is_the_same(tmp_path, name, ending):
 
 
 def test_what_stands_above_and_between_is_noted(tmp_path):
-    text = "Plate 3;;;\nmade today;;;\n\n" + exported(";") + exported(";")
+    text = "Plate 3;;;\nmade today;;;\n\n" + exported(";") + "\ufeff" + exported(";")
     found, notes = candidates(write(tmp_path / "a.csv", text))
     assert said(found) == PLAIN + PLAIN
     assert ["line 4" in note for note in notes] == [True, False]
@@ -141,6 +142,17 @@ def test_one_bad_row_spoils_no_other(tmp_path, name):
     assert ":502 (" in bad.place
     rest = [c for c in found if not c.refused]
     assert [c.claims[0].text for c in rest] == [f"A{i}L" for i in range(1, 1001) if i != 501]
+
+
+def test_two_open_quotes_swallow_no_row(tmp_path):
+    for between in (0, 1, 5):
+        lines = [f"v{i},A{i}L,note" for i in range(2, 10)]
+        lines[1] = 'v3,A3L,"'
+        lines[2 + between] = 'vx,A1L,"'
+        path = write(tmp_path / "a.csv", "\n".join(["name,variant,x", *lines, ""]))
+        found, _ = candidates(path)
+        assert len(found) == 8
+        assert sum(bool(c.refused) for c in found) == 2
 
 
 def test_a_column_without_a_separator_holds_any(tmp_path):
