@@ -169,14 +169,24 @@ def read_candidates(path: Path, plan: Plan) -> Candidates:
         entries.append(Entry(given.name, given.place, text, cause.rstrip(".")))
     if astray:
         claims = (claim for given in found for claim in given.claims if claim.kind == "variant")
-        hint = variants.offset(claim.text for claim in claims)
-        for n in astray if hint else ():
-            entries[n] = replace(entries[n], skipped=f"{entries[n].skipped}; {hint}")
+        offset = variants.offset(claim.text for claim in claims)
+        for n in astray if offset else ():
+            entries[n] = replace(entries[n], skipped=f"{entries[n].skipped}; {offset}")
+        # where all numbers are off, those that fit do so by chance
+        for n, entry in enumerate(entries) if offset and offset.fitting == offset.variants else ():
+            if entry.sequence and all(map(_numbered, found[n].claims)):
+                cause = f"{found[n].claims[0].text[:40]!r} fits as it is, but {offset}"
+                entries[n] = replace(entry, sequence=None, skipped=cause)
     read = Candidates(tuple(entries), (*(f"{note}." for note in notes), *summed(said)))
     if not read.sequences:
         none = f"{path}: none of its {len(entries):,} records can be scored."
         raise ValueError("\n".join([*read.said(), none] if len(entries) > 1 else read.said()))
     return read
+
+
+def _numbered(claim: Claim) -> bool:
+    """Whether a record's claim rests on the numbers of residues."""
+    return claim.kind == "variant" and re.search("[0-9]", claim.text) is not None
 
 
 def _variants(model: Model) -> Variants:

@@ -81,6 +81,24 @@ class Mutation:
         return f"{chain}{self.wild}{self.number}{self.code}{self.letter}"
 
 
+@dataclass(frozen=True)
+class Offset:
+    """What the numbers of a file lack: `fitting` of its `variants` would fit with `by` added."""
+
+    by: int
+    fitting: int
+    variants: int
+
+    def __str__(self) -> str:
+        whole = self.fitting == self.variants
+        some = f"all {self.fitting:,}" if whole else f"{self.fitting:,} of the {self.variants:,}"
+        cure = f"add {self.by} to" if self.by > 0 else f"subtract {-self.by} from"
+        return (
+            f"{some} variants of this file would fit with an offset of {self.by:+d}: {cure} the "
+            "numbers"
+        )
+
+
 def _inside(text: str) -> str:
     """Return what brackets around a text hold."""
     while match := re.fullmatch(r"\[([^\[\]]*)\]|\(([^()]*)\)", text):
@@ -323,8 +341,8 @@ class Variants:
         i = self._index(m, offset)
         return i is not None and self.wild_type[i] == m.wild
 
-    def offset(self, texts: Iterable[str]) -> str:
-        """Say which offset of the numbers fits most of some variants; "" if none fits half."""
+    def offset(self, texts: Iterable[str]) -> Offset | None:
+        """Return the offset of the numbers that fits most of some variants, if it fits half."""
         lists = []
         for text in texts:
             try:
@@ -332,28 +350,19 @@ class Variants:
             except VariantError:
                 continue
         common = Counter(m for ms in lists for m in ms)
-        if not common:
-            return ""
-        distinct = {(m.chain, m.number, m.code, m.wild): m for m, _ in common.most_common(1000)}
-        some = list(distinct.values())[:60]
-        numbers = [number for _, number, _ in self._places]
-        low = min(numbers) - max(m.number for m in some)
-        high = max(numbers) - min(m.number for m in some)
-        if high - low > 20_000:
-            return ""
-        votes = {d: sum(self._fits(m, d) for m in some) for d in range(low, high + 1) if d}
-        best = sorted(votes, key=lambda d: (-votes[d], abs(d), d))[:4]
-        fits = {d: {m: self._fits(m, d) for m in common} for d in (0, *best)}
-        counts = {d: sum(all(map(fits[d].__getitem__, ms)) for ms in lists) for d in fits}
-        n, most = len(lists), max(counts.values())
-        fitting = [d for d in counts if counts[d] == most]
-        # a few letters fit somewhere by chance
-        if len(fitting) > 1 or 0 in fitting or 2 * most < n or len(some) < 2:
-            return ""
-        d = fitting[0]
-        whole = f"all {n:,}" if most == n else f"{most:,} of the {n:,}"
-        verb = "add" if d > 0 else "subtract"
-        return (
-            f"{whole} variants of this file would fit with an offset of {d:+d}: {verb} {abs(d)} "
-            f"{'to' if d > 0 else 'from'} the numbers"
-        )
+        some = {(m.chain, m.number, m.code, m.wild): m for m, _ in common.most_common(1000)}
+        # a letter or two fit somewhere by chance
+        if len(some) < 3:
+            return None
+        votes: Counter[int] = Counter()
+        for m in list(some.values())[:60]:
+            there = ((n, i) for (_, n, _), i in self._places.items() if i is not None)
+            votes.update({n - m.number for n, i in there if self.wild_type[i] == m.wild})
+        tried = {0, *sorted(votes, key=lambda d: (-votes[d], abs(d), d))[:8]}
+        fits = {d: {m: self._fits(m, d) for m in common} for d in tried}
+        counts = {d: sum(all(map(fits[d].__getitem__, ms)) for ms in lists) for d in tried}
+        most = max(counts.values())
+        best = [d for d in counts if counts[d] == most]
+        if len(best) > 1 or 0 in best or 2 * most < len(lists):
+            return None
+        return Offset(best[0], most, len(lists))

@@ -195,6 +195,17 @@ def test_numbers_of_somebody_else_are_named(place, tmp_path):
     assert result.exit_code == 2
     said = "all 48 variants of this file would fit with an offset of +2: add 2 to the numbers"
     assert said in words(result)
+    # T16 is a Thr in both numberings: nobody means it while all others are off
+    path = write(tmp_path / "own.tsv", "\n".join(["variant", "T16A", *lines, "WT", ""]))
+    result = scored(place, path)
+    assert [r["id"] for r in rows(result) if r["sequence"]] == ["WT"]
+    assert "'T16A' fits as it is, but all 49 variants" in words(result)
+    # with some right and some wrong, the right ones are scored
+    own = [f"{GB1[i]}{i + 1}{'A' if GB1[i] != 'A' else 'G'}" for i in range(1, 50)]
+    path = write(tmp_path / "own.tsv", "\n".join(["variant", *own, "A39V", "Q40G", ""]))
+    result = scored(place, path)
+    assert [r["id"] for r in rows(result) if r["sequence"]] == own
+    assert "offset" not in words(result)
 
 
 def test_what_a_record_says_twice_must_agree(place, tmp_path):

@@ -10,7 +10,14 @@ from Bio.SeqUtils import seq3
 
 from seqalign.files.numbering import Numbering, mutations
 from seqalign.files.residues import LETTERS
-from seqalign.files.variants import NotAVariant, VariantError, Variants, WrongWildType, is_wild_type
+from seqalign.files.variants import (
+    NotAVariant,
+    Offset,
+    VariantError,
+    Variants,
+    WrongWildType,
+    is_wild_type,
+)
 
 GB1 = "MQYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"
 SITES = (38, 39, 40, 53)
@@ -239,18 +246,19 @@ def test_the_offset_that_would_fit_is_named(offset):
     texts = shifted(offset)
     verb = f"add {offset} to" if offset > 0 else f"subtract {-offset} from"
     said = f"all {len(texts)} variants of this file would fit with an offset of {offset:+d}: {verb}"
-    assert PLAIN.offset(texts).startswith(said)
-    assert PLAIN.offset([*texts, "clone 7"]).startswith(said)
-    most = PLAIN.offset([*texts, "W1A", "C2A"])
-    assert most.startswith(f"{len(texts)} of the {len(texts) + 2} variants")
+    assert str(PLAIN.offset(texts)).startswith(said)
+    assert str(PLAIN.offset([*texts, "clone 7"])).startswith(said)
+    most = PLAIN.offset([*texts, "W1A", "C2A", "C999999999A"])
+    assert most == Offset(offset, len(texts), len(texts) + 3)
+    assert str(most).startswith(f"{len(texts)} of the {len(texts) + 3} variants")
 
 
 def test_no_offset_is_named_by_chance():
-    assert PLAIN.offset(shifted(0)) == ""
-    assert PLAIN.offset([]) == ""
-    assert PLAIN.offset(["D38A"]) == ""
+    assert PLAIN.offset(shifted(0)) is None
+    assert PLAIN.offset([]) is None
+    assert PLAIN.offset(["D38A", "G39A"]) is None
     rng = random.Random(3)
     odd = [f"{rng.choice(LETTERS)}{rng.randint(1, 56)}A" for _ in range(100)]
-    assert PLAIN.offset(odd) == ""
+    assert PLAIN.offset(odd) is None
     # a chain and its insertion codes are left where they are
-    assert "offset of +2" in FAB.offset(["H:S50A", "H:T50aA", "H:W51F", "H:Y98F"])
+    assert FAB.offset(["H:S50A", "H:T50aA", "H:W51F", "H:Y98F"]) == Offset(2, 4, 4)
