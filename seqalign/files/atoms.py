@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Atom", "Fail", "format_of", "read_atoms"]
+__all__ = ["Atom", "Contents", "Fail", "format_of", "read_atoms"]
 
 # an unpacked file larger than this, or a table with more rows, is refused
 BYTES: Final = 1 << 30
@@ -51,6 +51,38 @@ class Atom(NamedTuple):
     inside: bool | None = None
     label_chain: str = ""
     label: str = ""
+
+
+class Contents(NamedTuple):
+    """What a file holds: its atoms, and the residue names of each whole polymer.
+
+    Polymers (SEQRES, _entity_poly_seq) are by author chain in PDB files, by label chain elsewhere.
+    """
+
+    atoms: list[Atom]
+    polymers: dict[str, list[str]]
+
+
+def _seqres(text: str) -> dict[str, list[str]]:
+    """Return the residue names of each chain in the SEQRES lines of a PDB file."""
+    found: dict[str, list[str]] = {}
+    for line in re.findall("(?m)^SEQRES.*$", text):
+        found.setdefault(line[11:12].strip(), []).extend(line[19:70].upper().split())
+    return found
+
+
+def _polymers(tables: Mapping[str, Mapping[str, list[str]]]) -> dict[str, list[str]]:
+    """Return the residue names of each label chain from the tables of an mmCIF file."""
+    poly, asym = tables.get("_entity_poly_seq", {}), tables.get("_struct_asym", {})
+    entities: dict[str, dict[str, str]] = {}
+    columns = (poly.get(key, []) for key in ("entity_id", "num", "mon_id"))
+    for entity, num, residue in zip(*columns, strict=False):
+        # of a mixture at one place the first counts
+        entities.setdefault(entity, {}).setdefault(num, residue.upper())
+    chains = zip(asym.get("id", []), asym.get("entity_id", []), strict=False)
+    return {
+        chain: list(entities[entity].values()) for chain, entity in chains if entity in entities
+    }
 
 
 def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
@@ -120,7 +152,10 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
     ]
 
 
-def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
+_TABLES: Final = ("_atom_site", "_entity_poly_seq", "_struct_asym")
+
+
+def _cif_atoms(text: str, fail: Fail) -> Contents:
     from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 
     blocks = len(re.findall(r"(?m)^\s*_atom_site\.Cartn_x\b", text))
@@ -135,34 +170,34 @@ def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
     except Exception as error:
         # what it raises on damaged text depends on the damage
         fail(f"cannot be read as mmCIF ({type(error).__name__}: {str(error)[:80]})")
-    prefix = "_atom_site."
-    columns = {k[len(prefix) :]: v for k, v in table.items() if k.startswith(prefix)}
-    return _table_atoms(columns, fail)
+    columns: dict[str, dict[str, list[str]]] = {name: {} for name in _TABLES}
+    for key, values in table.items():
+        name, _, column = key.partition(".")
+        if name in columns:
+            columns[name][column] = values
+    return Contents(_table_atoms(columns["_atom_site"], fail), _polymers(columns))
 
 
-def _bcif_atoms(data: bytes, fail: Fail) -> list[Atom]:
+def _bcif_atoms(data: bytes, fail: Fail) -> Contents:
     import msgpack
 
     # a msgpack map
     if not (0x80 <= data[0] <= 0x8F or data[0] == 0xDE):
         fail("is not BinaryCIF; text with data_ at its head is mmCIF, name it .cif")
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, dict[str, list[str]]] = {name: {} for name in _TABLES}
+    count = 0
     try:
-        tree = msgpack.unpackb(data)
-        tables = [
-            category
-            for block in tree["dataBlocks"]
-            for category in block["categories"]
-            if category["name"].lower() == "_atom_site"
-        ]
-        for column in tables[0]["columns"] if tables else []:
-            columns[column["name"]] = _decoded_column(column)
+        for category in (c for b in msgpack.unpackb(data)["dataBlocks"] for c in b["categories"]):
+            name = category["name"].lower()
+            count += name == "_atom_site"
+            if name in columns and not columns[name]:
+                columns[name] = {c["name"]: _decoded_column(c) for c in category["columns"]}
     except Exception as error:
         # damaged bytes can be anything at all, at any depth
         fail(f"cannot be read as BinaryCIF ({type(error).__name__}: {str(error)[:80]})")
-    if len(tables) != 1:
-        fail(f"has {len(tables)} tables of atoms; it should have one")
-    return _table_atoms(columns, fail)
+    if count != 1:
+        fail(f"has {count} tables of atoms; it should have one")
+    return Contents(_table_atoms(columns["_atom_site"], fail), _polymers(columns))
 
 
 def _decoded_column(column: dict[str, Any]) -> list[str]:
@@ -298,8 +333,8 @@ def format_of(file: Path) -> tuple[str, str]:
     return base.stem, kind
 
 
-def read_atoms(file: Path, fail: Fail) -> list[Atom]:
-    """Read the atoms of a file of any format."""
+def read_atoms(file: Path, fail: Fail) -> Contents:
+    """Read a file of any format."""
     _, kind = format_of(file)
     if not kind:
         fail(f"has an unknown extension; give one of {', '.join(_FORMATS)}, perhaps with .gz")
@@ -331,4 +366,6 @@ def read_atoms(file: Path, fail: Fail) -> list[Atom]:
         # an Å or a name in an old remark; every byte is a letter in this encoding
         text = data.decode("latin-1")
     text = re.sub("\r\n?", "\n", text)
-    return _pdb_atoms(text, fail) if kind == "pdb" else _cif_atoms(text, fail)
+    return (
+        Contents(_pdb_atoms(text, fail), _seqres(text)) if kind == "pdb" else _cif_atoms(text, fail)
+    )
