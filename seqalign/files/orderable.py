@@ -189,6 +189,11 @@ class Orderable:
             if isinstance(p, int) and positions[p] != wild_type[p]
         ]
 
+    def mutated(self, positions: str, wild_type: str) -> str:
+        """Return the mutations as one text: V39A:D40G, or A:V39A+B:D40G of several records."""
+        joint = ":" if len(self.records) == 1 else "+"
+        return joint.join(self.mutations(positions, wild_type))
+
     def unknown(self) -> dict[str, list[str]]:
         """Return where letters are not known, in words, by record; records without such are not."""
         return {r.name: found for r in self.records if (found := r.unknown())}
