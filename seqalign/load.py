@@ -184,6 +184,13 @@ def load_model(
         )
     wild_type = wild_type or getattr(process, "wild_type", None)
     length = process.length
+    if structure is not None and wild_type and len(wild_type) != length:
+        # as it is ordered, with the letters that no design changes
+        whole = Orderable.of(structure.wild_type, structure.known_numbering, structure)
+        try:
+            wild_type = whole.letters(wild_type)
+        except ValueError as error:
+            raise ConstraintError(f"The wild type {error}.", ("wild_type",)) from error
     numbering = getattr(process, "numbering", None) or Numbering.plain(length)
     wanted, keep = design, getattr(process, "keep", "")
     if wanted is None and keep:

@@ -104,7 +104,7 @@ class Orderable:
         """
         if structure is None:
             # a chain is a run of its name
-            name, context = "", ()
+            name, context = "", tuple[str, ...]()
             records = [
                 Record((chain,), tuple(some), tuple(numbering.numbers[i].lower() for i in some))
                 for chain, some in _by_chain(numbering.chains).items()
