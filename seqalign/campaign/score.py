@@ -14,8 +14,8 @@ from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
 from seqalign.files.candidates import Candidate, Claim, candidates
+from seqalign.files.orderable import Orderable
 from seqalign.files.sequences import summed
-from seqalign.files.sheet import Layout
 from seqalign.files.variants import NotAVariant, VariantError, Variants, WrongWildType
 from seqalign.load import Model
 
@@ -137,9 +137,9 @@ class Candidates:
 def read_candidates(path: Path, plan: Plan) -> Candidates:
     """Return the sequences in a FASTA file or a table, L letters each.
 
-    Chains are joined by "/": as ProteinMPNN prints them where there is a structure (the designed
-    chains by name, gaps in the numbers as X), else one after another. A variant is read against
-    the wild type; where a record gives both, they must agree.
+    Chains are joined by "/", as in designs.csv; where there is a structure also as ProteinMPNN
+    prints them (gaps in the numbers as X, copies of a chain apart), or context chains too. A
+    variant is read against the wild type; what a record says in several columns must agree.
 
     Raises:
         ValueError: the campaign draws images, the file cannot be read, or no record of it fits the
@@ -152,7 +152,9 @@ def read_candidates(path: Path, plan: Plan) -> Candidates:
             f"{model.name!r} draws images, and this needs a campaign that designs sequences.",
         )
     found, notes = candidates(path)
-    layout = None if plan.structure is None else Layout.of(plan.structure)
+    ways = [letters.chains_of(model)]
+    if plan.structure is not None:
+        ways.append(Orderable.by_numbers(ways[0].base, plan.structure))
     variants = _variants(model)
     entries: list[Entry] = []
     said: list[tuple[str, str]] = []
@@ -161,7 +163,7 @@ def read_candidates(path: Path, plan: Plan) -> Candidates:
         text, cause = None, given.refused
         try:
             if not cause:
-                text, more = _agreed(given, model, layout, variants)
+                text, more = _agreed(given, model, ways, variants)
                 said += [(given.place, note) for note in (*given.notes, *more)]
         except ValueError as error:
             cause = str(error).removeprefix(given.place).lstrip(" :")
@@ -203,14 +205,14 @@ def _variants(model: Model) -> Variants:
 
 
 def _agreed(
-    given: Candidate, model: Model, layout: Layout | None, variants: Variants
+    given: Candidate, model: Model, ways: Sequence[Orderable], variants: Variants
 ) -> tuple[str, list[str]]:
     """Return the letters of all positions that a record speaks of in one or several columns."""
     read: list[tuple[Claim, str]] = []
     unread: list[tuple[Claim, NotAVariant]] = []
     for claim in given.claims:
         if claim.kind == "sequence":
-            read.append((claim, _of_sequence(claim, given.place, model, layout)))
+            read.append((claim, _of_sequence(claim, given.place, model, ways)))
             continue
         try:
             if claim.kind == "combo":
@@ -219,7 +221,7 @@ def _agreed(
                 raise NotAVariant("the campaign has no wild type that variants could change")
             else:
                 text = variants.letters(claim.text)
-            read.append((claim, _fitted(text, given.place, model, None)))
+            read.append((claim, text))
         except NotAVariant as error:
             unread.append((claim, error))
     if not read:
@@ -238,41 +240,36 @@ def _agreed(
     ]
 
 
-def _of_sequence(claim: Claim, where: str, model: Model, layout: Layout | None) -> str:
+def _of_sequence(claim: Claim, where: str, model: Model, ways: Sequence[Orderable]) -> str:
     """Return the letters of all positions of a sequence, in which gaps may stand for missing."""
     if claim.aligned != claim.text:
         try:
-            return _fitted(re.sub("[-.]", "X", claim.aligned), where, model, layout)
+            return _fitted(re.sub("[-.]", "X", claim.aligned), where, model, ways)
         except ValueError:
             pass  # an alignment, then
-    return _fitted(claim.text, where, model, layout)
+    return _fitted(claim.text, where, model, ways)
 
 
-def _fitted(text: str, where: str, model: Model, layout: Layout | None) -> str:
-    """Return the letters of all positions."""
-    space = letters.space_of(model)
-    alphabet, length = space.alphabet, space.length
-    plain = text.replace("/", "")
-    odd = "/" in text or len(text) != length or "X" in text
-    if odd and layout is not None and model.wild_type is not None:
+def _fitted(text: str, where: str, model: Model, ways: Sequence[Orderable]) -> str:
+    """Return the letters of all positions: printed as orderable, as ProteinMPNN does, or as all."""
+    alphabet = letters.space_of(model).alphabet
+    sizes, whole = [len(part) for part in text.split("/")], text.replace("/", "")
+    way = next((way for way in ways if way.sizes == sizes), None)
+    if way is not None:
         try:
-            plain = layout.letters(text, model.wild_type)
+            whole = way.letters(text)
         except ValueError as error:
             raise ValueError(f"{where} {error}.") from error
-    elif "/" in text and [len(part) for part in text.split("/")] != list(model.chains):
-        found, wanted = (
-            " / ".join(map(str, sizes)) for sizes in (map(len, text.split("/")), model.chains)
-        )
-        raise ValueError(f"{where}: the chains have {found} letters, the model designs {wanted}.")
-    if len(plain) != length:
+    elif sizes not in ([sum(model.chains)], list(model.chains)):
+        wanted = " or ".join(" / ".join(map(str, way.sizes)) for way in ways)
         raise ValueError(
-            f"{where} has {len(plain)} letters, the model designs {length}. Insertions and "
-            "deletions cannot be scored."
+            f"{where} has {' / '.join(map(str, sizes))} letters, the model designs {wanted}. "
+            "Insertions and deletions cannot be scored."
         )
-    for n, letter in enumerate(plain):
+    for n, letter in enumerate(whole):
         if letter not in alphabet.letters:
             raise ValueError(
                 f"{where}: the letter at {model.residues[n]} is {letter!r}; allowed are "
                 f"{alphabet.letters}."
             )
-    return plain
+    return whole

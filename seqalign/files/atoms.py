@@ -14,7 +14,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Atom", "Fail", "format_of", "read_atoms"]
+__all__ = ["WATERS", "Atom", "Contents", "Fail", "format_of", "read_atoms"]
 
 # an unpacked file larger than this, or a table with more rows, is refused
 BYTES: Final = 1 << 30
@@ -53,6 +53,38 @@ class Atom(NamedTuple):
     label: str = ""
 
 
+class Contents(NamedTuple):
+    """What a file holds: its atoms, and the residue names of each whole polymer.
+
+    Polymers (SEQRES, _entity_poly_seq) are by author chain in PDB files, by label chain elsewhere.
+    """
+
+    atoms: list[Atom]
+    polymers: dict[str, list[str]]
+
+
+def _seqres(text: str) -> dict[str, list[str]]:
+    """Return the residue names of each chain in the SEQRES lines of a PDB file."""
+    found: dict[str, list[str]] = {}
+    for line in re.findall("(?m)^SEQRES.*$", text):
+        found.setdefault(line[11:12].strip(), []).extend(line[19:70].upper().split())
+    return found
+
+
+def _polymers(tables: Mapping[str, Mapping[str, list[str]]]) -> dict[str, list[str]]:
+    """Return the residue names of each label chain from the tables of an mmCIF file."""
+    poly, asym = tables.get("_entity_poly_seq", {}), tables.get("_struct_asym", {})
+    entities: dict[str, dict[str, str]] = {}
+    columns = (poly.get(key, []) for key in ("entity_id", "num", "mon_id"))
+    for entity, num, residue in zip(*columns, strict=False):
+        # of a mixture at one place the first counts
+        entities.setdefault(entity, {}).setdefault(num, residue.upper())
+    chains = zip(asym.get("id", []), asym.get("entity_id", []), strict=False)
+    return {
+        chain: list(entities[entity].values()) for chain, entity in chains if entity in entities
+    }
+
+
 def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
     """Read PDB text; END without ENDMDL also ends a model, as trajectory writers have it."""
     if not re.search("(?m)^(ATOM  |HETATM)", text):
@@ -62,6 +94,8 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
     atoms: list[Atom] = []
     # models count from 1 whatever their serial
     model, is_open, chain = 0, False, ""
+    # models that no MODEL line began, as END stood before them: the line
+    implied: dict[str, int] = {}
     # how many atoms there were at the last TER of a model's chain
     ends: dict[tuple[str, str], int] = {}
     for number, line in enumerate(text.split("\n"), 1):
@@ -73,9 +107,10 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
         elif line.startswith("MODEL "):
             model, is_open = model + 1, True
         # waters are no part of a chain, and overflow their columns in simulations
-        elif line[:6] in ("ATOM  ", "HETATM") and line[17:21].strip() not in _WATERS:
+        elif line[:6] in ("ATOM  ", "HETATM") and line[17:21].strip() not in WATERS:
             if not is_open:
                 model, is_open = model + 1, True
+                implied[str(model)] = number
             field, numbered = line[22:26], re.fullmatch("-?[0-9]+", line[22:26].strip())
             try:
                 # float() reads 1_0 as 10
@@ -113,6 +148,7 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
                     f"line {number}",
                 )
             )
+    _check_implied(atoms, implied, fail)
     # a chain's TER is still to come
     return [
         atom._replace(inside=True) if i < ends.get((atom.model, atom.chain), 0) else atom
@@ -120,7 +156,25 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
     ]
 
 
-def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
+def _check_implied(atoms: Sequence[Atom], implied: Mapping[str, int], fail: Fail) -> None:
+    """Refuse a file where END stands before atoms that the first model lacks, and would lose."""
+    first: set[tuple[str, ...]] = set()
+    for atom in atoms:
+        key = (atom.chain, atom.number, atom.code, atom.residue, atom.name, atom.altloc)
+        if atom.model == atoms[0].model:
+            first.add(key)
+        elif atom.model in implied and key not in first:
+            fail(
+                f"END stands before line {implied[atom.model]}, and yet other atoms follow "
+                f"({atom.residue} {atom.chain}{atom.number}{atom.code}, {atom.place}), which would "
+                f"be another model. Remove that END, or write MODEL and ENDMDL"
+            )
+
+
+_TABLES: Final = ("_atom_site", "_entity_poly_seq", "_struct_asym")
+
+
+def _cif_atoms(text: str, fail: Fail) -> Contents:
     from Bio.PDB.MMCIF2Dict import MMCIF2Dict
 
     blocks = len(re.findall(r"(?m)^\s*_atom_site\.Cartn_x\b", text))
@@ -135,34 +189,34 @@ def _cif_atoms(text: str, fail: Fail) -> list[Atom]:
     except Exception as error:
         # what it raises on damaged text depends on the damage
         fail(f"cannot be read as mmCIF ({type(error).__name__}: {str(error)[:80]})")
-    prefix = "_atom_site."
-    columns = {k[len(prefix) :]: v for k, v in table.items() if k.startswith(prefix)}
-    return _table_atoms(columns, fail)
+    columns: dict[str, dict[str, list[str]]] = {name: {} for name in _TABLES}
+    for key, values in table.items():
+        name, _, column = key.partition(".")
+        if name in columns:
+            columns[name][column] = values
+    return Contents(_table_atoms(columns["_atom_site"], fail), _polymers(columns))
 
 
-def _bcif_atoms(data: bytes, fail: Fail) -> list[Atom]:
+def _bcif_atoms(data: bytes, fail: Fail) -> Contents:
     import msgpack
 
     # a msgpack map
     if not (0x80 <= data[0] <= 0x8F or data[0] == 0xDE):
         fail("is not BinaryCIF; text with data_ at its head is mmCIF, name it .cif")
-    columns: dict[str, list[str]] = {}
+    columns: dict[str, dict[str, list[str]]] = {name: {} for name in _TABLES}
+    count = 0
     try:
-        tree = msgpack.unpackb(data)
-        tables = [
-            category
-            for block in tree["dataBlocks"]
-            for category in block["categories"]
-            if category["name"].lower() == "_atom_site"
-        ]
-        for column in tables[0]["columns"] if tables else []:
-            columns[column["name"]] = _decoded_column(column)
+        for category in (c for b in msgpack.unpackb(data)["dataBlocks"] for c in b["categories"]):
+            name = category["name"].lower()
+            count += name == "_atom_site"
+            if name in columns and not columns[name]:
+                columns[name] = {c["name"]: _decoded_column(c) for c in category["columns"]}
     except Exception as error:
         # damaged bytes can be anything at all, at any depth
         fail(f"cannot be read as BinaryCIF ({type(error).__name__}: {str(error)[:80]})")
-    if len(tables) != 1:
-        fail(f"has {len(tables)} tables of atoms; it should have one")
-    return _table_atoms(columns, fail)
+    if count != 1:
+        fail(f"has {count} tables of atoms; it should have one")
+    return Contents(_table_atoms(columns["_atom_site"], fail), _polymers(columns))
 
 
 def _decoded_column(column: dict[str, Any]) -> list[str]:
@@ -286,7 +340,7 @@ def _number_of(text: str) -> float:
     return value
 
 
-_WATERS: Final = {"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TIP3", "TIP4", "TIP5", "SPC"}
+WATERS: Final = {"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TIP3", "TIP4", "TIP5", "SPC"}
 
 _FORMATS: Final = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
 
@@ -298,8 +352,8 @@ def format_of(file: Path) -> tuple[str, str]:
     return base.stem, kind
 
 
-def read_atoms(file: Path, fail: Fail) -> list[Atom]:
-    """Read the atoms of a file of any format."""
+def read_atoms(file: Path, fail: Fail) -> Contents:
+    """Read a file of any format."""
     _, kind = format_of(file)
     if not kind:
         fail(f"has an unknown extension; give one of {', '.join(_FORMATS)}, perhaps with .gz")
@@ -331,4 +385,6 @@ def read_atoms(file: Path, fail: Fail) -> list[Atom]:
         # an Å or a name in an old remark; every byte is a letter in this encoding
         text = data.decode("latin-1")
     text = re.sub("\r\n?", "\n", text)
-    return _pdb_atoms(text, fail) if kind == "pdb" else _cif_atoms(text, fail)
+    return (
+        Contents(_pdb_atoms(text, fail), _seqres(text)) if kind == "pdb" else _cif_atoms(text, fail)
+    )

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -17,8 +17,8 @@ import numpy as np
 from seqalign.files.atoms import Atom, Fail
 
 __all__ = [
-    "BACKBONE", "BOND", "LETTERS", "OXYGENS", "TWO_MEANINGS", "Residue", "amino_acids", "conformer",
-    "parents", "standard_letters",
+    "BACKBONE", "BOND", "LETTERS", "OXYGENS", "TWO_MEANINGS", "Residue", "amino_acids",
+    "conformer", "letter_of", "parents", "standard_letters",
 ]  # fmt: skip
 
 BACKBONE: Final = ("N", "CA", "C", "O")
@@ -27,10 +27,23 @@ LETTERS: Final = "ACDEFGHIKLMNPQRSTVWY"
 BOND: Final = 2.0
 # protonation states as force fields name them; biopython's table is the PDB's dictionary
 _PROTONATED: Final = {
-    "HID": "H", "HIE": "H", "HSD": "H", "HSP": "H", "CYX": "C", "ASH": "D",
-}  # fmt: skip
-# names with one meaning in the PDB's dictionary and another in force fields: an atom decides
-TWO_MEANINGS: Final = {"HSE": {"OG": "S", "ND1": "H"}, "GLH": {"OE2": "E", "NE2": "Q"}}
+    letter: names.split()
+    for letter, names in {
+        "H": "HID HIE HIP HSD HSP HISA HISB HISD HISE HISH HISP HIS1 HIS2",
+        "C": "CYX CYM CYSH CYS2",
+        "D": "ASH ASPH ASPP",
+        "E": "GLUH GLUP",
+        "K": "LYN LSN LYSH",
+        "R": "ARN ARGN",
+        "Y": "TYM",
+    }.items()
+}
+# names with one meaning in the PDB's dictionary and another in force fields: an atom decides, and
+# without one the force field, as the other meaning is hardly ever met
+TWO_MEANINGS: Final = {
+    "HSE": {"OG": "S", "ND1": "H", "": "H"},
+    "GLH": {"NE2": "Q", "OE2": "E", "": "E"},
+}
 # other names of the oxygen at a chain's end
 OXYGENS: Final = ("O", "OT1", "OC1", "O1")
 
@@ -48,7 +61,13 @@ def parents() -> dict[str, str]:
 
     table = {k.strip(): v for k, v in protein_letters_3to1_extended.items() if v in LETTERS}
     table = {k: v for k, v in table.items() if k not in TWO_MEANINGS}
-    return {**table, **_PROTONATED}
+    return table | {name: letter for letter, some in _PROTONATED.items() for name in some}
+
+
+def letter_of(residue: str, atoms: Collection[str], table: Mapping[str, str]) -> str | None:
+    """Return the letter of a residue by its name, and by its atoms where that has two meanings."""
+    meanings = TWO_MEANINGS.get(residue, {})
+    return table.get(residue) or next((v for a, v in meanings.items() if not a or a in atoms), None)
 
 
 # one amino acid, with all its locations: (chain, number, code) and its atoms
@@ -65,11 +84,8 @@ def amino_acids(atoms: Sequence[Atom], table: Mapping[str, str], fail: Fail) -> 
         names = {a.name for a in group}
         named = residue in table or residue in TWO_MEANINGS
         if names >= {"N", "CA", "C"} or (
-            "CA" in names
-            if named and group[0].hetero
-            else names & set(BACKBONE)
-            if named
-            else residue == "UNK" and "CA" in names
+            # what an ATOM line names is an amino acid of the chain whichever of its atoms are there
+            (not group[0].hetero or "CA" in names) if named else residue == "UNK" and "CA" in names
         ):
             by_chain.setdefault(chain, []).append(group)
     residues: dict[tuple[str, str, str], list[Atom]] = {}
@@ -131,7 +147,7 @@ def conformer(atoms: Sequence[Atom]) -> tuple[str, dict[str, tuple[float, float,
         values = [a.occupancy if np.isfinite(a.occupancy) else 0.0 for a in some]
         return sum(values) / len(values)
 
-    backbone = [a for a in atoms if a.name in (*BACKBONE, *OXYGENS)]
+    backbone = [a for a in atoms if a.name in (*BACKBONE, *OXYGENS)] or list(atoms)
     letters = sorted({a.altloc for a in backbone if a.altloc})
     shares = {x: occupancy([a for a in backbone if a.altloc == x]) for x in letters}
     best = max(letters, key=lambda x: shares[x], default="")

@@ -5,8 +5,13 @@ acids are kept (`residues`); what becomes of these is stated because it is a cho
 
 - A modified residue with a known parent (MSE) has the parent's letter. Any other needs a `map` or
   an `ignore` where it stands in a chain to be designed, and is a static "X" in a context chain.
-- A residue can be designed if N, CA, C and O are there (`known`). One that lacks some is kept, its
-  missing atoms nan; one that lacks all four is as if it were not there. Nothing is rebuilt.
+- A residue can be designed if N, CA, C and O are there (`known`). One that lacks some is kept with
+  its letter, its missing atoms nan. Nothing is rebuilt, but in a file without any O, where those
+  of the backbone are placed by its geometry.
+- A chain in which more than a fifth of the residues have no letter is context, unless it is asked
+  for; letters without atoms (SEQRES) are added if asked for (`fill`).
+- What stands beside the chains (ions, ligands, nucleic acids, chains left out) is kept by name and
+  place (`beside`), and no network here sees it.
 
 References:
     Dauparas et al., "Robust deep learning-based protein sequence design using ProteinMPNN",
@@ -16,8 +21,9 @@ References:
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -27,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqalign.files.atoms import Fail, format_of, read_atoms
+from seqalign.files.atoms import WATERS, Atom, Fail, format_of, read_atoms
 from seqalign.files.numbering import Numbering, ResidueError
 from seqalign.files.residues import (
     BACKBONE,
@@ -38,11 +44,13 @@ from seqalign.files.residues import (
     Residue,
     amino_acids,
     conformer,
+    letter_of,
     parents,
     standard_letters,
 )
+from seqalign.files.unresolved import unresolved
 
-__all__ = ["Structure", "StructureError", "demo_backbone", "read_structure"]
+__all__ = ["Beside", "Structure", "StructureError", "demo_backbone", "read_structure"]
 
 # Å: a CA-CA pair further apart is no pair of neighbors
 STRIDE: Final = 4.5
@@ -56,6 +64,26 @@ JUMP = 100
 
 class StructureError(ValueError):
     """A file that cannot be read as a structure; the message names it, and the cure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What stands beside the chains that are read, and no network here sees.
+
+    Attributes:
+        kind: "ion", "ligand", "sugar", "nucleic" (a chain of it), or "chain" (a protein left out).
+        residue: its name in the file, "ZN"; "" for a chain.
+        chain, number: where it is, "A" and "101"; no number for a chain.
+        size: residues.
+        xyz: (n, 3) float32, Å, its heavy atoms.
+    """
+
+    kind: str
+    residue: str
+    chain: str
+    number: str
+    size: int
+    xyz: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -75,6 +103,12 @@ class Structure:
             residues as far as the author numbers say, 101 from one chain to the next.
         modified: (0-based index, residue name in the file) where that is not the letter's own.
         require: the atoms that a residue must have to be known.
+        unresolved: None where nobody asked; else (chain, 0-based index, letters) of residues
+            without atoms, which stand before the residue of that index, or at the chain's end.
+        beside: what is not seen.
+        heavy: (n, 3) float32, Å, the heavy atoms of all residues, side chains too.
+        heavy_of: (n,) int64, the residue of each.
+        said: what reading decided, in sentences.
     """
 
     name: str
@@ -85,6 +119,11 @@ class Structure:
     residue_index: Tensor
     modified: tuple[tuple[int, str], ...] = ()
     require: tuple[str, ...] = BACKBONE
+    unresolved: tuple[tuple[str, int, str], ...] | None = None
+    beside: tuple[Beside, ...] = ()
+    heavy: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
+    heavy_of: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    said: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.sequence)
@@ -93,10 +132,10 @@ class Structure:
             "design": (self.design, (length,), torch.bool),
             "residue_index": (self.residue_index, (length,), torch.int64),
         }
-        for field, (value, shape, dtype) in shapes.items():
+        for name, (value, shape, dtype) in shapes.items():
             if value.shape != shape or value.dtype != dtype:
                 raise StructureError(
-                    f"{self.name}: {field} must be {dtype} of shape {shape}, got {value.dtype} of "
+                    f"{self.name}: {name} must be {dtype} of shape {shape}, got {value.dtype} of "
                     f"shape {tuple(value.shape)}."
                 )
         if len(self.numbering) != length:
@@ -134,7 +173,8 @@ class Structure:
 
     @property
     def _key(self) -> tuple[Any, ...]:
-        return self.name, self.sequence, self.numbering, self.modified, self.require
+        own = self.name, self.sequence, self.numbering, self.modified, self.require
+        return *own, self.unresolved
 
     def __repr__(self) -> str:
         chains = ", ".join(
@@ -198,9 +238,10 @@ class Structure:
         return cb
 
     def to_pdb(self) -> str:
-        """Return the backbone as PDB text; modified residues keep their names."""
+        """Return the backbone as PDB text; modified residues keep names that say their letter."""
         three = {letter: name for name, letter in standard_letters().items()}
-        modified = dict(self.modified)
+        # a name with two meanings says nothing without a side chain
+        modified = {i: name for i, name in self.modified if name not in TWO_MEANINGS}
         lines: list[str] = []
         for i, (chain, number) in enumerate(
             zip(self.numbering.chains, self.numbering.numbers, strict=True)
@@ -259,6 +300,7 @@ def read_structure(
     map: Mapping[str, str] | None = None,
     ignore: Sequence[str] = (),
     require: Sequence[str] = BACKBONE,
+    fill: str = "none",
 ) -> Structure:
     """Read a structure from a .pdb, .ent, .cif, .mmcif or .bcif file, each also as .gz.
 
@@ -272,6 +314,8 @@ def read_structure(
         map: residue name -> the letter to read it as, or "X" for fixed context.
         ignore: residue names to leave out.
         require: atoms that a residue needs to be known, of N, CA, C, O; ("CA",) for CA-only files.
+        fill: letters of residues without atoms: "none"; "gaps", inside the chains, or "seqres",
+            at their ends too, as SEQRES or _entity_poly_seq have them.
 
     Raises:
         StructureError: the file cannot be read or does not have what is asked for; one sentence
@@ -292,10 +336,12 @@ def read_structure(
     needs = tuple(a for a in BACKBONE if a in require)
     if not needs or set(require) - set(BACKBONE):
         fail(f"require is {require!r}; name some of {', '.join(BACKBONE)}")
+    if fill not in ("none", "gaps", "seqres"):
+        fail(f"fill must be none, gaps or seqres, not {fill!r}")
     name, kind = format_of(file)
     if numbering == "label" and kind == "pdb":
         fail("has author numbers only, as every PDB file; use author or index, or bring the mmCIF")
-    atoms = read_atoms(file, fail)
+    atoms, polymers = read_atoms(file, fail)
     models = list(dict.fromkeys(a.model for a in atoms))
     if not 1 <= model <= len(models):
         fail(f"has {len(models)} model{'s' * (len(models) > 1)}; there is no model {model}")
@@ -306,40 +352,67 @@ def read_structure(
     table = parents() | {k.upper(): v for k, v in (map or {}).items()}
     dropped = {residue.upper() for residue in ignore}
     residues = amino_acids([a for a in atoms if a.residue not in dropped], table, fail)
+    read = [(key, *conformer(some)) for key, some in residues]
+    odd: dict[str, list[str]] = {}
+    for (chain, number, code), residue, place in read:
+        if letter_of(residue, place, table) is None:
+            odd.setdefault(chain, []).append(f"{residue} {chain}{number}{code}")
     designed, wanted = _choose(residues, chains, context, fail)
-    chosen = [r for r in residues if r[0][0] in wanted]
+    said = []
+    if len(models) > 1:
+        said.append(f"The file has {len(models)} models, and model {model} is read.")
+    if chains is None:
+        sizes = Counter(key[0] for key, *_ in read)
+        apart = {c for c in designed if 5 * len(odd.get(c, ())) > sizes[c]}
+        if apart < designed:
+            designed -= apart
+            said += [
+                f"Chain {c} is kept as it is and not designed: {_some(odd[c])} "
+                f"ha{'ve' if len(odd[c]) > 1 else 's'} no standard letter."
+                for c in sorted(apart)
+            ]
+    chosen = [
+        (*row, some) for row, (_, some) in zip(read, residues, strict=True) if row[0][0] in wanted
+    ]
 
     standard = standard_letters()
     rows, letters, modified = [], [], []
-    unknown: dict[str, str] = {}
-    for i, (key, all_atoms) in enumerate(chosen):
-        residue, place = conformer(all_atoms)
-        letter = table.get(residue) or next(
-            (v for atom, v in TWO_MEANINGS.get(residue, {}).items() if atom in place), "X"
-        )
-        if letter == "X" and key[0] in designed and residue not in table:
-            unknown.setdefault(residue, f"{key[0]}{key[1]}{key[2]}")
+    for i, ((chain, _, _), residue, place, _) in enumerate(chosen):
+        known = letter_of(residue, place, table)
+        if known is None and chain in designed:
+            first = residue
+            fail(
+                f"has residues without a standard letter in the chains to be designed: "
+                f"{_some([r for c in designed for r in odd.get(c, ())])}. Map {first} to a letter, "
+                f"or to X to keep it as fixed context: input.map: {{{first}: A}} in a campaign, "
+                f"seqalign new --map {first}=A, map={{{first!r}: 'A'}} in Python. Or leave it out: "
+                f"input.ignore: [{first}], --ignore {first}, ignore=[{first!r}]"
+            )
+        letter = known or "X"
         if standard.get(residue) != letter:
             modified.append((i, residue))
         oxygen = next((place[o] for o in OXYGENS if o in place), _NOWHERE)
         rows.append([*(place.get(a, _NOWHERE) for a in BACKBONE[:3]), oxygen])
         letters.append(letter)
-    if unknown:
-        which = ", ".join(f"{residue!r} ({at})" for residue, at in list(unknown.items())[:5])
-        first = next(iter(unknown))
-        fail(
-            f"has residues without a standard letter in the chains to be designed: {which}. Say "
-            f"map={{{first!r}: 'A'}} to read one as a letter, 'X' to keep it as fixed context, or "
-            f"ignore=[{first!r}] to leave it out"
-        )
     coords = torch.tensor(rows, dtype=torch.float64)
-    keys = [key for key, _ in chosen]
+    keys = [key for key, *_ in chosen]
     _check_places(coords, keys, fail)
     coords = coords.float()
+    if "O" in needs and not bool(coords[:, 3].isfinite().any()):
+        coords = _with_oxygens(coords)
+        if bool(coords[:, 3].isfinite().any()):
+            said.append("The file has no backbone O; each was placed by the geometry of N, CA, C.")
     try:
         names = _names(keys, numbering)
     except ResidueError as error:
         fail(str(error).rstrip("."))
+    heavy = [
+        (xyz, i)
+        for i, (_, _, place, _) in enumerate(chosen)
+        for atom, xyz in place.items()
+        if not _is_hydrogen(atom)
+    ]
+    mine = {id(a) for *_, some in chosen for a in some}
     structure = Structure(
         name=name,
         sequence="".join(letters),
@@ -349,18 +422,131 @@ def read_structure(
         residue_index=_residue_index(coords, keys),
         modified=tuple(modified),
         require=needs,
+        beside=_beside([a for a in atoms if id(a) not in mine], residues),
+        heavy=torch.tensor([xyz for xyz, _ in heavy]),
+        heavy_of=torch.tensor([i for _, i in heavy]),
+        said=tuple(said),
     )
+    if fill != "none":
+        molecules = {
+            chain: "".join(table.get(residue, "X") for residue in polymers.get(home, ()))
+            for chain, home in _homes(chosen, kind == "pdb").items()
+        }
+        labels = [some[0].label for *_, some in chosen]
+        structure = _filled(structure, molecules, labels, fill == "seqres", fail)
     if not structure.design[structure.known].any():
         finite = coords.isfinite().all(-1).any(0).tolist()
-        have = ", ".join(a for a, there in zip(BACKBONE, finite, strict=True) if there)
+        have = ", ".join(a for a, there in zip(BACKBONE, finite, strict=True) if there) or "none"
         fail(
             f"has no residue to be designed with a letter and all of {', '.join(needs)}; of these "
-            f"atoms it has {have}. A network that needs fewer reads it with require, as ('CA',)"
+            f"atoms it has {have}. Complete the backbone (homology modelling and protein repair "
+            f"tools do), or take a file that has it"
         )
     return structure
 
 
 _NOWHERE: Final = (float("nan"),) * 3
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _with_oxygens(coords: Tensor) -> Tensor:
+    """Return (L, 4, 3) coordinates with O where N, CA and C are, 1.23 Å from C.
+
+    It lies in the peptide plane, opposite to CA and the next N; at a chain's end opposite to CA and
+    the own N, as in a strand.
+    """
+    n, ca, c, _ = coords.unbind(1)
+    follows = torch.cat([n[1:], torch.full((1, 3), torch.nan)])
+    follows = torch.where((follows - c).norm(dim=-1, keepdim=True) <= BOND, follows, torch.nan)
+    # without a next N: in the plane of N, CA and C, on the other side of CA-C than N
+    spare = c + torch.nn.functional.normalize(c - ca, dim=-1) + (n - ca)
+    follows = torch.where(follows.isnan(), spare, follows)
+    toward = [torch.nn.functional.normalize(x - c, dim=-1) for x in (ca, follows)]
+    o = c - 1.23 * torch.nn.functional.normalize(toward[0] + toward[1], dim=-1)
+    return torch.stack([n, ca, c, o], 1)
+
+
+_SUGARS: Final = set(
+    "NAG NDG BMA MAN FUC FUL GAL GLA GLC BGC SIA XYS XYP NGA A2G BOG SUC TRE MAL LMT".split()
+)
+_NUCLEIC: Final = set("A C G U I N DA DC DG DT DU DI ADE CYT GUA THY URA".split())
+
+
+def _is_hydrogen(atom: str) -> bool:
+    """Whether the name of an atom is that of a hydrogen; of an ion it can be another element's."""
+    return atom.lstrip("0123456789").startswith(("H", "D"))
+
+
+def _beside(atoms: Sequence[Atom], residues: Sequence[Residue]) -> tuple[Beside, ...]:
+    """Return what the atoms that are not read are: chains as one, all else by residue."""
+    proteins = {id(a) for _, some in residues for a in some}
+    groups: dict[tuple[str, ...], list[Atom]] = {}
+    for a in atoms:
+        if a.residue in WATERS or (_is_hydrogen(a.name) and a.name != a.residue):
+            continue
+        kind = "chain" if id(a) in proteins else "nucleic" if a.residue in _NUCLEIC else ""
+        groups.setdefault(
+            (kind, a.chain, *(() if kind else (a.number + a.code, a.residue))), []
+        ).append(a)
+    found = []
+    for (kind, chain, *rest), some in groups.items():
+        number, residue = rest or ("", "")
+        first = next(a.altloc for a in some)
+        xyz = torch.tensor([a.xyz for a in some if a.altloc in ("", first)])
+        kind = kind or ("sugar" if residue in _SUGARS else "ion" if len(xyz) == 1 else "ligand")
+        size = len({(a.number, a.code) for a in some})
+        found.append(Beside(kind, residue, chain, number, size, xyz))
+    return tuple(found)
+
+
+def _homes(chosen: Sequence[Any], pdb: bool) -> dict[str, str]:
+    """Return by which name the file knows the polymer of each chain."""
+    homes: dict[str, str] = {}
+    for key, _, _, some in chosen:
+        homes.setdefault(key[0], key[0] if pdb else some[0].label_chain)
+    return homes
+
+
+def _filled(
+    structure: Structure,
+    molecules: Mapping[str, str],
+    labels: Sequence[str],
+    ends: bool,
+    fail: Fail,
+) -> Structure:
+    """Return a structure with the letters of its chains that have no atoms."""
+    found = []
+    steps = structure.residue_index.diff(prepend=torch.zeros(1, dtype=torch.int64)).tolist()
+    designed = {
+        c for c, d in zip(structure.numbering.chains, structure.design.tolist(), strict=True) if d
+    }
+    for chain in sorted(designed):
+        here = [i for i, c in enumerate(structure.numbering.chains) if c == chain]
+        whole, named = molecules.get(chain, ""), f"chain {chain}" if chain else "its chain"
+        if not whole:
+            fail(
+                f"does not say the sequence of {named}: it has no SEQRES lines (PDB) or "
+                f"_entity_poly_seq (mmCIF) for it. Leave fill out, or bring the file of the PDB"
+            )
+        try:
+            missing = unresolved(
+                whole,
+                "".join(structure.sequence[i] for i in here),
+                [bool(structure.breaks[i]) for i in here],
+                [steps[i] for i in here],
+                [labels[i] for i in here],
+            )
+        except ValueError as error:
+            fail(f"fill: {named} does not fit the sequence the file gives for it: {error}")
+        if not ends:
+            missing[0] = missing[-1] = ""
+        places = [*here, here[-1] + 1]
+        found += [(chain, i, text) for i, text in zip(places, missing, strict=True) if text]
+    return replace(structure, unresolved=tuple(found))
 
 
 def _choose(

@@ -167,6 +167,11 @@ class Variants:
             for i in group if given else ():
                 found[i] = given[0]
         for i, letter in letters.items():
+            if letter not in self.alphabet:
+                raise VariantError(
+                    f"the letter at {self.numbering.name(i + 1)} is {letter!r}; allowed are "
+                    f"{self.alphabet}"
+                )
             found[i] = letter
         return "".join(found)
 
@@ -176,7 +181,7 @@ class Variants:
         if len(letters) != len(self.sites) and is_wild_type(text):
             return self.wild_type
         if len(letters) == len(self.wild_type):
-            return letters
+            return self._with(dict(enumerate(letters)))
         if len(letters) != len(self.sites) or not letters.isascii() or not letters.isalpha():
             raise VariantError(
                 f"{text[:40]!r} is no Combo of this campaign: it takes {len(self.sites)} letters, "
@@ -284,8 +289,6 @@ class Variants:
                 )
             if i in seen:
                 raise VariantError(f"{seen[i]} and {m} are about the same residue; keep one")
-            if m.letter not in self.alphabet:
-                raise VariantError(f"{m} ends in {m.letter!r}; the letters are {self.alphabet}")
             seen[i] = m
         return self._with({i: m.letter for i, m in seen.items()})
 
