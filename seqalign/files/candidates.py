@@ -130,8 +130,9 @@ def _of_row(path: Path, table: Table, keys: list[str], row: Row, name: str, n: i
         claims = [Claim("variant", c, name) for c, key in pairs if _KNOWN.get(key) == "variant"]
     if not claims:
         columns = [c for c, key in pairs if key in _KNOWN]
-        said = f"{' and '.join(map(repr, columns))} is empty; fill it in, or remove the row"
-        return Candidate(place, name or f"row{n}", refused=f"{said}")
+        verb = "are" if len(columns) > 1 else "is"
+        said = f"{' and '.join(map(repr, columns))} {verb} empty; fill it in, or remove the row"
+        return Candidate(place, name or f"row{n}", refused=said)
     sequence = any(claim.kind == "sequence" for claim in claims)
     default = f"row{n}" if sequence else claims[0].text
     return Candidate(place, name or default, tuple(claims), tuple(dict.fromkeys(notes)))

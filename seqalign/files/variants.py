@@ -23,7 +23,10 @@ from typing import Final
 from seqalign.files.numbering import Numbering, ResidueError
 from seqalign.files.residues import LETTERS, standard_letters
 
-__all__ = ["Mutation", "NotAVariant", "VariantError", "Variants", "WrongWildType", "is_wild_type"]
+__all__ = [
+    "Mutation", "NotAVariant", "Offset", "VariantError", "Variants", "WrongWildType",
+    "is_wild_type",
+]  # fmt: skip
 
 _ONE = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z]?)([A-Za-z=*])")
 _CHAIN_INSIDE = re.compile(r"([A-Za-z])([A-Za-z]{1,3})(-?[0-9]{1,9})([A-Za-z]?)([A-Za-z])")
@@ -177,12 +180,13 @@ class Variants:
 
     def combo(self, text: str) -> str:
         """Return the L letters of a Combo, of a whole sequence, or of the wild type by a word."""
-        letters = "".join(text.split()).upper()
+        # upper() makes two letters of some that are not ASCII
+        letters = text.upper() if text.isascii() and text.isalpha() else ""
         if len(letters) != len(self.sites) and is_wild_type(text):
             return self.wild_type
-        if len(letters) == len(self.wild_type):
+        if letters and len(letters) == len(self.wild_type):
             return self._with(dict(enumerate(letters)))
-        if len(letters) != len(self.sites) or not letters.isascii() or not letters.isalpha():
+        if not letters or len(letters) != len(self.sites):
             raise VariantError(
                 f"{text[:40]!r} is no Combo of this campaign: it takes {len(self.sites)} letters, "
                 "one for each designed position in order"
@@ -233,12 +237,14 @@ class Variants:
 
     def _refuse_other(self, text: str) -> None:
         """Refuse what is at a place and no substitution."""
-        one = _ONE.fullmatch(text)
+        one, three = _ONE.fullmatch(text), _THREE.fullmatch(text)
         if one and not one[3] and one[4].isalpha():
+            return
+        if three and {three[1].upper(), three[4].upper()} <= {*standard_letters(), "="}:
             return
         # S52fS is no frameshift where there is a residue 52F
         coded = one is not None and one[3] and f"{one[2]}{one[3]}".lower() in self._coded
-        if _PLACE.search(text) and not _THREE.fullmatch(text) and not coded:
+        if _PLACE.search(text) and not coded:
             for words, what in _OTHER:
                 if re.search(words, text, re.I):
                     raise VariantError(f"{text[:40]!r} {what}; only substitutions can be scored")
@@ -261,9 +267,6 @@ class Variants:
                 new = wild
             if wild is not None and new is not None:
                 return Mutation(chain, int(three[2]), three[3], wild, new)
-            for words, what in _OTHER:
-                if re.fullmatch(words, three[4], re.I):
-                    raise VariantError(f"{text!r} {what}; only substitutions can be scored")
             return None
         one = _ONE.fullmatch(text)
         if one:
@@ -282,11 +285,9 @@ class Variants:
             if i is None:
                 several = (m.chain, m.number, m.code) in self._places
                 raise (VariantError if several else WrongWildType)(self._absent(m))
-            name = self.numbering.name(i + 1)
             if self.wild_type[i] != m.wild:
-                raise WrongWildType(
-                    f"the wild type at {name} is {self.wild_type[i]}, not {m.wild} as {m} says"
-                )
+                name, there = self.numbering.name(i + 1), self.wild_type[i]
+                raise WrongWildType(f"the wild type at {name} is {there}, not {m.wild} as {m} says")
             if i in seen:
                 raise VariantError(f"{seen[i]} and {m} are about the same residue; keep one")
             seen[i] = m

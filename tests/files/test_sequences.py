@@ -239,10 +239,10 @@ def plainly(text):
     found = []
     for block in "\n".join(lines[start:])[1:].split("\n>"):
         head, *body = block.split("\n")
-        rows = [head, *body[:1], *map(bare, body[1:])]
+        rows = [head.strip(BLANKS), *body[:1], *map(bare, body[1:])]
         try:
             found.append(bare(_by_biopython(rows)).upper())
-        except UnicodeError:
+        except (UnicodeError, IndexError):
             found.append(None)
     return found
 

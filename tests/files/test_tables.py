@@ -263,7 +263,9 @@ def read_like_csv(path, data, separator):
         found, _ = candidates(path)
     except ValueError as error:
         return "refused" if str(path) in str(error) else "unsaid"
-    text = decoded(data)
+    text = re.sub("(?m)^\ufeff+", "", decoded(data))
+    if text.lstrip().startswith(">"):
+        return "read"  # as FASTA
     lines = [f"{line}\n" for line in re.split(r"\r\n|\r|\n", text)]
     heads = [
         (i, s, head)

@@ -100,6 +100,8 @@ REFUSED = {
     "V39stop": (VariantError, "is a stop codon"),
     "p.Val39fs": (VariantError, "is a frameshift"),
     "p.Val39AlafsTer12": (VariantError, "is a frameshift"),
+    "Val39fsX": (VariantError, "is a frameshift"),
+    "p.Val39_Ala41delfs": (VariantError, "is a"),
     "V39fs": (VariantError, "is a frameshift"),
     "p.Met1ext-5": (VariantError, "is an extension"),
     "p.Met1?": (VariantError, "is an unknown change"),
@@ -153,8 +155,9 @@ def test_places_are_those_of_the_residue_language(text, kind, words):
 def test_a_combo_has_a_letter_per_designed_position():
     assert PLAIN.combo("adgv") == V39A
     assert PLAIN.combo("WT") == GB1
-    with pytest.raises(VariantError, match="it takes 4 letters"):
-        PLAIN.combo("ADG")
+    for text in ("ADG", "AßG", "A DG V", "A-DG", "ADGVV"):
+        with pytest.raises(VariantError, match="it takes 4 letters"):
+            PLAIN.combo(text)
     two = Variants(PLAIN.numbering, GB1, SITES[:2])
     assert two.combo("WT") == changed(GB1, i38="W", i39="T")
     with pytest.raises(VariantError, match="both the wild type and letters"):
