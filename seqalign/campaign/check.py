@@ -175,7 +175,7 @@ def _resolved(plan: Plan, digests: Mapping[str, str | None]) -> Mapping[str, Any
         "seqalign": version("seqalign"),
         **campaign.model_dump(mode="json"),
         "resolved": {
-            **plan.medium.resolved(plan.model, plan.replicates),
+            **plan.medium.resolved(plan),
             **digests,
             "islands": plan.islands,
             "sampler": to_mapping(arms[0].method),

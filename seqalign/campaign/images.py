@@ -447,11 +447,12 @@ class Images:
             seconds[term.label] = lap(partial(job, term.raw))
         return call, seconds, _gigabytes(x.device)
 
-    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
+    def resolved(self, plan: Plan) -> Mapping[str, Any]:
         """Return prompts, islands per prompt and steps."""
+        model = plan.model
         return {
             "prompts": None if model.prompts is None else list(model.prompts),
-            "islands_per_prompt": replicates,
+            "islands_per_prompt": plan.replicates,
             "wild_type": None,
             "residues": [],
             "chains": [],
@@ -460,7 +461,7 @@ class Images:
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:
         """Return what a campaign asks of its model, for programs."""
-        found = self.resolved(plan.model, plan.replicates)
+        found = self.resolved(plan)
         return {key: found[key] for key in ("prompts", "islands_per_prompt", "steps")}
 
     def say(self, plan: Plan, say: Say) -> None:

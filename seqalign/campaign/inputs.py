@@ -71,16 +71,22 @@ def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, st
     """Return the backbone of a campaign, if it has one, and the hash of its file."""
     given = campaign.input
     if given.structure is None:
-        for key in ("chains", "context"):
-            if getattr(given, key) is not None:
+        for key in ("chains", "context", "map", "ignore", "fill"):
+            if getattr(given, key) not in (None, {}, [], "none"):
                 raise source.error(
-                    ("input", key), "chains belong to a structure. Give input.structure too."
+                    ("input", key), f"{key} is about a structure. Give input.structure too."
                 )
         return None, None
     file = source.folder / given.structure
     with source.blame(("input", "structure"), OSError, ValueError):
         structure = read_structure(
-            file, chains=given.chains, context=given.context, numbering=given.numbering
+            file,
+            chains=given.chains,
+            context=given.context,
+            numbering=given.numbering,
+            map=given.map,
+            ignore=given.ignore,
+            fill=given.fill,
         )
     return structure, _hash(file.read_bytes())
 

@@ -34,8 +34,10 @@ from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
-from seqalign.files.numbering import mutations
-from seqalign.files.sheet import Layout, Sheet
+from seqalign.files.orderable import Orderable
+from seqalign.files.remarks import remarks
+from seqalign.files.sheet import Sheet
+from seqalign.files.structure import Structure
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
@@ -49,14 +51,29 @@ def space_of(model: Model) -> DesignSpace:
     return model.space
 
 
+def _given(model: Model) -> str:
+    return " (shown with the letters of the wild type)" if model.wild_type else ""
+
+
 def free_positions(space: DesignSpace) -> list[int]:
     """Return the 0-based positions that may change."""
     return [i for i, a in enumerate(space.fixed) if a == space.alphabet.mask_symbol]
 
 
+def orderable(model: Model, structure: Structure | None) -> Orderable:
+    """Return how designs of a model are ordered."""
+    space, numbering = space_of(model), model.numbering
+    assert numbering is not None
+    mask = space.alphabet.mask_symbol
+    return Orderable.of(space.fixed, numbering, structure, space.blocks, mask)
+
+
 @dataclass(frozen=True)
 class Scored:
-    """Distinct sequences with every number that tables need, and the network calls it took."""
+    """Distinct sequences with every number that tables need, and the network calls it took.
+
+    `rows` are by the letters of all positions.
+    """
 
     rows: Mapping[str, Record]
     network_calls: int
@@ -106,13 +123,15 @@ def score(
         )
         columns["prior"] = prior.tolist()
         columns["prior_per_residue"] = (prior / len(free)).tolist()
-    rows = {}
+    rows, chains = {}, orderable(model, plan.structure)
+    joint = ":" if len(chains.records) == 1 else "+"
     for i, s in enumerate(distinct):
-        row: Record = {"sequence": s, **{k: v[i] for k, v in columns.items()}}
+        row: Record = {"sequence": chains.text(s), "letters": s}
+        row |= {k: v[i] for k, v in columns.items()}
         if model.wild_type is not None:
-            names_ = mutations(s, model.wild_type, model.residues)
+            names_ = chains.mutations(s, model.wild_type)
             row |= {
-                "mutations": ":".join(names_),
+                "mutations": joint.join(names_),
                 "n_mut": len(names_),
                 "seq_recovery": metrics.recovery(s, model.wild_type, free),
             }
@@ -201,8 +220,7 @@ def _sheet(plan: Plan, scored: Scored) -> Sheet:
         float(getattr(model.process, "temperature", 1.0)),
         tuple(t.label for t in plan.terms),
         None if wild is None else rounded(scored.rows[wild]),
-        Layout.of(structure) if shaped and structure is not None else None,
-        _fixed_log_likelihood(plan, wild) if shaped and wild is not None else (0.0, 0.0),
+        _fixed_log_likelihood(plan, wild) if shaped and wild is not None else None,
     )
 
 
@@ -320,15 +338,16 @@ class Letters:
         state = max(a.states for a in plan.arms) * space.length * (len(space.alphabet) + 1) * 8
         return min(laps[1:]), seconds, 0.6 + 40 * state / 1e9
 
-    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
-        """Return wild type, residues, chains, steps, and which positions are free."""
-        space = space_of(model)
+    def resolved(self, plan: Plan) -> Mapping[str, Any]:
+        """Return wild type, residues, chains, steps, which positions are free, and remarks."""
+        model, space = plan.model, space_of(plan.model)
         return {
             "wild_type": model.wild_type,
             "residues": list(model.residues),
             "chains": list(model.chains),
             "steps": model.steps,
             "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
+            "notes": [] if plan.structure is None else remarks(plan.structure),
         }
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:
@@ -340,6 +359,10 @@ class Letters:
             "free": space.free,
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
+            "ordered": orderable(plan.model, plan.structure).chains(
+                plan.model.wild_type or space.fixed
+            ),
+            "notes": [] if plan.structure is None else remarks(plan.structure),
             "constraints": plan.campaign.constraints,
         }
 
@@ -354,6 +377,20 @@ class Letters:
             say(line)
         if space.constraints:
             say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
+        chains = orderable(plan.model, plan.structure)
+        one = plan.model.wild_type or chains.base
+        say(f"\nOrdered, one record per designed chain{_given(plan.model)}")
+        for record in chains.records:
+            letters = record.letters(one)
+            say(f"  {f'{record.name}: ' * bool(record.name)}{len(letters)} letters")
+            for at in range(0, len(letters), 60):
+                say(f"    {letters[at : at + 60]}")
+            for where in record.unknown():
+                say(f"    X: {where}; plates and DNA refuse it")
+        if plan.structure is not None and (notes := remarks(plan.structure)):
+            say("\nThe structure as it was read")
+            for note in notes:
+                say(f"  {note}")
 
     def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
         """Return the columns of designs.csv."""
@@ -390,19 +427,24 @@ class Letters:
             _gains(plan, rows),
             {x: metrics.weighted_mean(scored.of(sequences, x), log_w) for x in plan.shown},
             scored.network_calls,
-            {"fasta": _sheet(plan, scored), "prior_orders": PRIOR_ORDERS},
+            {
+                "fasta": _sheet(plan, scored),
+                "orderable": orderable(plan.model, plan.structure),
+                "prior_orders": PRIOR_ORDERS,
+            },
         )
 
     def broken(self, model: Model, row: Record) -> str | None:
         """Return the first constraint a design breaks, in words."""
-        return next(iter(space_of(model).violations(row["sequence"])), None)
+        return next(iter(space_of(model).violations(row["letters"])), None)
 
     def publish(
         self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]
     ) -> Summary:
         """Write designs.fasta."""
         assert summary.fasta is not None
-        folder.write("designs.fasta", summary.fasta.fasta(kept))
+        assert summary.orderable is not None
+        folder.write("designs.fasta", summary.fasta.fasta(kept, summary.orderable))
         return summary
 
     def figures(self, run: Run) -> Figures:

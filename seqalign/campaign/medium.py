@@ -163,7 +163,7 @@ class Medium(Protocol):
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
         """Return seconds per network call and per call of each reward, and gigabytes at most."""
 
-    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
+    def resolved(self, plan: Plan) -> Mapping[str, Any]:
         """Return what config.yaml says of the model's input."""
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:

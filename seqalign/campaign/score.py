@@ -11,7 +11,7 @@ from seqalign.campaign.medium import Plan, Record
 from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
-from seqalign.files.sheet import Layout
+from seqalign.files.orderable import Orderable
 from seqalign.files.text import read_sequences
 from seqalign.load import Model
 
@@ -92,8 +92,8 @@ def stored_constants(plan: Plan, folder: RunFolder) -> Constants | None:
 def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
     """Return (id, sequence) of the sequences in a FASTA or CSV file, L letters each.
 
-    Chains are joined by "/": as ProteinMPNN prints them where there is a structure (the designed
-    chains by name, gaps in the numbers as X), else one after another.
+    Chains are joined by "/", as in designs.csv; where there is a structure also as ProteinMPNN
+    prints them (gaps in the numbers as X, copies of a chain apart), or context chains too.
 
     Raises:
         ValueError: the campaign draws images, the file cannot be read, or a sequence does not fit
@@ -106,35 +106,32 @@ def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
             f"{model.name!r} draws images, and this needs a campaign that designs sequences.",
         )
     rows = read_sequences(path)
-    layout = None if plan.structure is None else Layout.of(plan.structure)
-    return [(name, _fitted(text, where, model, layout)) for where, name, text in rows]
+    ways = [letters.orderable(model, plan.structure)]
+    if plan.structure is not None:
+        ways.append(Orderable.by_numbers(ways[0].base, plan.structure))
+    return [(name, _fitted(text, where, model, ways)) for where, name, text in rows]
 
 
-def _fitted(text: str, where: str, model: Model, layout: Layout | None) -> str:
-    """Return the letters of all positions."""
-    space = letters.space_of(model)
-    alphabet, length = space.alphabet, space.length
-    plain = text.replace("/", "")
-    odd = "/" in text or len(text) != length or "X" in text
-    if odd and layout is not None and model.wild_type is not None:
+def _fitted(text: str, where: str, model: Model, ways: Sequence[Orderable]) -> str:
+    """Return the letters of all positions: printed as orderable, as ProteinMPNN does, or as all."""
+    alphabet = letters.space_of(model).alphabet
+    sizes, whole = [len(part) for part in text.split("/")], text.replace("/", "")
+    way = next((way for way in ways if way.sizes == sizes), None)
+    if way is not None:
         try:
-            plain = layout.letters(text, model.wild_type)
+            whole = way.letters(text)
         except ValueError as error:
             raise ValueError(f"{where} {error}.") from error
-    elif "/" in text and [len(part) for part in text.split("/")] != list(model.chains):
-        found, wanted = (
-            " / ".join(map(str, sizes)) for sizes in (map(len, text.split("/")), model.chains)
-        )
-        raise ValueError(f"{where}: the chains have {found} letters, the model designs {wanted}.")
-    if len(plain) != length:
+    elif sizes not in ([sum(model.chains)], list(model.chains)):
+        wanted = " or ".join(" / ".join(map(str, way.sizes)) for way in ways)
         raise ValueError(
-            f"{where} has {len(plain)} letters, the model designs {length}. Insertions and "
-            "deletions cannot be scored."
+            f"{where} has {' / '.join(map(str, sizes))} letters, the model designs {wanted}. "
+            "Insertions and deletions cannot be scored."
         )
-    for n, letter in enumerate(plain):
+    for n, letter in enumerate(whole):
         if letter not in alphabet.letters:
             raise ValueError(
                 f"{where}: the letter at {model.residues[n]} is {letter!r}; allowed are "
                 f"{alphabet.letters}."
             )
-    return plain
+    return whole

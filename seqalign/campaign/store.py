@@ -232,7 +232,7 @@ class RunFolder:
             ValueError: the run is not finished, or an older version wrote it.
         """
         data = self.read_json("summary.json")
-        if data.get("kind", "letters") == "letters" and "fasta" not in data:
+        if data.get("kind", "letters") == "letters" and {"fasta", "orderable"} - data.keys():
             raise ValueError(
                 f"{self.path} was written by an older version, which stored too little to choose "
                 "again. Run its campaign with --fresh."

@@ -8,6 +8,7 @@ and resumable.
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Callable
 from enum import StrEnum
@@ -24,7 +25,7 @@ from seqalign.campaign.compare import compare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.export import Wells, export
 from seqalign.campaign.medium import Plan
-from seqalign.campaign.new import new
+from seqalign.campaign.new import Reading, new
 from seqalign.campaign.report.page import report
 from seqalign.campaign.run import run
 from seqalign.campaign.score import evaluation_calls, read_candidates, score, stored_constants
@@ -188,6 +189,16 @@ def _completed(incomplete: str) -> list[str]:
     return [name for name in registry.names("model") if name.startswith(incomplete)]
 
 
+class _Fill(StrEnum):
+    none = "none"
+    gaps = "gaps"
+    seqres = "seqres"
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[,\s]+", text or "") if word)
+
+
 @_verb
 def new_(
     given: Annotated[
@@ -202,6 +213,25 @@ def new_(
             autocompletion=_completed,
         ),
     ] = None,
+    chains: Annotated[
+        str | None, typer.Option("--chains", help="Chains to design and order: A,B; else all.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", help="Chains that are seen and never ordered.")
+    ] = None,
+    design: Annotated[
+        str | None, typer.Option("--design", help='Residues that may change: "A1-56, not A10".')
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="Read a residue as a letter, X for kept as it is: 7T2=A."),
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option("--ignore", help="Residue names to leave out: 7T2,IAE.")
+    ] = None,
+    fill: Annotated[
+        _Fill, typer.Option("--fill", help="Letters without atoms: from SEQRES, in gaps only.")
+    ] = _Fill.none,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -210,7 +240,17 @@ def new_(
         raise fail(f"{out} is a folder; give --out a file name, as {out / 'campaign.yaml'}.", 2)
     if out.exists() and not force:
         raise fail(f"{out} is there already. Choose another --out, or say --force.", 2)
-    made = new(given, out, model)
+    odd = [text for text in maps or () if not re.fullmatch(r"\s*\w+\s*=\s*\w\s*", text)]
+    if odd:
+        raise fail(f"--map {odd[0]}: write NAME=LETTER, as --map 7T2=A.", 2)
+    reading = Reading(
+        chains=_words(chains),
+        context=_words(context),
+        map={name.strip(): a.strip().upper() for name, a in (m.split("=") for m in maps or ())},
+        ignore=_words(ignore),
+        fill=fill.value,
+    )
+    made = new(given, out, model, design=design, reading=reading)
     write_atomic(out, made.text)
     if as_json:
         screen.show_json({"campaign": out, "model": made.model, "notes": made.notes})

@@ -362,7 +362,7 @@ BAD_FILES = {
     "d.csv": ("", "no column 'sequence'"),
     "e.fasta": (">x\nMKT\n", "3 letters, the model designs 12"),
     "f.fasta": (">x\nMKTAYIAKQRQB\n", "the letter at 12 is 'B'"),
-    "g.fasta": (">x\nMKTAYI/AKQRQW\n", "the chains have 6 / 6 letters"),
+    "g.fasta": (">x\nMKTAYI/AKQRQW\n", "has 6 / 6 letters, the model designs 12"),
     "h.fasta": ("", "is empty"),
     "i.xlsx": ("x", "save the table as CSV"),
     "j.csv": (b"sequence\n\xff\n", "not text"),
