@@ -21,6 +21,7 @@ from seqalign.campaign.design_map import design_map
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
+from seqalign.campaign.ordering import Ordering
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
@@ -66,6 +67,12 @@ def orderable(model: Model, structure: Structure | None) -> Orderable:
     assert numbering is not None
     mask = space.alphabet.mask_symbol
     return Orderable.of(space.fixed, numbering, structure, space.blocks, mask)
+
+
+def ordering(model: Model, structure: Structure | None) -> Ordering:
+    """Return the columns that designs of a model have for ordering."""
+    letters = space_of(model).alphabet.letters
+    return Ordering(orderable(model, structure), letters, model.wild_type)
 
 
 @dataclass(frozen=True)
@@ -123,11 +130,13 @@ def score(
         )
         columns["prior"] = prior.tolist()
         columns["prior_per_residue"] = (prior / len(free)).tolist()
-    rows, chains = {}, orderable(model, plan.structure)
+    rows, own = {}, ordering(model, plan.structure)
+    chains = own.chains
     joint = ":" if len(chains.records) == 1 else "+"
     for i, s in enumerate(distinct):
-        row: Record = {"sequence": chains.text(s), "letters": s}
-        row |= {k: v[i] for k, v in columns.items()}
+        text = chains.text(s)
+        row: Record = own.row(text) | {k: v[i] for k, v in columns.items()}
+        row |= {"sequence": text, "letters": s}
         if model.wild_type is not None:
             names_ = chains.mutations(s, model.wild_type)
             row |= {
@@ -249,12 +258,22 @@ class Letters:
     def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
         """Build the model of a campaign, and its design space."""
         loaded = load_letters(campaign, source, own)
-        if loaded.model.wild_type is None:
-            asked = (*campaign.select.filters, campaign.select.rank_by)
-            used = [t for t in asked if re.match(r"-?(n_mut|seq_recovery)", t)]
-            if used:
+        columns = ordering(loaded.model, loaded.structure)
+        for text in (*campaign.select.filters, campaign.select.rank_by):
+            name = re.match(r"-?([\w-]*)", text.strip())
+            column = name[1] if name else ""
+            compared = column in ("n_mut", "seq_recovery", "new_liabilities")
+            if column in campaign.rewards:
+                continue
+            if compared and loaded.model.wild_type is None:
                 raise source.error(
-                    ("select",), f"{used[0]!r} needs a wild type. Give input.wild_type."
+                    ("select",), f"{text!r} needs a wild type. Give input.wild_type."
+                )
+            if why := columns.lacks(column):
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: {column} has no value, as {why}. Say input.fill: seqres where the "
+                    "file has SEQRES, or leave it out.",
                 )
         return loaded
 
@@ -392,10 +411,14 @@ class Letters:
             for note in notes:
                 say(f"  {note}")
 
-    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+    def columns(
+        self, rewards: Mapping[str, RewardSpec], model: Model, structure: Structure | None
+    ) -> list[str]:
         """Return the columns of designs.csv."""
-        own = ("mutations", "n_mut", "seq_recovery") if wild else ()
-        return columns(rewards, ("sequence", *own), ("prior", "prior_per_residue"))
+        own = ordering(model, structure)
+        changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
+        head = ("sequence", *own.sequences, *changed, *own.whole)
+        return columns(rewards, head, own.each, ("prior", "prior_per_residue"))
 
     # after it -------------------------------------------------------------------------------------
 

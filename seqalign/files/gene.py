@@ -114,9 +114,7 @@ class Order:
 def _refuse_letters(option: str, text: str, allowed: str, what: str) -> None:
     odd = sorted(set(text) - set(allowed))
     if odd:
-        raise ValueError(
-            f"{option} {text!r}: {odd[0]!r} is none of the {what} {allowed}. Write capital letters."
-        )
+        raise ValueError(f"{option} {text!r}: {odd[0]!r} is none of the {what} {allowed}.")
 
 
 def _site(name: str) -> str:
