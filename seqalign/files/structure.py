@@ -359,6 +359,8 @@ def read_structure(
             odd.setdefault(chain, []).append(f"{residue} {chain}{number}{code}")
     designed, wanted = _choose(residues, chains, context, fail)
     said = []
+    if len(models) > 1:
+        said.append(f"The file has {len(models)} models, and model {model} is read.")
     if chains is None:
         sizes = Counter(key[0] for key, *_ in read)
         apart = {c for c in designed if 5 * len(odd.get(c, ())) > sizes[c]}
