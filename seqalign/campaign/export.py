@@ -164,9 +164,9 @@ def _refuse_unknown(
     whose = f"{rows[0]['id']} has" if len(rows) == 1 else f"{rows[0]['id']} and all others have"
     cures = []
     if " after " in where:
-        filled = config["input"].get("fill") == "seqres"
-        cure = "give a structure that has them" if filled else "say input.fill: seqres"
-        cures.append(f"{cure} for residues without atoms")
+        filled = config["input"].get("fill", "none") != "none"
+        cure = "give a structure that has" if filled else "say input.fill: seqres for"
+        cures.append(f"{cure} residues without atoms")
     if " at " in where:
         cures.append("say input.map for a residue without a letter, such as {SEP: S}")
     raise ValueError(

@@ -386,8 +386,8 @@ class _Met(StrEnum):
 
 
 def _dna(text: str) -> Any:
-    """An option that says what genes are like; the help tells the default."""
-    return typer.Option(help=text, rich_help_panel="DNA, with --dna")
+    """An option that says what genes are like; the help tells its default."""
+    return typer.Option(help=f"DNA: {text}")
 
 
 @_verb
@@ -413,32 +413,32 @@ def export_(
         bool, typer.Option("--dna", help="dna.csv, dna.fasta, dna.gb: a gene per chain.")
     ] = False,
     organism: Annotated[
-        str | None, _dna("Whose codons: e_coli (default), h_sapiens, s_cerevisiae, ...")
+        str | None, _dna("whose codons; e_coli, or h_sapiens, s_cerevisiae, ...")
     ] = None,
     gc: Annotated[
-        tuple[float, float] | None, _dna("Share of G and C in the fragment; 0.3 0.65.")
+        tuple[float, float] | None, _dna("share of G and C in the fragment; 0.3 0.65.")
     ] = None,
     gc_window: Annotated[
-        tuple[int, float, float] | None, _dna("The same in every stretch of so many; 50 0.2 0.8.")
+        tuple[int, float, float] | None, _dna("the same in every stretch of so many; 50 0.2 0.8.")
     ] = None,
     avoid: Annotated[
-        str | None, _dna("Enzymes or sites that do not cut: BsaI (default), BsaI,NdeI, or none.")
+        str | None, _dna("enzymes or sites that do not cut; BsaI, or BsaI,NdeI,GAATTC, or none.")
     ] = None,
-    max_run: Annotated[int | None, _dna("The longest run of one base; 8.")] = None,
+    max_run: Annotated[int | None, _dna("the longest run of one base; 8.")] = None,
     repeat: Annotated[
-        int | None, _dna("No stretch of so many bases comes twice; 20, 0 for any.")
+        int | None, _dna("no stretch of so many bases comes twice; 20, 0 for any.")
     ] = None,
     start_met: Annotated[
-        _Met | None, _dna("auto (default) puts an M before proteins without one; never.")
+        _Met | None, _dna("auto puts an M before proteins without one; never.")
     ] = None,
     n_tag: Annotated[
-        str | None, _dna('Letters before the protein, "-" between parts: MHHHHHH-GS.')
+        str | None, _dna('letters before the protein, "-" between parts: MHHHHHH-GS.')
     ] = None,
-    c_tag: Annotated[str | None, _dna("Letters behind the protein.")] = None,
-    no_stop: Annotated[bool, _dna("No stop codon.")] = False,
-    prefix: Annotated[str | None, _dna("DNA before the gene, kept as it is.")] = None,
-    suffix: Annotated[str | None, _dna("DNA behind the gene, kept as it is.")] = None,
-    max_length: Annotated[int | None, _dna("The longest fragment in bp.")] = None,
+    c_tag: Annotated[str | None, _dna("letters behind the protein.")] = None,
+    stop: Annotated[bool | None, _dna("a stop codon at the end, unless --no-stop.")] = None,
+    prefix: Annotated[str | None, _dna("bases before the gene, kept as they are.")] = None,
+    suffix: Annotated[str | None, _dna("bases behind the gene, kept as they are.")] = None,
+    max_length: Annotated[int | None, _dna("the longest fragment in bp.")] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="The best so many.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write to; by default DIR/export.")
@@ -457,12 +457,12 @@ def export_(
         "run": max_run,
         "repeat": repeat,
         "start_met": None if start_met is None else start_met is _Met.auto,
-        "stop": False if no_stop else None,
+        "stop": stop,
         "max_length": max_length,
     }
     asked = {key: value for key, value in asked.items() if value is not None}
     if asked and not dna:
-        options = {"window": "gc-window", "run": "max-run", "stop": "no-stop"}
+        options = {"window": "gc-window", "run": "max-run"}
         name = next(iter(asked))
         raise fail(f"--{options.get(name, name).replace('_', '-')} is about DNA. Say --dna too.", 2)
     size: Any = None if plate is None else int(plate)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
 
 import numpy as np
@@ -214,14 +214,14 @@ def _features(
     start = at = len(order.prefix)
     end = size - len(order.suffix)
     if order.prefix:
-        yield 0, start, "prefix", order.prefix
+        yield 0, start, "prefix", "prefix"
     yield start, end, "CDS", name
     for letters, kind in parts:
         label = name if kind == "protein" else f"{kind} {letters}"
         yield at, at + 3 * len(letters), kind, label
         at += 3 * len(letters)
     if order.suffix:
-        yield end, size, "suffix", order.suffix
+        yield end, size, "suffix", "suffix"
 
 
 def _found(name: str, text: str, order: Order) -> str:
@@ -343,23 +343,24 @@ def _gc(dna: str) -> float:
 
 def genbank(genes: Sequence[Gene], about: str) -> str:
     """Return GenBank text of genes with their coding sequences, tags, linkers and flanks."""
+    # Biopython has no types for these
+    seq, place, feature, entry = (
+        cast(Any, x) for x in (Seq, SimpleLocation, SeqFeature, SeqRecord)
+    )
     records = []
     for one in genes:
         features = []
         for start, end, kind, label in one.features:
-            coding = kind == "CDS"
-            notes: dict[str, Any] = {"label": [label]}
-            if coding:
+            notes = {"label": [label]}
+            if kind == "CDS":
                 notes |= {"codon_start": ["1"], "transl_table": ["1"]}
                 notes |= {"translation": [one.protein]}
-            where = SimpleLocation(start, end, strand=1)  # type: ignore[no-untyped-call]
-            kind = "CDS" if coding else "misc_feature"
-            features.append(SeqFeature(where, type=kind, qualifiers=notes))  # type: ignore[no-untyped-call]
-        seq = Seq(one.dna)  # type: ignore[no-untyped-call]
-        record = SeqRecord(seq, one.name, one.name, about, features=features)  # type: ignore[no-untyped-call]
-        record.annotations["molecule_type"] = "DNA"
-        record.annotations["topology"] = "linear"
-        records.append(record)
+            kind = "CDS" if kind == "CDS" else "misc_feature"
+            features.append(feature(place(start, end, strand=1), type=kind, qualifiers=notes))
+        said = {"molecule_type": "DNA", "topology": "linear"}
+        records.append(
+            entry(seq(one.dna), one.name, one.name, about, features=features, annotations=said)
+        )
     text = io.StringIO()
-    SeqIO.write(records, text, "genbank")  # type: ignore[no-untyped-call]
+    SeqIO.write(records, text, "genbank")
     return text.getvalue()

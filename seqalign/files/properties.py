@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from Bio.SeqUtils.IsoelectricPoint import IsoelectricPoint
 from Bio.SeqUtils.ProtParam import ProteinAnalysis
@@ -51,8 +52,10 @@ def numbers(chains: Sequence[str]) -> dict[str, float | int | None]:
     whole = "".join(chains)
     if not all(chains) or not set(whole) <= set(PROTEIN.letters):
         return dict.fromkeys(NUMBERS)
-    found = [ProteinAnalysis(chain) for chain in chains]
-    at = [IsoelectricPoint(p.sequence, p.count_amino_acids()) for p in found]
+    # Biopython has no types
+    analysis, point = cast(Any, ProteinAnalysis), cast(Any, IsoelectricPoint)
+    found = [analysis(chain) for chain in chains]
+    at = [point(p.sequence, p.count_amino_acids()) for p in found]
 
     def charge(ph: float) -> float:
         return float(sum(p.charge_at_pH(ph) for p in at))
@@ -60,7 +63,7 @@ def numbers(chains: Sequence[str]) -> dict[str, float | int | None]:
     return {
         "mw": float(sum(p.molecular_weight() for p in found)),
         "pI": _zero(charge),
-        "eps280": sum(int(p.molar_extinction_coefficient()[0]) for p in found),
+        "eps280": sum(p.molar_extinction_coefficient()[0] for p in found),
         "charge": charge(PH),
         "cysteines": whole.count("C"),
     }
