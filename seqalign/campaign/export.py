@@ -22,6 +22,10 @@ from seqalign.files.text import fasta, to_csv, write_atomic
 __all__ = ["Exported", "export"]
 
 
+FAILURES = 4
+"""Genes that are tried in vain before an export is given up."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """What was written: files, and sentences on what was done to the sequences."""
@@ -191,9 +195,12 @@ def _genes(chains: Sequence[_Chain], order: Order) -> dict[str, Gene]:
             genes[x.id] = gene(x.id, x.sequence, order)
         except ValueError as error:
             failed.append((x.id, error))
+            if len(failed) == FAILURES:
+                break
     if failed:
-        others = [name for name, _ in failed[1:]]
-        so = f" So for {', '.join(others[:5])}{', ...' * (len(others) > 5)}." * bool(others)
+        others = ", ".join(name for name, _ in failed[1:])
+        more = " and perhaps more" if len(failed) == FAILURES else ""
+        so = f" Nor for {others}{more}." * bool(others)
         raise ValueError(f"--dna: {failed[0][1]}{so}") from failed[0][1]
     return genes
 

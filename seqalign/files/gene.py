@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from typing import Any, cast
 from zlib import crc32
 
 import numpy as np
-from Bio import SeqIO
+from Bio import BiopythonWarning, SeqIO
 from Bio.Data.IUPACData import ambiguous_dna_values
 from Bio.Restriction.Restriction_Dictionary import rest_dict
 from Bio.Seq import Seq
@@ -231,6 +232,7 @@ def _found(name: str, text: str, order: Order) -> str:
     best = {letter: max(sorted(codons), key=codons.get) for letter, codons in table.items()}
     first = order.prefix + "".join(best[a] for a in text) + order.suffix
     begin, end = len(order.prefix), len(first) - len(order.suffix)
+    _refuse_out_of_reach(name, text, order, table)
 
     def around(size: int) -> tuple[int, int]:
         # every stretch of this size that touches the gene
@@ -273,6 +275,24 @@ def _found(name: str, text: str, order: Order) -> str:
     raise ValueError(f"{name}: {_impossible(problem, order)}")
 
 
+def _refuse_out_of_reach(
+    name: str, text: str, order: Order, table: Mapping[str, Mapping[str, float]]
+) -> None:
+    """Refuse bounds on the share of G and C that no choice of codons can meet."""
+    flanks = order.prefix + order.suffix
+    size = 3 * len(text) + len(flanks)
+    low, high = (
+        sum(few(3 * _gc(codon) for codon in table[a]) for a in text) / size
+        + (_gc(flanks) * len(flanks) / size if flanks else 0.0)
+        for few in (min, max)
+    )
+    if high < order.gc[0] or low > order.gc[1]:
+        raise ValueError(
+            f"{name}: no DNA keeps all bounds: every choice of codons has GC {low:.1%} to "
+            f"{high:.1%}, and --gc says {order.gc[0]:.1%} to {order.gc[1]:.1%}."
+        )
+
+
 def _impossible(problem: Any, order: Order) -> str:
     """Return which bound was not met, in words."""
     broken = broken_bounds(str(problem.sequence), order)
@@ -313,7 +333,9 @@ def broken_bounds(dna: str, order: Order) -> list[str]:
         for match in re.finditer(f"(?=(?P<all>{pattern}))", dna):
             # what lies in a flank was given
             if match.end("all") > begin and match.start() < end:
-                found.append(f"{name} at {match.start() + 1}")
+                at = f"{name} at {match.start() + 1}"
+                at += ", across the end of the prefix" * (match.start() < begin)
+                found.append(at + ", across the start of the suffix" * (match.end("all") > end))
                 break
     return found + _repeats(dna[begin:end], order.repeat, begin)
 
@@ -362,5 +384,8 @@ def genbank(genes: Sequence[Gene], about: str) -> str:
             entry(seq(one.dna), one.name, one.name, about, features=features, annotations=said)
         )
     text = io.StringIO()
-    SeqIO.write(records, text, "genbank")
+    with warnings.catch_warnings():
+        # a long name widens the first line, which every reader takes
+        warnings.simplefilter("ignore", BiopythonWarning)
+        SeqIO.write(records, text, "genbank")
     return text.getvalue()

@@ -50,7 +50,7 @@ def numbers(chains: Sequence[str]) -> dict[str, float | int | None]:
         https://doi.org/10.1385/1-59259-890-0:571.
     """
     whole = "".join(chains)
-    if not all(chains) or not set(whole) <= set(PROTEIN.letters):
+    if not whole or not all(chains) or not set(whole) <= set(PROTEIN.letters):
         return dict.fromkeys(NUMBERS)
     # Biopython has no types
     analysis, point = cast(Any, ProteinAnalysis), cast(Any, IsoelectricPoint)
