@@ -41,9 +41,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
     method = method_of(campaign, source)
     loaded = medium.load(campaign, source, own)
     model = loaded.model
-    check_select(
-        campaign, source, medium, medium.columns(campaign.rewards, model, loaded.structure)
-    )
+    check_select(campaign, source, medium, medium.columns(campaign.rewards, model))
     replicates, islands = _islands(campaign, source, model)
     terms = tuple(
         load_term(label, spec, source, loaded.structure, medium.recurs)

@@ -37,7 +37,6 @@ from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.pictures import contact_sheet, png, read_png
-from seqalign.files.structure import Structure
 from seqalign.load import Model
 
 SHOWN = 4
@@ -475,9 +474,7 @@ class Images:
         some = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
         say("\n  ".join([f"\n{some}, {islands} each, {plan.model.steps} steps", *prompts]))
 
-    def columns(
-        self, rewards: Mapping[str, RewardSpec], model: Model, structure: Structure | None
-    ) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
         return columns(rewards, ("prompt", "file"), programs=("island",))
 

@@ -38,7 +38,6 @@ from seqalign.core.streams import Streams
 from seqalign.files.orderable import Orderable
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
-from seqalign.files.structure import Structure
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
@@ -61,18 +60,15 @@ def free_positions(space: DesignSpace) -> list[int]:
     return [i for i, a in enumerate(space.fixed) if a == space.alphabet.mask_symbol]
 
 
-def orderable(model: Model, structure: Structure | None) -> Orderable:
-    """Return how designs of a model are ordered."""
-    space, numbering = space_of(model), model.numbering
-    assert numbering is not None
-    mask = space.alphabet.mask_symbol
-    return Orderable.of(space.fixed, numbering, structure, space.blocks, mask)
+def chains_of(model: Model) -> Orderable:
+    """Return how designs of a model of letters are ordered."""
+    assert model.orderable is not None
+    return model.orderable
 
 
-def ordering(model: Model, structure: Structure | None) -> Ordering:
+def ordering(model: Model) -> Ordering:
     """Return the columns that designs of a model have for ordering."""
-    letters = space_of(model).alphabet.letters
-    return Ordering(orderable(model, structure), letters, model.wild_type)
+    return Ordering(chains_of(model), space_of(model).alphabet.letters, model.wild_type)
 
 
 @dataclass(frozen=True)
@@ -130,9 +126,8 @@ def score(
         )
         columns["prior"] = prior.tolist()
         columns["prior_per_residue"] = (prior / len(free)).tolist()
-    rows, own = {}, ordering(model, plan.structure)
+    rows, own = {}, ordering(model)
     chains = own.chains
-    joint = ":" if len(chains.records) == 1 else "+"
     for i, s in enumerate(distinct):
         text = chains.text(s)
         row: Record = own.row(text) | {k: v[i] for k, v in columns.items()}
@@ -140,7 +135,7 @@ def score(
         if model.wild_type is not None:
             names_ = chains.mutations(s, model.wild_type)
             row |= {
-                "mutations": joint.join(names_),
+                "mutations": chains.mutated(s, model.wild_type),
                 "n_mut": len(names_),
                 "seq_recovery": metrics.recovery(s, model.wild_type, free),
             }
@@ -258,7 +253,7 @@ class Letters:
     def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
         """Build the model of a campaign, and its design space."""
         loaded = load_letters(campaign, source, own)
-        columns = ordering(loaded.model, loaded.structure)
+        columns = ordering(loaded.model)
         for text in (*campaign.select.filters, campaign.select.rank_by):
             name = re.match(r"-?([\w-]*)", text.strip())
             column = name[1] if name else ""
@@ -378,9 +373,7 @@ class Letters:
             "free": space.free,
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
-            "ordered": orderable(plan.model, plan.structure).chains(
-                plan.model.wild_type or space.fixed
-            ),
+            "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
             "notes": [] if plan.structure is None else remarks(plan.structure),
             "constraints": plan.campaign.constraints,
         }
@@ -396,7 +389,7 @@ class Letters:
             say(line)
         if space.constraints:
             say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
-        chains = orderable(plan.model, plan.structure)
+        chains = chains_of(plan.model)
         one = plan.model.wild_type or chains.base
         say(f"\nOrdered, one record per designed chain{_given(plan.model)}")
         for record in chains.records:
@@ -411,11 +404,9 @@ class Letters:
             for note in notes:
                 say(f"  {note}")
 
-    def columns(
-        self, rewards: Mapping[str, RewardSpec], model: Model, structure: Structure | None
-    ) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
-        own = ordering(model, structure)
+        own = ordering(model)
         changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
         head = ("sequence", *own.sequences, *changed, *own.whole)
         return columns(rewards, head, own.each, ("prior", "prior_per_residue"))
@@ -452,7 +443,7 @@ class Letters:
             scored.network_calls,
             {
                 "fasta": _sheet(plan, scored),
-                "orderable": orderable(plan.model, plan.structure),
+                "orderable": chains_of(plan.model),
                 "prior_orders": PRIOR_ORDERS,
             },
         )

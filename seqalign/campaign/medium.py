@@ -186,9 +186,7 @@ class Medium(Protocol):
     def say(self, plan: Plan, say: Say) -> None:
         """Say what a campaign asks of its model, for people."""
 
-    def columns(
-        self, rewards: Mapping[str, RewardSpec], model: Model, structure: Structure | None
-    ) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
 
     # after it
