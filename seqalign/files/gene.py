@@ -19,9 +19,8 @@ from typing import Any, cast
 from zlib import crc32
 
 import numpy as np
-from Bio import BiopythonWarning, SeqIO
+from Bio import BiopythonWarning
 from Bio.Data.IUPACData import ambiguous_dna_values
-from Bio.Restriction.Restriction_Dictionary import rest_dict
 from Bio.Seq import Seq
 from Bio.SeqFeature import SeqFeature, SimpleLocation
 from Bio.SeqRecord import SeqRecord
@@ -120,6 +119,9 @@ def _refuse_letters(option: str, text: str, allowed: str, what: str) -> None:
 
 def _site(name: str) -> str:
     """Return the recognition site of an enzyme, or of a site itself."""
+    # a thousand classes: only who orders DNA waits for them
+    from Bio.Restriction.Restriction_Dictionary import rest_dict
+
     by_name = {known.lower(): known for known in rest_dict}
     if name.lower() in by_name:
         return str(rest_dict[by_name[name.lower()]]["site"])
@@ -365,6 +367,8 @@ def _gc(dna: str) -> float:
 
 def genbank(genes: Sequence[Gene], about: str) -> str:
     """Return GenBank text of genes with their coding sequences, tags, linkers and flanks."""
+    from Bio import SeqIO
+
     # Biopython has no types for these
     seq, place, feature, entry = (
         cast(Any, x) for x in (Seq, SimpleLocation, SeqFeature, SeqRecord)

@@ -447,7 +447,7 @@ def test_fasta_and_csv_hold_the_designs(run):
         (["--dna", "--prefix", "AXG"], "'X' is none of the bases"),
         (["--dna", "--gc", "0.7", "0.3"], "--gc 0.7 0.3"),
         (["--dna", "--max-length", "30"], "d0001: the fragment has 39 bp"),
-        (["--dna", "--gc", "0.9", "0.95"], "d0001: no DNA was found"),
+        (["--dna", "--gc", "0.9", "0.95"], "d0001: no DNA keeps all bounds"),
         (["--fasta", "--gc-window", "50", "0.3", "0.6"], "--gc-window is about DNA"),
         (["--fasta", "--no-stop"], "--stop is about DNA"),
         (["--fasta", "--top", "0"], "--top"),
