@@ -6,6 +6,7 @@ plates and DNA, which are ordered from, refuse them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,11 +140,11 @@ def export(
 
 def _chains(chains: Orderable, design: str, sequence: str) -> list[_Chain]:
     """Return the chains of a design."""
+    parts = zip(chains.ids(design), chains.records, sequence.split("/"), strict=True)
     return [
-        _Chain(name, design, label, letters)
-        for name, label, letters in zip(
-            chains.ids(design), chains.labels, sequence.split("/"), strict=True
-        )
+        # a cell that begins with "=" is a formula where tables are read
+        _Chain(name, design, re.sub(r"[^\w=-]|^=", "_", record.name), letters)
+        for name, record, letters in parts
     ]
 
 

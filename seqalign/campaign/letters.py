@@ -21,7 +21,6 @@ from seqalign.campaign.design_map import design_map
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
-from seqalign.campaign.ordering import Ordering
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
@@ -36,6 +35,7 @@ from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.orderable import Orderable
+from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from seqalign.campaign import ordering
 from seqalign.campaign.media import MEDIA
 from seqalign.campaign.medium import Medium, Record
 from seqalign.campaign.metrics import pareto_rank
@@ -27,6 +26,7 @@ from seqalign.campaign.schema import Campaign
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
 from seqalign.campaign.yaml import CampaignError, Source, parse
+from seqalign.files import ordering
 from seqalign.files.text import to_csv
 from seqalign.registry import nearest
 

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,9 @@ from commands import call, words
 from seqalign.files.plate import wells
 from seqalign.files.text import read_fasta
 
+genes = pytest.mark.skipif(
+    find_spec("dnachisel") is None, reason="genes need the extra: pip install 'seqalign[dna]'"
+)
 CASES = Path(__file__).parents[1] / "files" / "cases"
 CAMPAIGN = """
 version: 1
@@ -90,6 +94,7 @@ def free(sequence: str) -> str:
     return sequence[:9]
 
 
+@genes
 def test_a_context_chain_is_nowhere(context, tmp_path):
     result = call("export", context, "--fasta", "--plate", "96", "--dna", "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -106,6 +111,7 @@ def test_a_context_chain_is_nowhere(context, tmp_path):
     }
 
 
+@genes
 def test_two_chains_are_two_records_side_by_side(both, tmp_path):
     result = call("export", both, "--fasta", "--csv", "--plate", "24", "--control", "--dna",
                   "--out", tmp_path)  # fmt: skip
@@ -145,6 +151,7 @@ def test_two_chains_are_two_records_side_by_side(both, tmp_path):
     assert {r.id: str(r.seq) for r in records} == {k: g["dna"] for k, g in genes.items()}
 
 
+@genes
 @pytest.mark.parametrize("what", [["--plate", "96"], ["--dna"]])
 def test_what_is_ordered_has_no_unknown_letter(gap, tmp_path, what):
     result = call("export", gap, *what, "--fasta", "--out", tmp_path / "e")
@@ -175,6 +182,7 @@ def test_numbers_that_are_not_known_are_no_filter(gap):
     assert call("select", gap, "--set", "select.rank_by=pI").exit_code == 0
 
 
+@genes
 def test_genes_of_the_filled_chain(gap, tmp_path):
     again = tmp_path / "filled"
     again.mkdir()
@@ -213,6 +221,7 @@ def test_a_reward_takes_the_column_of_its_name(context):
         assert float(row["total"]) == float(row["charge"])
 
 
+@genes
 def test_a_run_without_the_columns_says_so(both, tmp_path):
     lines = {}
     for name in ("designs.csv", "rejected.csv"):
@@ -246,6 +255,7 @@ def test_without_the_extra_the_install_line_is_said(context, monkeypatch, tmp_pa
     assert call("export", context, "--plate", "96", "--out", tmp_path).exit_code == 0
 
 
+@genes
 def test_impossible_genes_are_named_with_their_bound(both, tmp_path):
     result = call("export", both, "--dna", "--gc", "0.1", "0.2", "--out", tmp_path / "e")
     assert result.exit_code == 2

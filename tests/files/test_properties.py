@@ -7,10 +7,10 @@ import random
 import pytest
 from Bio.SeqUtils.ProtParam import ProteinAnalysis
 
-from seqalign.campaign.ordering import NUMBER, TEXT, WHOLE, Ordering
 from seqalign.core.process import Designs
 from seqalign.core.sequence import DNA, PROTEIN
 from seqalign.files.orderable import Orderable, Record
+from seqalign.files.ordering import NUMBER, TEXT, WHOLE, Ordering
 from seqalign.files.properties import NUMBERS, Liability, liabilities, numbers
 from seqalign.load import load_reward
 
