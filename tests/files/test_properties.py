@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from Bio.SeqUtils.ProtParam import ProteinAnalysis
@@ -158,3 +159,18 @@ def test_numbers_of_all_chains_and_of_each():
     assert unknown["length"] == 7
     dna = Ordering(orderable("ACGT"), DNA.letters, None)
     assert dna.row("GGGT") == {"length": 4, "gc": 0.75}
+
+
+def test_labels_of_chains_fit_columns_and_files_and_differ():
+    draw = random.Random(5)
+    for _ in range(500):
+        names = {"".join(draw.choices("AB2=<. é-", k=draw.randint(0, 3))) for _ in range(4)}
+        records = tuple(Record((name, "Z"), (0,), ("1",)) for name in sorted(names))
+        some = Orderable("x", records, tuple(names), (), "_")
+        labels, ids = some.labels, some.ids("d0001")
+        assert len(set(labels)) == len(set(ids)) == len(names)
+        assert len(names) == 1 or all(re.fullmatch(r"d0001_[\w-]+", name) for name in ids)
+        assert len(names) > 1 or ids == ["d0001"]
+        own = Ordering(some, PROTEIN.letters, None)
+        columns = [*own.sequences, *own.whole, *own.each]
+        assert len(columns) == len(set(columns))
