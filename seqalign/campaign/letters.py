@@ -35,6 +35,7 @@ from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.orderable import Orderable
+from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model
@@ -42,6 +43,8 @@ from seqalign.space.space import DesignSpace
 
 TOP = 10
 """Designs in the "top" rows of the comparison."""
+REFERENCES = 32
+"""Designs of a baseline that have a log-likelihood: its first, and those of its "top" row."""
 
 
 def space_of(model: Model) -> DesignSpace:
@@ -63,6 +66,11 @@ def chains_of(model: Model) -> Orderable:
     """Return how designs of a model of letters are ordered."""
     assert model.orderable is not None
     return model.orderable
+
+
+def ordering(model: Model) -> Ordering:
+    """Return the columns that designs of a model have for ordering."""
+    return Ordering(chains_of(model), space_of(model).alphabet.letters, model.wild_type)
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,6 @@ def score(
     plan: Plan,
     objective: Reward | None,
     sequences: Sequence[str],
-    tell: Callable[[int], None] | None,
-    with_prior: bool = True,
 ) -> Scored:
     """Score distinct sequences; without an objective there are no scaled columns and no total."""
     model, space = plan.model, space_of(plan.model)
@@ -106,24 +112,12 @@ def score(
             columns[f"{t.label}_scaled"] = evaluate(scaled[t.label], designs)[0].tolist()
     if objective is not None:
         columns["total"] = evaluate(objective, designs)[0].tolist()
-    calls: list[int] = []
-
-    def count(some: int) -> None:
-        calls.append(some)
-        if tell is not None:
-            tell(some)
-
-    if with_prior:
-        process, seed = cast(Any, model.process), plan.campaign.seed
-        prior = prior_log_likelihood(
-            process, designs.x[0], free, orders=PRIOR_ORDERS, seed=seed, observe=count
-        )
-        columns["prior"] = prior.tolist()
-        columns["prior_per_residue"] = (prior / len(free)).tolist()
-    rows, chains = {}, chains_of(model)
+    rows, own = {}, ordering(model)
+    chains = own.chains
     for i, s in enumerate(distinct):
-        row: Record = {"sequence": chains.text(s), "letters": s}
-        row |= {k: v[i] for k, v in columns.items()}
+        text = chains.text(s)
+        row: Record = own.row(text) | {k: v[i] for k, v in columns.items()}
+        row |= {"sequence": text, "letters": s}
         if model.wild_type is not None:
             names_ = chains.mutations(s, model.wild_type)
             row |= {
@@ -132,6 +126,30 @@ def score(
                 "seq_recovery": metrics.recovery(s, model.wild_type, free),
             }
         rows[s] = row
+    return Scored(rows, 0)
+
+
+def with_prior(
+    plan: Plan, scored: Scored, sequences: Sequence[str], tell: Callable[[int], None] | None
+) -> Scored:
+    """Return scored sequences with the log-likelihoods of some of them; the others have NaN."""
+    model, calls = plan.model, [scored.network_calls]
+    free = free_positions(space_of(model))
+    chosen = list(dict.fromkeys(sequences))
+
+    def count(some: int) -> None:
+        calls.append(some)
+        if tell is not None:
+            tell(some)
+
+    x = Designs.of(chosen, space_of(model).alphabet).x[0]
+    process, seed = cast(Any, model.process), plan.campaign.seed
+    found = prior_log_likelihood(process, x, free, orders=PRIOR_ORDERS, seed=seed, observe=count)
+    prior = dict(zip(chosen, found.tolist(), strict=True))
+    rows = {}
+    for s, row in scored.rows.items():
+        value = prior.get(s, math.nan)
+        rows[s] = row | {"prior": value, "prior_per_residue": value / len(free)}
     return Scored(rows, sum(calls))
 
 
@@ -245,12 +263,22 @@ class Letters:
     def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
         """Build the model of a campaign, and its design space."""
         loaded = load_letters(campaign, source, own)
-        if loaded.model.wild_type is None:
-            asked = (*campaign.select.filters, campaign.select.rank_by)
-            used = [t for t in asked if re.match(r"-?(n_mut|seq_recovery)", t)]
-            if used:
+        columns = ordering(loaded.model)
+        for text in (*campaign.select.filters, campaign.select.rank_by):
+            name = re.match(r"-?([\w-]*)", text.strip())
+            column = name[1] if name else ""
+            compared = column in ("n_mut", "seq_recovery", "new_liabilities")
+            if column in campaign.rewards:
+                continue
+            if compared and loaded.model.wild_type is None:
                 raise source.error(
-                    ("select",), f"{used[0]!r} needs a wild type. Give input.wild_type."
+                    ("select",), f"{text!r} needs a wild type. Give input.wild_type."
+                )
+            if why := columns.lacks(column):
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: {column} has no value, as {why}. Say input.fill: seqres where the "
+                    "file has SEQRES, or leave it out.",
                 )
         return loaded
 
@@ -306,7 +334,10 @@ class Letters:
         if isinstance(plan.model.process, MaskedProcess):
             # the wild type has one, too
             free = space_of(plan.model).free
-            calls["evaluation"] = (plan.drawn + 1) * PRIOR_ORDERS * free
+            aligned = plan.arms[0].particles * plan.islands
+            others = (a.particles * plan.islands for a in plan.arms[1:])
+            known = aligned + sum(min(n, REFERENCES + TOP) for n in others) + 1
+            calls["evaluation"] = known * PRIOR_ORDERS * free
         return calls
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
@@ -386,10 +417,12 @@ class Letters:
             for note in notes:
                 say(f"  {note}")
 
-    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
-        own = ("mutations", "n_mut", "seq_recovery") if wild else ()
-        return columns(rewards, ("sequence", *own), ("prior", "prior_per_residue"))
+        own = ordering(model)
+        changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
+        head = ("sequence", *own.sequences, *changed, *own.whole)
+        return columns(rewards, head, own.each, ("prior", "prior_per_residue"))
 
     # after it -------------------------------------------------------------------------------------
 
@@ -400,12 +433,17 @@ class Letters:
         results: Mapping[str, Samples],
         tell: Callable[[int], None] | None,
     ) -> Judged:
-        """Score every distinct sequence once, log-likelihoods included."""
+        """Score every distinct sequence once; log-likelihoods, which are dear, of those shown."""
         flat = {name: _flat(samples) for name, samples in results.items()}
         every = [s for sequences, _ in flat.values() for s in sequences]
         if plan.model.wild_type is not None:
             every = [plan.model.wild_type, *every]
-        scored = score(plan, objective, every, tell)
+        scored = score(plan, objective, every)
+        known = [s for s in every[:1] if plan.model.wild_type is not None] + flat["aligned"][0]
+        for arm in plan.arms[1:]:
+            drawn = flat[arm.name][0]
+            known += drawn[:REFERENCES] + scored.top(drawn)
+        scored = with_prior(plan, scored, known, tell)
         rows = _rows(plan, scored, {name: sequences for name, (sequences, _) in flat.items()})
         sequences, log_w = flat["aligned"]
         seed = plan.campaign.seed
