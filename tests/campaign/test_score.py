@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import pytest
 import toy_plugin
-from commands import call, campaign_of, sets, words
+from commands import call, sets, words
 
 from seqalign.campaign.check import check
 from seqalign.campaign.new import new
@@ -22,8 +22,8 @@ GB1 = "MQYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTE"
 FOUR = """version: 1
 name: gb1
 design: {residues: "39-41, 54"}
-model: {name: toy}
-rewards: {a: {oracle: toy-linear}}
+model: {python: "own.py:model"}
+rewards: {a: {oracle: charge}}
 sampler: {name: smc, particles: 4}
 """
 FASTA = {
@@ -43,14 +43,17 @@ def write(path, text):
     return path
 
 
+def toy(wild):
+    """The code of a model of one wild type; its own file, so that no other test meets it."""
+    return re.sub('WILD = ".*"', f'WILD = "{wild}"', toy_plugin.CODE)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A campaign of four sites of protein G, with a toy model."""
     folder = tmp_path_factory.mktemp("gb1")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy_plugin, "CODE", toy_plugin.CODE.replace("MKTAYIAKQRQW", GB1))
-        with campaign_of(folder, FOUR) as path:
-            yield path
+    write(folder / "own.py", toy(GB1))
+    return write(folder / "c.yaml", FOUR)
 
 
 def scored(place, path, *more):
@@ -111,7 +114,7 @@ def test_a_table_of_a_spreadsheet(tmp_path):
     wild = "AFSSEQLARLKREFNE"
     text = "\ufeffName;Variant;Sequence;dG\nv1;A1L;LFSSEQLARLKREFNE;1,5\n"
     only = "\ufeffName;Variant;dG\r\nv1;A1L;1,5\r\nwt;;0,0\r\n"
-    write(tmp_path / "own.py", re.sub('WILD = ".*"', f'WILD = "{wild}"', toy_plugin.CODE))
+    write(tmp_path / "own.py", toy(wild))
     campaign = write(
         tmp_path / "c.yaml",
         "version: 1\nname: own\nmodel: {python: 'own.py:model'}\n"
@@ -250,8 +253,7 @@ def test_gaps_may_stand_for_missing_residues(tmp_path):
 
 def test_tied_chains_follow(tmp_path):
     """A Combo and a mutation of one chain of a homo-dimer hold for the other."""
-    code = re.sub('WILD = ".*"', 'WILD = "MKTMKT"', toy_plugin.CODE).replace('keep="1", ', "")
-    write(tmp_path / "own.py", code)
+    write(tmp_path / "own.py", toy("MKTMKT").replace('keep="1", ', ""))
     campaign = write(
         tmp_path / "c.yaml",
         "version: 1\nname: own\nmodel: {python: 'own.py:model'}\ndesign: {residues: '2,3,5,6'}\n"
