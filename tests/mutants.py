@@ -278,6 +278,19 @@ MUTANTS = (
         ("core/test_objective.py::test_nan_is_never_a_score",),
     ),
     Mutant(
+        "failure-is-zero",
+        "an intermediate value that failed counts as 0, wherever the zero of the reward lies",
+        edit(
+            "core/look",
+            "torch.where(count > 0, now + (known - then), before)",
+            "known",
+        ),
+        (
+            "core/test_laws_zero_point.py::test_a_constant_changes_no_design_and_shifts_log_z[smc-random-0.4]",
+            "core/test_laws_zero_point.py::test_a_constant_changes_no_design_and_shifts_log_z[tds-uniform-0.4]",
+        ),
+    ),
+    Mutant(
         "residual-biased",
         "residual resampling draws the rest from the weights instead of the remainders",
         edit(
