@@ -388,6 +388,19 @@ MUTANTS = (
         ("space/test_space.py::test_every_look_ahead_is_enumeration_or_says_that_it_is_not",),
     ),
     Mutant(
+        "impossible-is-final",
+        "a letter that is impossible now counts as impossible for good: h is 0 where p* has mass",
+        edit(
+            "space/impossible",
+            " if bool(never.any()) else (log_p, None)",
+            " if False else (log_p, None)",
+        ),
+        (
+            "space/test_laws_impossible.py::test_many_random_rules_are_exact_together[random]",
+            "space/test_laws_impossible.py::test_the_look_ahead_is_positive_wherever_the_target_has_mass",
+        ),
+    ),
+    Mutant(
         "run-across-chains",
         "runs and patterns go on from the end of one chain into the next",
         edit(

@@ -39,6 +39,7 @@ from seqalign.core.discrete import (
 from seqalign.core.process import Transition
 from seqalign.core.sequence import Alphabet
 from seqalign.files.numbering import Numbering
+from seqalign.space import impossible
 from seqalign.space.automaton import Automaton, product
 from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.counter import Counter, Flags
@@ -323,16 +324,23 @@ class DesignSpace:
         """Return log h(x), (B, K), and the posterior given A: its marginals.
 
         `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the
-        posterior is returned as is.
+        posterior is returned as is. Letters that the network calls impossible count in h as
+        `seqalign.space.impossible` says.
         """
         if posterior.columns is not None and not self.blocks:
-            found = self.lookahead.open(posterior.log_rows, x, posterior.columns)
+            log_rows, never = impossible.hoped(posterior.log_rows)
+            found = self.lookahead.open(log_rows, x, posterior.columns)
             if found is not None:
                 log_h, given, rows = found
+                if never is not None:
+                    given, rows = impossible.marked(given, never), None
                 return log_h, replace(posterior, log_rows=given, rows=rows)
         log_pi = posterior.log_probs
-        law, tokens, open_ = self._units.law(log_pi, x, unknown)
+        hoped, never = impossible.hoped(log_pi, unknown)
+        law, tokens, open_ = self._units.law(hoped, x, unknown)
         log_h, given = self.lookahead.condition(law, tokens, open_)
+        if never is not None:
+            given = impossible.marked(given, self._units.any(never))
         if self.blocks:
             # a known group whose letters differ is outside A
             apart = torch.isneginf(law.amax(-1)).any(-1)
