@@ -269,7 +269,16 @@ class DesignSpace:
         # what no letter can change
         total = self._flags.argmax(1).tolist()
         met = not any(c.misses(c.total(total)) for c, r in some if r is None)
-        if not (easy and met and self._automaton is None) and (found := _conflict(self)):
+        if easy and met and self._automaton is None:
+            return
+        # the search is exact, and slow where automata are large: what is plain needs none
+        wild = self.wild_type
+        if wild is not None and not self.violations(wild):
+            if bool(self.contains(self.alphabet.encode([wild])[None])):
+                return
+        if not self._counters and not self.lookahead.relaxed and self.lookahead.readable:
+            return
+        if found := _conflict(self):
             raise ConstraintError(*found)
 
     # membership ----------------------------------------------------------------------------------
