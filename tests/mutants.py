@@ -401,6 +401,15 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "padding-counts",
+        "on islands of different length a constraint counts what stands beyond the end",
+        edit("core/look", "            space = space.within(mask)\n", "            pass\n"),
+        (
+            "space/test_laws_lengths.py::test_every_length_has_the_target_it_has_alone[budget-random]",
+            "space/test_laws_lengths.py::test_every_length_has_the_target_it_has_alone[run-parallel]",
+        ),
+    ),
+    Mutant(
         "run-across-chains",
         "runs and patterns go on from the end of one chain into the next",
         edit(

@@ -161,16 +161,11 @@ class Visit:
         Raises:
             TypeError: the proposal or the value needs a gradient that the reward or the process
                 has not.
-            ValueError: there is a space, and islands of different length.
+            ValueError: the space leaves nothing to islands of some length.
         """
         mask = process.event_mask
         if space is not None and mask is not None and not bool(mask.all()):
-            short, length = int(mask.sum(-1).min()), mask.shape[-1]
-            raise ValueError(
-                f"A design space counts over all {length} positions, and an island of this process "
-                f"has {short}: what stands beyond its end would count. Run islands of one length "
-                f"at a time, each length with a process and a design space of its own."
-            )
+            space = space.within(mask)
         through: Through = "none"
         if isinstance(proposal, Tilted):
             through = "posterior" if process.discrete else "network"
@@ -204,21 +199,24 @@ class Visit:
         # fewer particles than a chunk need no padding: every call has one size all the same
         size = self.process.chunk and min(self.process.chunk, most or x.shape[1])
         if not size or (x.shape[0] == 1 and x.shape[1] == size):
-            return self._chunk(self.process, x, t, rng)
+            return self._chunk(self.process, self.space, x, t, rng)
         islands = []
         for b in range(x.shape[0]):
             process, streams, pieces = self.process.take([b]), rng.take([b]), []
+            space = None if self.space is None else self.space.take([b])
             for j in range(0, x.shape[1], size):
                 piece = x[b : b + 1, j : j + size]
                 n = piece.shape[1]
                 if n < size:
                     padding = piece[:, -1:].expand(-1, size - n, *piece.shape[2:])
                     piece = torch.cat((piece, padding), 1)
-                pieces.append(self._chunk(process, piece, t, streams.particles(j)).first(n))
+                pieces.append(self._chunk(process, space, piece, t, streams.particles(j)).first(n))
             islands.append(Look.zip(pieces, lambda v: torch.cat(v, 1)))
         return Look.zip(islands, torch.cat)
 
-    def _chunk(self, process: Process, x: Tensor, t: float, rng: Streams) -> Look:
+    def _chunk(
+        self, process: Process, space: Space | None, x: Tensor, t: float, rng: Streams
+    ) -> Look:
         through = self.through
         leaf: Tensor | None = None
         if through == "network":
@@ -228,9 +226,9 @@ class Visit:
         zero = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
         log_h, value, score = zero, zero, None
         guide = seen = posterior
-        if self.space is not None:
-            log_h, guide = self.space.condition(posterior, x, process.unknown(x))
-            log_h = log_h * (1.0 - self.space.discount * t)
+        if space is not None:
+            log_h, guide = space.condition(posterior, x, process.unknown(x))
+            log_h = log_h * (1.0 - space.discount * t)
         if self.slope is not None:
             if leaf is None:
                 leaf = guide.mean.detach().requires_grad_()
@@ -243,7 +241,7 @@ class Visit:
                 score = process.lift(score, guide)
             score = score.detach().contiguous().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         # the slope's value is the particle's own if both are the mean of the same posterior
-        same = through == "posterior" or (through == "network" and self.space is None)
+        same = through == "posterior" or (through == "network" and space is None)
         fused = same and isinstance(self.value, PosteriorMean)
         if self.value is not None and not fused:
             with torch.no_grad():

@@ -162,6 +162,12 @@ class Space(Protocol):
     def discount(self) -> float:
         """How much less than fully the look-ahead counts at t = 1."""
 
+    def within(self, event_mask: Tensor) -> Space:
+        """Return the space on islands of different length, (B, L) bool."""
+
+    def take(self, islands: Sequence[int]) -> Space:
+        """Return the space of a subset of its islands."""
+
     def start(self, x_T: Tensor) -> Tensor:
         """Reveal the fixed letters in masked states (B, K, L): conditioning, not weighting."""
 

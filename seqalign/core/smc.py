@@ -90,7 +90,7 @@ class SMC:
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
-        for name, part in (found | {"value": look.value}).items():
+        for name, part in (found | {"value": look.value, "space": look.space}).items():
             object.__setattr__(self, name, part)
 
     @cached_property

@@ -45,6 +45,7 @@ from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.counter import Counter, Flags
 from seqalign.space.feasibility import Part, Problem, Undecided
 from seqalign.space.installed import constraints as read
+from seqalign.space.lengths import Lengths, Within
 from seqalign.space.lookahead import Lookahead
 from seqalign.space.positions import Positions
 from seqalign.space.restrict import RestrictedReveal, TiedReveal
@@ -281,6 +282,24 @@ class DesignSpace:
         if found := _conflict(self):
             raise ConstraintError(*found)
 
+    # lengths -------------------------------------------------------------------------------------
+
+    def within(self, event_mask: Tensor) -> Lengths:
+        """Return the space on islands of different length, (B, L) bool: what exists counts."""
+        return Lengths(self, event_mask)
+
+    def take(self, islands: Sequence[int]) -> DesignSpace:
+        """Return itself: it is the same on every island."""
+        return self
+
+    def only(self, live: tuple[int, ...]) -> DesignSpace:
+        """Return the space of the positions with these 0-based indices, as if there were no others.
+
+        Raises:
+            ConstraintError: the constraints leave no sequence there.
+        """
+        return _only(self, live)
+
     # membership ----------------------------------------------------------------------------------
 
     def start(self, x_T: Tensor) -> Tensor:
@@ -399,6 +418,21 @@ class DesignSpace:
             assert isinstance(inner, Categorical)
             inner = RestrictedReveal(self.lookahead, inner, tokens, laws, open_)
         return TiedReveal(inner, self._units, x_t, unknown)
+
+
+@lru_cache(maxsize=128)
+def _only(space: DesignSpace, live: tuple[int, ...]) -> DesignSpace:
+    if len(live) == space.length:
+        return space
+    wild = space.wild_type
+    return replace(
+        space,
+        length=len(live),
+        constraints=tuple(Within(c, space.at, live) for c in space.constraints),
+        fixed="".join(space.fixed[i] for i in live),
+        wild_type=None if wild is None else "".join(wild[i] for i in live),
+        numbering=None if space.numbering is None else space.numbering.take(live),
+    )
 
 
 @lru_cache(maxsize=128)
