@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, Self
 
-if TYPE_CHECKING:
-    from seqalign.files.places import Places
-
-__all__ = ["Numbering", "ResidueError", "mutations", "split", "spoken"]
+__all__ = ["Numbering", "ResidueError", "Surroundings", "mutations", "split", "spoken"]
 
 # what a text begins with that names residues by where they are
 _WORDS: Final = tuple("within near interface surface core boundary cdr cdr1 cdr2 cdr3".split())
@@ -21,6 +18,30 @@ _WORDS: Final = tuple("within near interface surface core boundary cdr cdr1 cdr2
 
 class ResidueError(ValueError):
     """A residue expression that cannot be read, or names what is not there."""
+
+
+class Surroundings(Protocol):
+    """Where positions are among the residues of a structure (`seqalign.files.places`)."""
+
+    @property
+    def residues(self) -> Numbering:
+        """The names of all residues."""
+
+    def take(self, indices: Sequence[int]) -> Self:
+        """Return those of some positions, given by 0-based indices."""
+
+    def read(self, text: str) -> list[int]:
+        """Return the ascending 1-based positions of a text that begins with a word of place.
+
+        Raises:
+            ResidueError: it cannot be read, or speaks of what is not there.
+        """
+
+    def positions(self, residues: Sequence[int]) -> list[int]:
+        """Return the ascending positions that some residues are, all 1-based; some are none."""
+
+    def lacks(self, residue: int) -> str:
+        """Say why a residue, 1-based, is no position."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +76,7 @@ class Numbering:
 
     chains: tuple[str, ...]
     numbers: tuple[str, ...]
-    places: Places | None = field(default=None, compare=False, repr=False)
+    places: Surroundings | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.chains) != len(self.numbers):
@@ -190,15 +211,14 @@ class Numbering:
             return self._plainly(text, part, where)
         if spoken(text) and not self._readings(text).found:
             try:
-                return sorted(places.positions(places.geometry.read(text)))
+                return places.read(text)
             except ResidueError as error:
                 raise ResidueError(f"{where}: {error}") from None
         # all residues of the file are read, so that names mean the same whatever can be designed
-        whole = places.geometry.residues
-        there = [i - 1 for i in whole._plainly(text, part, where)]
-        found = sorted(places.positions(there))
+        there = places.residues._plainly(text, part, where)
+        found = places.positions(there)
         if not found and not absent:
-            raise ResidueError(f"{where}: {places.geometry.lacks(there[0])}. Leave it out.")
+            raise ResidueError(f"{where}: {places.lacks(there[0])}. Leave it out.")
         return found
 
     def _plainly(self, text: str, part: str, where: str) -> Sequence[int]:

@@ -16,12 +16,12 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,6 @@ from seqalign.files.numbering import Numbering, ResidueError, spoken
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from seqalign.files.structure import Beside
 
 __all__ = ["CDRS", "CONTACT", "Geometry", "Places"]
 
@@ -69,6 +67,30 @@ _MARKS: Final = {
 }
 
 
+class Beside(Protocol):
+    """What stands beside the chains (`seqalign.files.structure.Beside`)."""
+
+    @property
+    def kind(self) -> str:
+        """One of ion, ligand, sugar, nucleic, chain."""
+
+    @property
+    def residue(self) -> str:
+        """Its name; "" for a chain."""
+
+    @property
+    def chain(self) -> str:
+        """Of it."""
+
+    @property
+    def number(self) -> str:
+        """Of it; "" for a chain."""
+
+    @property
+    def xyz(self) -> Tensor:
+        """(n, 3) float32, Å, heavy atoms."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Geometry:
     """What the words of place are read from: all L residues of a structure, and what is beside.
@@ -90,7 +112,7 @@ class Geometry:
     beta: Tensor
     heavy: Tensor
     heavy_of: Tensor
-    beside: tuple[Beside, ...]
+    beside: Sequence[Beside]
     require: tuple[str, ...]
 
     @cached_property
@@ -439,10 +461,23 @@ class Places:
         """Return the places of some positions, given by 0-based indices."""
         return replace(self, at=tuple(self.at[i] for i in indices))
 
+    @property
+    def residues(self) -> Numbering:
+        """The names of all residues."""
+        return self.geometry.residues
+
+    def read(self, text: str) -> list[int]:
+        """Return the ascending 1-based positions of a text that begins with a word of place."""
+        return self.positions([i + 1 for i in self.geometry.read(text)])
+
     @cached_property
     def _position(self) -> dict[int, int]:
-        return {residue: i for i, residue in enumerate(self.at, 1)}
+        return {residue + 1: i for i, residue in enumerate(self.at, 1)}
 
-    def positions(self, residues: Any) -> Iterator[int]:
-        """Yield the 1-based positions of those 0-based residues that are one."""
-        return (self._position[i] for i in residues if i in self._position)
+    def positions(self, residues: Sequence[int]) -> list[int]:
+        """Return the ascending positions that some residues are, all 1-based; some are none."""
+        return sorted(self._position[i] for i in residues if i in self._position)
+
+    def lacks(self, residue: int) -> str:
+        """Say why a residue, 1-based, is no position."""
+        return self.geometry.lacks(residue - 1)
