@@ -298,7 +298,8 @@ class Letters:
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
         """Time one small network call with its look-ahead, and one call of each reward."""
         space, process = space_of(plan.model), cast(Any, plan.model.process)
-        n = min(plan.arms[0].particles, 16)
+        # the look of a large assembly is timed on fewer particles
+        n = min(plan.arms[0].particles, 16, max(1, 16000 // space.length))
         x = process.prior((1, n), Streams(0, (0,)))
         if isinstance(process, MaskedProcess):
             x = space.start(x)

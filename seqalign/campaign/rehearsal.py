@@ -26,7 +26,7 @@ from seqalign.core.streams import Streams
 from seqalign.space.space import DesignSpace
 
 # a quarter of the steps up to which a run is rehearsed as a whole
-SHORT = 40
+SHORT = 24
 
 
 class _Blank(Reward):
