@@ -96,7 +96,13 @@ def _standing(process: Process, space: DesignSpace) -> tuple[int, Callable[[int]
         spare, masked = process.steps - space.reveals, process
 
         def shorter(n: int) -> Made:
-            given: dict[str, Any] = {"bias": None, "blocks": (), "numbering": None, "wild_type": None, "keep": ""}
+            given: dict[str, Any] = {
+                "bias": None,
+                "blocks": (),
+                "numbering": None,
+                "wild_type": None,
+                "keep": "",
+            }
             given |= {"alphabet": two, "length": n, "steps": n + spare, "network": _flat}
             return replace(masked, **given), DesignSpace(two, n, discount=space.discount)
 
