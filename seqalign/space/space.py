@@ -268,8 +268,26 @@ class DesignSpace:
         # what no letter can change
         total = self._flags.argmax(1).tolist()
         met = not any(c.misses(c.total(total)) for c, r in some if r is None)
-        if not (easy and met and self._automaton is None) and (found := _conflict(self)):
+        if easy and met and self._automaton is None:
+            return
+        # mostly the wild type itself will do, and no search is needed
+        if not self._shown() and (found := _conflict(self)):
             raise ConstraintError(*found)
+
+    def _shown(self) -> bool:
+        """Whether the wild type, with what is fixed and allowed, obeys everything."""
+        if self.wild_type is None:
+            return False
+        near = [
+            w if w in some else some[0]
+            for w, some in zip(self.wild_type, self.allowed, strict=True)
+        ]
+        for group in self.blocks:
+            common = set.intersection(*(set(self.allowed[i - 1]) for i in group))
+            first = near[group[0] - 1]
+            for i in group:
+                near[i - 1] = first if first in common else min(common)
+        return not self.violations("".join(near))
 
     # membership ----------------------------------------------------------------------------------
 
