@@ -20,10 +20,33 @@ from seqalign.core.proposal import Proposal, Tilted
 from seqalign.core.streams import Streams
 from seqalign.core.value import Estimate, PosteriorMean, Value
 
-__all__ = ["Look", "Through", "Visit"]
+__all__ = ["Look", "Through", "Visit", "filled"]
 
 # what the score is a gradient in: nothing (there is none), the posterior's mean or the state
 Through = Literal["none", "posterior", "network"]
+
+
+def filled(value: Tensor, before: Tensor, alive: Tensor) -> Tensor:
+    """Return values (B, K) with a stand-in where one failed; NaN in islands that know none yet.
+
+    `before` (B, K) are the values after the last step, `alive` (B, K) the particles that may speak
+    for their island.
+    """
+    # A failure says nothing. A number of its own choice would, measured against the others, since
+    # nothing is known of the reward's zero: only what moves with that zero will do. Any such number
+    # is exact, as it is stored and divided out again. The particle's last value, moved as its
+    # island did, varies less than the mean of the island, which forgets the particle, and than the
+    # last value alone, which falls behind where values rise.
+    sound = torch.isfinite(value)
+    heard = sound & alive
+    known = before.nan_to_num(nan=0.0)
+    count = heard.sum(-1, keepdim=True)
+    now, then = (
+        torch.where(heard, v, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
+        for v in (value, known)
+    )
+    # in this order a particle that was where its island was ties with it, to the bit
+    return torch.where(sound, value, torch.where(count > 0, now + (known - then), before))
 
 
 @dataclass(frozen=True)
@@ -47,13 +70,14 @@ class Look:
         b, k = x.shape[:2]
         zero = torch.zeros((b, k), dtype=torch.float64, device=x.device)
         flat = torch.zeros(b, dtype=torch.float64, device=x.device)
+        dead = torch.isneginf(self.log_h)
         return Particles(
             step=step,
             x=x,
             log_w=self.log_h,
             log_twist=zero,
-            log_h=torch.where(torch.isneginf(self.log_h), 0.0, self.log_h),
-            value=torch.where(torch.isfinite(self.value), self.value, 0.0),
+            log_h=torch.where(dead, 0.0, self.log_h),
+            value=filled(self.value, torch.full_like(zero, torch.nan), ~dead),
             memo=torch.full_like(zero, memo),
             parent=torch.arange(k, device=x.device).expand(b, k),
             lam=flat,

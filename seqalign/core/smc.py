@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
-from seqalign.core.look import Look, Visit
+from seqalign.core.look import Look, Visit, filled
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
@@ -87,6 +87,14 @@ class SMC:
             )
         if self.branch < 1:
             raise ValueError(f"branch must be >= 1, got {self.branch}.")
+        mask = self.process.event_mask
+        if self.space is not None and mask is not None and not bool(mask.all()):
+            short, length = int(mask.sum(-1).min()), mask.shape[-1]
+            raise ValueError(
+                f"A design space counts over all {length} positions, and an island of this process "
+                f"has {short}: what stands beyond its end would count. Run islands of one length "
+                f"at a time, each length with a process and a design space of its own."
+            )
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
@@ -180,9 +188,11 @@ class SMC:
             dead, sound = torch.isneginf(log_h), torch.isfinite(value)
             log_h = torch.where(dead, 0.0, log_h)
             base = torch.where(dead, -torch.inf, base)
-            # a value that failed says nothing: the particle keeps its twist until the end
-            value, silent = torch.where(sound, value, 0.0), ~sound
-            mark = mark if last else torch.where(sound, mark, state.value)
+            if not (last or bool(sound.all())):
+                mark = filled(value, state.value, ~torch.isneginf(base))
+                # an island in which nothing is known keeps its twists
+                silent = torch.isnan(mark)
+                value = torch.where(silent, 0.0, mark)
 
         def twist(lam: Tensor) -> tuple[Tensor, Tensor]:
             log_twist, memo = self.potential(state.log_twist, state.memo, lam, value)

@@ -53,12 +53,14 @@ class Automaton:
             alive = more
             more = {d for d, row in enumerate(self.step) if alive & set(row)} | alive
         step = [[t if t in alive else -1 for t in row] for row in self.step]
+        # letters that always lead to one place tell no states apart a second time
+        told = list(zip(*dict.fromkeys(zip(*step, strict=True)), strict=True))
         block, count = [int(e) for e in self.ends], 0
         while len(set(block)) != count:
             count = len(set(block))
             keys = [
                 (b, *(t if t < 0 else block[t] for t in r))
-                for b, r in zip(block, step, strict=True)
+                for b, r in zip(block, told, strict=True)
             ]
             names: dict[tuple[int, ...], int] = {}
             block = [names.setdefault(k, len(names)) for k in keys]

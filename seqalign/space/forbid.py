@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from seqalign.space.automaton import Automaton
 from seqalign.space.constraint import Constraint, ConstraintError, Positions
-from seqalign.space.pattern import forbidding
+from seqalign.space.pattern import forbidding, pattern
 
 __all__ = ["Forbid"]
 
@@ -40,9 +39,16 @@ class Forbid(
 
     def broken(self, sequence: str, at: Positions) -> list[str]:
         """Return a sentence for each match."""
-        return [
-            f"{at.span(chain[0] + match.start(), chain[0] + match.end())} is {match[0]!r}, which "
-            f"matches the forbidden {self.pattern!r}"
-            for chain in at.chains
-            for match in re.finditer(self.pattern, sequence[chain[0] : chain[-1] + 1])
-        ]
+        tokens, asked = at.tokens(sequence), pattern(self.pattern, at.alphabet.letters)
+        said = []
+        for chain in at.chains:
+            here = [tokens[i] for i in chain]
+            if asked.refusing.refused(here) is None:
+                continue
+            for start, end in asked.matches(here):
+                first, after = chain[start], chain[end - 1] + 1
+                said.append(
+                    f"{at.span(first, after)} is {sequence[first:after]!r}, which matches the "
+                    f"forbidden {self.pattern!r}"
+                )
+        return said

@@ -39,6 +39,7 @@ from seqalign.core.discrete import (
 from seqalign.core.process import Transition
 from seqalign.core.sequence import Alphabet
 from seqalign.files.numbering import Numbering
+from seqalign.space import impossible
 from seqalign.space.automaton import Automaton, product
 from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.counter import Counter, Flags
@@ -270,24 +271,28 @@ class DesignSpace:
         met = not any(c.misses(c.total(total)) for c, r in some if r is None)
         if easy and met and self._automaton is None:
             return
-        # mostly the wild type itself will do, and no search is needed
-        if not self._shown() and (found := _conflict(self)):
+        # the search is exact, and slow where automata are large: what is plain needs none
+        near = self._near()
+        if near is not None and not self.violations(near):
+            if bool(self.contains(self.alphabet.encode([near])[None])):
+                return
+        if not self._counters and not self.lookahead.relaxed and self.lookahead.readable:
+            return
+        if found := _conflict(self):
             raise ConstraintError(*found)
 
-    def _shown(self) -> bool:
-        """Whether the wild type, with what is fixed and allowed, obeys everything."""
+    def _near(self) -> str | None:
+        """The wild type with what is fixed and allowed, tied letters alike; None without one."""
         if self.wild_type is None:
-            return False
-        near = [
-            w if w in some else some[0]
-            for w, some in zip(self.wild_type, self.allowed, strict=True)
-        ]
+            return None
+        pairs = zip(self.wild_type, self.allowed, strict=True)
+        near = [w if w in some else some[0] for w, some in pairs]
         for group in self.blocks:
             common = set.intersection(*(set(self.allowed[i - 1]) for i in group))
-            first = near[group[0] - 1]
+            letter = near[group[0] - 1]
             for i in group:
-                near[i - 1] = first if first in common else min(common)
-        return not self.violations("".join(near))
+                near[i - 1] = letter if letter in common else min(common)
+        return "".join(near)
 
     # membership ----------------------------------------------------------------------------------
 
@@ -341,16 +346,23 @@ class DesignSpace:
         """Return log h(x), (B, K), and the posterior given A: its marginals.
 
         `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the
-        posterior is returned as is.
+        posterior is returned as is. Letters that the network calls impossible count in h as
+        `seqalign.space.impossible` says.
         """
         if posterior.columns is not None and not self.blocks:
-            found = self.lookahead.open(posterior.log_rows, x, posterior.columns)
+            log_rows, never = impossible.hoped(posterior.log_rows)
+            found = self.lookahead.open(log_rows, x, posterior.columns)
             if found is not None:
                 log_h, given, rows = found
+                if never is not None:
+                    given, rows = impossible.marked(given, never), None
                 return log_h, replace(posterior, log_rows=given, rows=rows)
         log_pi = posterior.log_probs
-        law, tokens, open_ = self._units.law(log_pi, x, unknown)
+        hoped, never = impossible.hoped(log_pi, unknown)
+        law, tokens, open_ = self._units.law(hoped, x, unknown)
         log_h, given = self.lookahead.condition(law, tokens, open_)
+        if never is not None:
+            given = impossible.marked(given, self._units.any(never))
         if self.blocks:
             # a known group whose letters differ is outside A
             apart = torch.isneginf(law.amax(-1)).any(-1)

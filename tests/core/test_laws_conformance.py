@@ -22,6 +22,9 @@ from seqalign.core import potential, proposal, selection, tempering, value
 from seqalign.core.method import Looped
 from seqalign.core.particles import Samples
 from seqalign.core.streams import Streams
+from seqalign.methods.best_of_n import BestOfN
+from seqalign.methods.smc import PlainSMC
+from seqalign.methods.svdd import SVDD
 from seqalign.space import space as design_space
 
 ENTRIES = {e.name: e for e in importlib.metadata.entry_points(group="seqalign.methods")}
@@ -283,3 +286,25 @@ def test_what_cannot_work_is_refused_before_any_call(name):
     else:
         method()(p.process, exact.Plain(p.reward), (1, 4), rng=rng)
     assert not calls
+
+
+@pytest.mark.parametrize("name", ["masked-random", "uniform"])
+def test_islands_of_different_length_and_a_space_are_refused_before_any_call(name):
+    """What stands beyond an island's end would be counted: padding is no letter."""
+    p = exact.PROBLEMS[name]()
+    live = torch.tensor([[True, True, True], [True, True, False]])
+    calls = []
+
+    def network(x, t):
+        calls.append(t)
+        return p.process.network(x, t)
+
+    space = exact.space(wild_type="CBB", budget=1)
+    process = dataclasses.replace(p.process, network=network, event_mask=live)
+    for method in (BestOfN(), PlainSMC(), SVDD(branch=2)):
+        with pytest.raises(ValueError, match=r"an island of this process has 2: .* one length"):
+            method(process, p.reward, (2, 2), rng=Streams(0, range(2)), space=space)
+    assert not calls
+    whole = dataclasses.replace(process, event_mask=torch.ones_like(live))
+    samples = PlainSMC()(whole, p.reward, (2, 2), rng=Streams(0, range(2)), space=space)
+    assert bool(torch.isfinite(samples.log_z).all())
