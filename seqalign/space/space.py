@@ -219,6 +219,12 @@ class DesignSpace:
         return self._units.flags(np.array([[a in some for a in letters] for some in self.allowed]))
 
     @cached_property
+    def _fixed(self) -> Flags:
+        """(U,) which units are fixed; a tied group is, or is not, as a whole."""
+        free = self.alphabet.mask_symbol
+        return np.array([self.fixed[i] != free for i in self._units.leader.tolist()], dtype=bool)
+
+    @cached_property
     def _parts(self) -> tuple[Part, ...]:
         """What every constraint counts and reads."""
         asked = (Part.of(c, self.at, self._units) for c in self.constraints)
@@ -255,9 +261,8 @@ class DesignSpace:
     @cached_property
     def lookahead(self) -> Lookahead:
         """The look-ahead over units."""
-        return Lookahead(
-            self._flags, self._units.sites, self._automaton, self._counters, self.joint_limit
-        )
+        parts = self._automaton, self._counters
+        return Lookahead(self._flags, self._units.sites, *parts, self.joint_limit, self._fixed)
 
     # feasibility ---------------------------------------------------------------------------------
 
@@ -312,12 +317,15 @@ class DesignSpace:
             ok = ok & (total <= (total if c.high is None else c.high))
         if self._automaton is not None:
             # -1, the last row, is where what is refused stays
-            step = torch.tensor([*self._automaton.step, (-1,) * len(self.alphabet)])
+            step = torch.tensor([*self._automaton.step, (-1,) * len(self._automaton.step[0])])
+            column = x
+            if self._automaton.kept:
+                column = x + len(self.alphabet) * torch.tensor(self._fixed)
             ends = torch.tensor([*self._automaton.ends, False])
             for chain in dict.fromkeys(self._units.sites):
                 state = torch.zeros_like(x[..., 0])
                 for u in chain:
-                    state = step[state, x[..., u]]
+                    state = step[state, column[..., u]]
                 ok = ok & ends[state]
         return ok
 
