@@ -38,10 +38,10 @@ def check(campaign: Campaign, source: Source) -> Plan:
     with source.blame(("model", "name"), SpecError):
         own = own_process(campaign, source)
         medium = medium_of(campaign.model.name, own)
-    check_select(campaign, source, medium)
     method = method_of(campaign, source)
     loaded = medium.load(campaign, source, own)
     model = loaded.model
+    check_select(campaign, source, medium, medium.columns(campaign.rewards, model))
     replicates, islands = _islands(campaign, source, model)
     terms = tuple(
         load_term(label, spec, source, loaded.structure, medium.recurs)
@@ -71,6 +71,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
         rehearsals=rehearsals,
         config={},
         replicates=replicates,
+        notes=loaded.notes,
     )
     _limits(plan)
     return replace(plan, config=_resolved(plan, loaded.digests))
@@ -175,7 +176,7 @@ def _resolved(plan: Plan, digests: Mapping[str, str | None]) -> Mapping[str, Any
         "seqalign": version("seqalign"),
         **campaign.model_dump(mode="json"),
         "resolved": {
-            **plan.medium.resolved(plan.model, plan.replicates),
+            **plan.medium.resolved(plan),
             **digests,
             "islands": plan.islands,
             "sampler": to_mapping(arms[0].method),

@@ -447,11 +447,12 @@ class Images:
             seconds[term.label] = lap(partial(job, term.raw))
         return call, seconds, _gigabytes(x.device)
 
-    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
+    def resolved(self, plan: Plan) -> Mapping[str, Any]:
         """Return prompts, islands per prompt and steps."""
+        model = plan.model
         return {
             "prompts": None if model.prompts is None else list(model.prompts),
-            "islands_per_prompt": replicates,
+            "islands_per_prompt": plan.replicates,
             "wild_type": None,
             "residues": [],
             "chains": [],
@@ -460,7 +461,7 @@ class Images:
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:
         """Return what a campaign asks of its model, for programs."""
-        found = self.resolved(plan.model, plan.replicates)
+        found = self.resolved(plan)
         return {key: found[key] for key in ("prompts", "islands_per_prompt", "steps")}
 
     def say(self, plan: Plan, say: Say) -> None:
@@ -473,9 +474,9 @@ class Images:
         some = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
         say("\n  ".join([f"\n{some}, {islands} each, {plan.model.steps} steps", *prompts]))
 
-    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
-        return columns(rewards, ("prompt", "file"), tail=("island",))
+        return columns(rewards, ("prompt", "file"), programs=("island",))
 
     # after it -------------------------------------------------------------------------------------
 

@@ -34,13 +34,17 @@ from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
-from seqalign.files.numbering import mutations
-from seqalign.files.sheet import Layout, Sheet
+from seqalign.files.orderable import Orderable
+from seqalign.files.ordering import Ordering
+from seqalign.files.remarks import remarks
+from seqalign.files.sheet import Sheet
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
 TOP = 10
 """Designs in the "top" rows of the comparison."""
+REFERENCES = 32
+"""Designs of a baseline that have a log-likelihood: its first, and those of its "top" row."""
 
 
 def space_of(model: Model) -> DesignSpace:
@@ -49,14 +53,32 @@ def space_of(model: Model) -> DesignSpace:
     return model.space
 
 
+def _given(model: Model) -> str:
+    return " (shown with the letters of the wild type)" if model.wild_type else ""
+
+
 def free_positions(space: DesignSpace) -> list[int]:
     """Return the 0-based positions that may change."""
     return [i for i, a in enumerate(space.fixed) if a == space.alphabet.mask_symbol]
 
 
+def chains_of(model: Model) -> Orderable:
+    """Return how designs of a model of letters are ordered."""
+    assert model.orderable is not None
+    return model.orderable
+
+
+def ordering(model: Model) -> Ordering:
+    """Return the columns that designs of a model have for ordering."""
+    return Ordering(chains_of(model), space_of(model).alphabet.letters, model.wild_type)
+
+
 @dataclass(frozen=True)
 class Scored:
-    """Distinct sequences with every number that tables need, and the network calls it took."""
+    """Distinct sequences with every number that tables need, and the network calls it took.
+
+    `rows` are by the letters of all positions.
+    """
 
     rows: Mapping[str, Record]
     network_calls: int
@@ -76,8 +98,6 @@ def score(
     plan: Plan,
     objective: Reward | None,
     sequences: Sequence[str],
-    tell: Callable[[int], None] | None,
-    with_prior: bool = True,
 ) -> Scored:
     """Score distinct sequences; without an objective there are no scaled columns and no total."""
     model, space = plan.model, space_of(plan.model)
@@ -92,31 +112,44 @@ def score(
             columns[f"{t.label}_scaled"] = evaluate(scaled[t.label], designs)[0].tolist()
     if objective is not None:
         columns["total"] = evaluate(objective, designs)[0].tolist()
-    calls: list[int] = []
+    rows, own = {}, ordering(model)
+    chains = own.chains
+    for i, s in enumerate(distinct):
+        text = chains.text(s)
+        row: Record = own.row(text) | {k: v[i] for k, v in columns.items()}
+        row |= {"sequence": text, "letters": s}
+        if model.wild_type is not None:
+            names_ = chains.mutations(s, model.wild_type)
+            row |= {
+                "mutations": chains.mutated(s, model.wild_type),
+                "n_mut": len(names_),
+                "seq_recovery": metrics.recovery(s, model.wild_type, free),
+            }
+        rows[s] = row
+    return Scored(rows, 0)
+
+
+def with_prior(
+    plan: Plan, scored: Scored, sequences: Sequence[str], tell: Callable[[int], None] | None
+) -> Scored:
+    """Return scored sequences with the log-likelihoods of some of them; the others have NaN."""
+    model, calls = plan.model, [scored.network_calls]
+    free = free_positions(space_of(model))
+    chosen = list(dict.fromkeys(sequences))
 
     def count(some: int) -> None:
         calls.append(some)
         if tell is not None:
             tell(some)
 
-    if with_prior:
-        process, seed = cast(Any, model.process), plan.campaign.seed
-        prior = prior_log_likelihood(
-            process, designs.x[0], free, orders=PRIOR_ORDERS, seed=seed, observe=count
-        )
-        columns["prior"] = prior.tolist()
-        columns["prior_per_residue"] = (prior / len(free)).tolist()
+    x = Designs.of(chosen, space_of(model).alphabet).x[0]
+    process, seed = cast(Any, model.process), plan.campaign.seed
+    found = prior_log_likelihood(process, x, free, orders=PRIOR_ORDERS, seed=seed, observe=count)
+    prior = dict(zip(chosen, found.tolist(), strict=True))
     rows = {}
-    for i, s in enumerate(distinct):
-        row: Record = {"sequence": s, **{k: v[i] for k, v in columns.items()}}
-        if model.wild_type is not None:
-            names_ = mutations(s, model.wild_type, model.residues)
-            row |= {
-                "mutations": ":".join(names_),
-                "n_mut": len(names_),
-                "seq_recovery": metrics.recovery(s, model.wild_type, free),
-            }
-        rows[s] = row
+    for s, row in scored.rows.items():
+        value = prior.get(s, math.nan)
+        rows[s] = row | {"prior": value, "prior_per_residue": value / len(free)}
     return Scored(rows, sum(calls))
 
 
@@ -201,8 +234,7 @@ def _sheet(plan: Plan, scored: Scored) -> Sheet:
         float(getattr(model.process, "temperature", 1.0)),
         tuple(t.label for t in plan.terms),
         None if wild is None else rounded(scored.rows[wild]),
-        Layout.of(structure) if shaped and structure is not None else None,
-        _fixed_log_likelihood(plan, wild) if shaped and wild is not None else (0.0, 0.0),
+        _fixed_log_likelihood(plan, wild) if shaped and wild is not None else None,
     )
 
 
@@ -231,12 +263,22 @@ class Letters:
     def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
         """Build the model of a campaign, and its design space."""
         loaded = load_letters(campaign, source, own)
-        if loaded.model.wild_type is None:
-            asked = (*campaign.select.filters, campaign.select.rank_by)
-            used = [t for t in asked if re.match(r"-?(n_mut|seq_recovery)", t)]
-            if used:
+        columns = ordering(loaded.model)
+        for text in (*campaign.select.filters, campaign.select.rank_by):
+            name = re.match(r"-?([\w-]*)", text.strip())
+            column = name[1] if name else ""
+            compared = column in ("n_mut", "seq_recovery", "new_liabilities")
+            if column in campaign.rewards:
+                continue
+            if compared and loaded.model.wild_type is None:
                 raise source.error(
-                    ("select",), f"{used[0]!r} needs a wild type. Give input.wild_type."
+                    ("select",), f"{text!r} needs a wild type. Give input.wild_type."
+                )
+            if why := columns.lacks(column):
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: {column} has no value, as {why}. Say input.fill: seqres where the "
+                    "file has SEQRES, or leave it out.",
                 )
         return loaded
 
@@ -293,7 +335,10 @@ class Letters:
         if isinstance(plan.model.process, MaskedProcess):
             # the wild type has one, too
             free = space_of(plan.model).free
-            calls["evaluation"] = (plan.drawn + 1) * PRIOR_ORDERS * free
+            aligned = plan.arms[0].particles * plan.islands
+            others = (a.particles * plan.islands for a in plan.arms[1:])
+            known = aligned + sum(min(n, REFERENCES + TOP) for n in others) + 1
+            calls["evaluation"] = known * PRIOR_ORDERS * free
         return calls
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
@@ -323,15 +368,16 @@ class Letters:
         state = max(a.states for a in plan.arms) * space.length * (len(space.alphabet) + 1) * 8
         return min(laps[1:] or laps), seconds, 0.6 + 40 * state / 1e9
 
-    def resolved(self, model: Model, replicates: int) -> Mapping[str, Any]:
-        """Return wild type, residues, chains, steps, and which positions are free."""
-        space = space_of(model)
+    def resolved(self, plan: Plan) -> Mapping[str, Any]:
+        """Return wild type, residues, chains, steps, which positions are free, and remarks."""
+        model, space = plan.model, space_of(plan.model)
         return {
             "wild_type": model.wild_type,
             "residues": list(model.residues),
             "chains": list(model.chains),
             "steps": model.steps,
             "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
+            "notes": [] if plan.structure is None else remarks(plan.structure),
         }
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:
@@ -343,6 +389,8 @@ class Letters:
             "free": space.free,
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
+            "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
+            "notes": [*plan.notes, *(remarks(plan.structure) if plan.structure else [])],
             "constraints": plan.campaign.constraints,
         }
 
@@ -357,11 +405,27 @@ class Letters:
             say(line)
         if space.constraints:
             say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
+        chains = chains_of(plan.model)
+        one = plan.model.wild_type or chains.base
+        say(f"\nOrdered, one record per designed chain{_given(plan.model)}")
+        for record in chains.records:
+            letters = record.letters(one)
+            say(f"  {f'{record.name}: ' * bool(record.name)}{len(letters)} letters")
+            for at in range(0, len(letters), 60):
+                say(f"    {letters[at : at + 60]}")
+            for where in record.unknown():
+                say(f"    X: {where}; plates and DNA refuse it")
+        if plan.structure is not None and (notes := remarks(plan.structure)):
+            say("\nThe structure as it was read")
+            for note in notes:
+                say(f"  {note}")
 
-    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
-        own = ("mutations", "n_mut", "seq_recovery") if wild else ()
-        return columns(rewards, ("sequence", *own), ("prior", "prior_per_residue"))
+        own = ordering(model)
+        changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
+        head = ("sequence", *own.sequences, *changed, *own.whole)
+        return columns(rewards, head, own.each, ("prior", "prior_per_residue"))
 
     # after it -------------------------------------------------------------------------------------
 
@@ -372,12 +436,17 @@ class Letters:
         results: Mapping[str, Samples],
         tell: Callable[[int], None] | None,
     ) -> Judged:
-        """Score every distinct sequence once, log-likelihoods included."""
+        """Score every distinct sequence once; log-likelihoods, which are dear, of those shown."""
         flat = {name: _flat(samples) for name, samples in results.items()}
         every = [s for sequences, _ in flat.values() for s in sequences]
         if plan.model.wild_type is not None:
             every = [plan.model.wild_type, *every]
-        scored = score(plan, objective, every, tell)
+        scored = score(plan, objective, every)
+        known = [s for s in every[:1] if plan.model.wild_type is not None] + flat["aligned"][0]
+        for arm in plan.arms[1:]:
+            drawn = flat[arm.name][0]
+            known += drawn[:REFERENCES] + scored.top(drawn)
+        scored = with_prior(plan, scored, known, tell)
         rows = _rows(plan, scored, {name: sequences for name, (sequences, _) in flat.items()})
         sequences, log_w = flat["aligned"]
         seed = plan.campaign.seed
@@ -393,19 +462,24 @@ class Letters:
             _gains(plan, rows),
             {x: metrics.weighted_mean(scored.of(sequences, x), log_w) for x in plan.shown},
             scored.network_calls,
-            {"fasta": _sheet(plan, scored), "prior_orders": PRIOR_ORDERS},
+            {
+                "fasta": _sheet(plan, scored),
+                "orderable": chains_of(plan.model),
+                "prior_orders": PRIOR_ORDERS,
+            },
         )
 
     def broken(self, model: Model, row: Record) -> str | None:
         """Return the first constraint a design breaks, in words."""
-        return next(iter(space_of(model).violations(row["sequence"])), None)
+        return next(iter(space_of(model).violations(row["letters"])), None)
 
     def publish(
         self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]
     ) -> Summary:
         """Write designs.fasta."""
         assert summary.fasta is not None
-        folder.write("designs.fasta", summary.fasta.fasta(kept))
+        assert summary.orderable is not None
+        folder.write("designs.fasta", summary.fasta.fasta(kept, summary.orderable))
         return summary
 
     def figures(self, run: Run) -> Figures:

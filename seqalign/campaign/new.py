@@ -6,11 +6,12 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -19,16 +20,17 @@ from seqalign import weights
 from seqalign.campaign.design_map import ranges
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
+from seqalign.files.remarks import remarks
 from seqalign.files.residues import LETTERS
+from seqalign.files.sequences import is_fasta, read_fasta
 from seqalign.files.structure import Structure, read_structure
-from seqalign.files.text import read_fasta
 from seqalign.load import Model, load_model
 from seqalign.registry import SpecError, draws_images, entry, names, parameters, takers
 from seqalign.space.installed import find, keys
 from seqalign.space.positions import ConstraintError, Positions
 
 _STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
-_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
+_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pir", ".a2m", ".a3m")
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet")
 _LANGUAGE = "Residues: A39, A1-56, A82A (insertion code), a chain as A, lists, and not A10."
 
@@ -42,13 +44,47 @@ class Draft:
     notes: tuple[str, ...]
 
 
-def new(given: Path, out: Path, model: str | None = None) -> Draft:
+@dataclass(frozen=True)
+class Reading:
+    """How a structure is read, as keys of `input` say it: all chains and names by default."""
+
+    chains: Sequence[str] = ()
+    context: Sequence[str] = ()
+    map: Mapping[str, str] = field(default_factory=dict)
+    ignore: Sequence[str] = ()
+    fill: str = "none"
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """What was said, by key of `input`."""
+        every = {key: getattr(self, key) for key in ("chains", "context", "map", "ignore", "fill")}
+        return {key: value for key, value in every.items() if value and value != "none"}
+
+
+def new(
+    given: Path,
+    out: Path,
+    model: str | None = None,
+    *,
+    design: str | None = None,
+    reading: Reading = Reading(),
+) -> Draft:
     """Write the campaign of a structure or FASTA file, to be stored at `out`.
 
+    Args:
+        given: the file.
+        out: where the campaign will be.
+        model: by name; one that fits the file if None.
+        design: residues to be designed, in the residue language; all if None.
+        reading: how a structure is read.
+
     Raises:
-        ValueError: the file cannot be read or is of another kind, or the model does not fit it.
+        ValueError: the file cannot be read or is of another kind, or the model does not fit it, or
+            `design` names what is not there.
     """
     suffix = Path(given.name.lower().removesuffix(".gz")).suffix
+    if suffix == ".txt" and given.is_file() and is_fasta(given):
+        suffix = ".fasta"
     if suffix in _TABLES:
         raise ValueError(
             f"{given}: measured data as input cannot be done yet in version {version('seqalign')}. "
@@ -67,10 +103,21 @@ def new(given: Path, out: Path, model: str | None = None) -> Draft:
             f"The model {model!r} draws images, which need prompts and no file of letters: write "
             "version, name, input.prompts, model and rewards, and say seqalign check."
         )
+    notes: list[str] = []
     if suffix in _STRUCTURES:
-        found = _of_structure(given, model or "mpnn-mini")
+        found = dict(_of_structure(given, model or "mpnn-mini", reading))
+        notes = found.pop("notes")
     else:
-        found = _of_sequence(given, model)
+        if reading.given:
+            raise ValueError(
+                f"{given} holds a sequence, and --{next(iter(reading.given))} is about a "
+                "structure. Leave it out."
+            )
+        found = dict(_of_sequence(given, model, notes))
+    if design is not None:
+        found["at"].named.positions(design, "--design")
+        found["residues"] = design
+    del found["at"]
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "-", given.name.partition(".")[0]).strip("-_.") or "campaign"
     values = {
         **found,
@@ -85,7 +132,7 @@ def new(given: Path, out: Path, model: str | None = None) -> Draft:
     environment.filters["yaml"] = _yaml
     template = files("seqalign").joinpath("templates", "campaign.yaml.j2").read_text("utf-8")
     text = environment.from_string(template).render(values) + "\n"
-    return Draft(text, found["model"], _notes(found["model"]))
+    return Draft(text, found["model"], (*notes, *_notes(found["model"])))
 
 
 def _yaml(value: Any) -> str:
@@ -128,34 +175,45 @@ def _notes(model: str) -> tuple[str, ...]:
 # what is given ------------------------------------------------------------------------------------
 
 
-def _of_structure(file: Path, model: str) -> Mapping[str, Any]:
+def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]:
     """Return what the template asks for: the words about a structure, and its constraints."""
     if "structure" not in parameters("model", model):
         raise SpecError(
             f"The model {model!r} does not look at a structure, and {file} is one. Models that "
             f"do: {', '.join(takers('model', 'structure'))}."
         )
-    structure = read_structure(file)
+    structure = read_structure(file, **reading.given)
     numbering, letters = structure.known_numbering, structure.wild_type
-    chains = list(dict.fromkeys(numbering.chains))
-    at = Positions(PROTEIN, len(letters), letters, numbering=numbering)
+    names = dict.fromkeys(structure.numbering.chains)
+    pairs = zip(structure.numbering.chains, structure.design.tolist(), strict=True)
+    designed = {chain for chain, may in pairs if may}
+    chains, context = ([c for c in names if (c in designed) is which] for which in (True, False))
+    may = tuple(p for p, i in enumerate(structure.known.tolist(), 1) if bool(structure.design[i]))
+    fixed = "".join(PROTEIN.mask_symbol if p in may else a for p, a in enumerate(letters, 1))
+    at = Positions(PROTEIN, len(letters), letters, fixed, numbering)
     return {
         "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
         "model": model,
-        "about": _about(structure),
+        "at": at,
+        "notes": remarks(structure),
+        "about": [*_about(structure), *(line for r in remarks(structure) for line in wrap(r, 92))],
         "ends": numbering.name(1),
         "active": "max_homopolymer",
         "guides": "stability",
         "alpha": 0.5,
         "chains": chains if all(chains) else [],
-        "residues": _all_of(numbering),
+        "given": {
+            **({"context": context} if all(context) and context else {}),
+            **{k: v for k, v in reading.given.items() if k not in ("chains", "context")},
+        },
+        "residues": _text_of(numbering, may),
         **_constraints(at),
     }
 
 
-def _of_sequence(file: Path, model: str | None) -> Mapping[str, Any]:
+def _of_sequence(file: Path, model: str | None, notes: list[str]) -> Mapping[str, Any]:
     """Return what the template asks for: the words about a wild type, and its constraints."""
-    records = read_fasta(file)
+    records = read_fasta(file, notes.append)
     if len(records) > 1:
         raise ValueError(
             f"{file} holds {len(records)} sequences; a campaign has one wild type. Keep one record."
@@ -201,6 +259,8 @@ def _of_sequence(file: Path, model: str | None) -> Mapping[str, Any]:
     return {
         "title": f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
         "model": model,
+        "at": at,
+        "given": {},
         "about": about,
         "ends": at.name(at.free[0]),
         "active": "max_mutations",
@@ -220,11 +280,10 @@ def _loaded(model: str) -> Model:
     return found
 
 
-def _all_of(numbering: Numbering) -> str | None:
-    """Return text that names every position: ranges if they can be read, else chains."""
-    everything = tuple(range(1, len(numbering) + 1))
+def _text_of(numbering: Numbering, wanted: tuple[int, ...]) -> str | None:
+    """Return text that names all 1-based positions of some chains: ranges if they can be read."""
     runs: dict[str, list[int]] = {}
-    for i in everything:
+    for i in wanted:
         runs.setdefault(numbering.chains[i - 1], []).append(i)
     ranges = ", ".join(
         numbering.name(r[0]) + (f"-{numbering.numbers[r[-1] - 1]}" if len(r) > 1 else "")
@@ -232,7 +291,7 @@ def _all_of(numbering: Numbering) -> str | None:
     )
     for text in (ranges, ", ".join(runs)):
         try:
-            if numbering.positions(text) == everything:
+            if numbering.positions(text) == wanted:
                 return text
         except ValueError:
             continue
@@ -240,7 +299,7 @@ def _all_of(numbering: Numbering) -> str | None:
 
 
 def _about(structure: Structure) -> list[str]:
-    """Say which residues the chains have, with author numbers, and how odd ones are read."""
+    """Say which residues the chains have, with author numbers."""
     known = set(structure.known.tolist())
     numbering = structure.numbering
     lines = []
@@ -248,29 +307,13 @@ def _about(structure: Structure) -> list[str]:
         here = [i for i, c in enumerate(numbering.chains) if c == chain]
         name = f"Chain {chain}" if chain else "The chain"
         seen = [i for i in here if i in known]
-        lines.append(f"{name}: {len(seen)} residues that can be designed.")
+        may = bool(structure.design[here[0]])
+        lines.append(
+            f"{name}: {len(seen)} residues that {'can be designed' if may else 'are only seen'}."
+        )
         for start in range(0, len(seen), 50):
             text = "".join(structure.sequence[i] for i in seen[start : start + 50])
             lines.append(f"{numbering.name(seen[start] + 1):>7} {text}")
-        breaks = [
-            f"{numbering.name(i)} and {numbering.name(i + 1)}"
-            for i in here[1:]
-            if bool(structure.breaks[i])
-        ]
-        rest = [numbering.name(i + 1) for i in here if i not in known]
-        for some, most, said in (
-            (breaks, 6, "The chain is broken between"),
-            (rest, 8, "Not designed, as letter or atoms are missing:"),
-        ):
-            if some:
-                more = f" and {len(some) - most} more" if len(some) > most else ""
-                lines.append(f"{said} {', '.join(some[:most])}{more}.")
-    if structure.modified:
-        shown = ", ".join(
-            f"{residue} {numbering.name(i + 1)} as {structure.sequence[i]}"
-            for i, residue in structure.modified[:8]
-        )
-        lines.append(f"Read {shown}{', ...' if len(structure.modified) > 8 else ''}.")
     return lines
 
 

@@ -35,6 +35,9 @@ class InputSpec(_Strict):
     numbering: Literal["author", "label", "index"] = "author"
     chains: list[str] | None = Field(default=None, min_length=1)
     context: list[str] | None = Field(default=None, min_length=1)
+    map: dict[str, str] = Field(default_factory=dict)
+    ignore: list[str] = Field(default_factory=list)
+    fill: Literal["none", "gaps", "seqres"] = "none"
     wild_type: str = "model"
     prompts: str | list[str] | None = None
     negative_prompt: str | None = None

@@ -232,7 +232,7 @@ class RunFolder:
             ValueError: the run is not finished, or an older version wrote it.
         """
         data = self.read_json("summary.json")
-        if data.get("kind", "letters") == "letters" and "fasta" not in data:
+        if data.get("kind", "letters") == "letters" and {"fasta", "orderable"} - data.keys():
             raise ValueError(
                 f"{self.path} was written by an older version, which stored too little to choose "
                 "again. Run its campaign with --fresh."
@@ -250,6 +250,14 @@ class RunFolder:
         path = self.path / name
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         return [json.loads(line) for line in lines]
+
+    def read_header(self, name: str) -> list[str]:
+        """Return the columns of a CSV file; none if there is no file."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
 
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file; none if there is no file."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
+from seqalign.files.orderable import Orderable
 from seqalign.files.sheet import Sheet
 
 Number = float | None
@@ -154,6 +155,7 @@ class Summary:
         weighted_mean: per reward, mean under the weights.
         seconds: per sampler, and of the evaluation.
         fasta: what designs.fasta says beside the designs; letters only.
+        orderable: how designs are printed as chains; letters only.
         prior_orders: reveal orders behind each log-likelihood; letters only.
         prompts: what was asked for; images only.
         paired: comparisons pair by pair; images only.
@@ -186,6 +188,7 @@ class Summary:
     weighted_mean: Mapping[str, Number]
     seconds: Mapping[str, float]
     fasta: Sheet | None = None
+    orderable: Orderable | None = None
     prior_orders: int | None = None
     prompts: tuple[str, ...] | None = None
     paired: Paired | None = None

@@ -8,13 +8,14 @@ and resumable.
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Callable
 from enum import StrEnum
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -23,9 +24,9 @@ from seqalign.campaign.check import check
 from seqalign.campaign.compare import compare
 from seqalign.campaign.design_map import places
 from seqalign.campaign.estimate import estimate
-from seqalign.campaign.export import Wells, export
+from seqalign.campaign.export import export
 from seqalign.campaign.medium import Plan
-from seqalign.campaign.new import new
+from seqalign.campaign.new import Reading, new
 from seqalign.campaign.report.page import report
 from seqalign.campaign.run import run
 from seqalign.campaign.score import evaluation_calls, read_candidates, score, stored_constants
@@ -37,6 +38,7 @@ from seqalign.campaign.yaml import parse, read
 from seqalign.cli import catalog, screen
 from seqalign.cli.screen import CampaignFile, Json, Set, fail
 from seqalign.core.objective import open_zscores
+from seqalign.files.gene import Order
 from seqalign.files.text import finite, to_csv, write_atomic
 
 P = ParamSpec("P")
@@ -140,7 +142,10 @@ def demo(
 
 
 def _plan(path: Path, overrides: list[str] | None) -> Plan:
-    return check(*read(path, overrides or []))
+    plan = check(*read(path, overrides or []))
+    for note in plan.notes:
+        typer.echo(f"note: {note}", err=True)
+    return plan
 
 
 @_verb
@@ -192,6 +197,16 @@ def _completed(incomplete: str) -> list[str]:
     return [name for name in registry.names("model") if name.startswith(incomplete)]
 
 
+class _Fill(StrEnum):
+    none = "none"
+    gaps = "gaps"
+    seqres = "seqres"
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word for word in re.split(r"[,\s]+", text or "") if word)
+
+
 @_verb
 def new_(
     given: Annotated[
@@ -206,6 +221,25 @@ def new_(
             autocompletion=_completed,
         ),
     ] = None,
+    chains: Annotated[
+        str | None, typer.Option("--chains", help="Chains to design and order: A,B; else all.")
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", help="Chains that are seen and never ordered.")
+    ] = None,
+    design: Annotated[
+        str | None, typer.Option("--design", help='Residues that may change: "A1-56, not A10".')
+    ] = None,
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="Read a residue as a letter, X for kept as it is: 7T2=A."),
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option("--ignore", help="Residue names to leave out: 7T2,IAE.")
+    ] = None,
+    fill: Annotated[
+        _Fill, typer.Option("--fill", help="Letters without atoms: from SEQRES, in gaps only.")
+    ] = _Fill.none,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -214,7 +248,17 @@ def new_(
         raise fail(f"{out} is a folder; give --out a file name, as {out / 'campaign.yaml'}.", 2)
     if out.exists() and not force:
         raise fail(f"{out} is there already. Choose another --out, or say --force.", 2)
-    made = new(given, out, model)
+    odd = [text for text in maps or () if not re.fullmatch(r"\s*\w+\s*=\s*\w\s*", text)]
+    if odd:
+        raise fail(f"--map {odd[0]}: write NAME=LETTER, as --map 7T2=A.", 2)
+    reading = Reading(
+        chains=_words(chains),
+        context=_words(context),
+        map={name.strip(): a.strip().upper() for name, a in (m.split("=") for m in maps or ())},
+        ignore=_words(ignore),
+        fill=fill.value,
+    )
+    made = new(given, out, model, design=design, reading=reading)
     write_atomic(out, made.text)
     if as_json:
         screen.show_json({"campaign": out, "model": made.model, "notes": made.notes})
@@ -227,7 +271,12 @@ def new_(
 @_verb
 def score_(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="FASTA, or CSV with a column 'sequence'.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="FASTA, or a table (CSV, TSV) with a column sequence, variant (V39A:D40G, "
+            "p.Val39Ala, WT) or Combo (letters at the designed positions).",
+        ),
     ],
     campaign: Annotated[
         Path, typer.Option("--campaign", "-c", metavar="CAMPAIGN.yaml", help="The campaign.")
@@ -245,9 +294,18 @@ def score_(
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Score your own sequences by a campaign's rewards, prior and constraints."""
+    """Score your own sequences by a campaign's rewards, prior and constraints.
+
+    A record that cannot be read is skipped, and said; the others are scored. Exit code 0: all were
+    scored. 2: some or all were skipped; the scores of the others are written all the same, and
+    tables have a column "skipped" with the cause.
+    """
     plan = _plan(campaign, overrides)
     candidates = read_candidates(path, plan)
+    for note in candidates.notes:
+        typer.echo(f"note: {note}", err=True)
+    for line in candidates.said():
+        typer.echo(f"skipped: {line}", err=True)
     folder = run_folder or plan.folder
     constants = None
     if open_zscores(plan.objective):
@@ -260,19 +318,28 @@ def score_(
                 f"this campaign, and {folder} holds none.",
                 err=True,
             )
-    sequences = [sequence for _, sequence in candidates]
+    sequences = candidates.sequences
     calls = evaluation_calls(plan, len(set(sequences)))
     with screen.counted(calls, "log-likelihoods", as_json or not prior) as count:
         rows, columns = score(plan, sequences, constants=constants, prior=prior, evaluating=count)
-    rows = [{"id": name, **row} for (name, _), row in zip(candidates, rows, strict=True)]
+    scored, skipped = iter(rows), candidates.skipped
+    rows = [
+        {"id": entry.name, "skipped": entry.skipped, **({} if entry.skipped else next(scored))}
+        for entry in candidates.entries
+    ]
     columns = ["id", *columns]
     if as_json:
-        some = [{k: finite(row[k]) for k in columns} for row in rows]
-        screen.show_json({"campaign": plan.campaign.name, "rows": some})
+        some = [{k: finite(row[k]) for k in columns} for row in rows if not row["skipped"]]
+        missed = [{"id": e.name, "place": e.place, "cause": e.skipped} for e in skipped]
+        said = {"rows": some, "skipped": missed, "notes": candidates.notes}
+        screen.show_json({"campaign": plan.campaign.name, **said})
+    columns += ["skipped"] if skipped else []
     if out is not None:
         write_atomic(out, to_csv(rows, columns))
     elif not as_json:
         typer.echo(to_csv(rows, columns), nl=False)
+    if skipped:
+        raise fail(f"{len(sequences):,} scored, {len(skipped):,} skipped.", 2)
 
 
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A finished run folder.")]
@@ -338,21 +405,70 @@ def status_(
 
 
 class _Plate(StrEnum):
+    deep = "24"
     small = "96"
     large = "384"
+
+
+class _Met(StrEnum):
+    auto = "auto"
+    never = "never"
+
+
+def _dna(text: str) -> Any:
+    """An option that says what genes are like; the help tells its default."""
+    return typer.Option(help=f"DNA: {text}")
 
 
 @_verb
 def export_(
     folder: _Dir,
-    as_fasta: Annotated[bool, typer.Option("--fasta", help="designs.fasta: id, sequence.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="designs.csv: a short table.")] = False,
+    as_fasta: Annotated[
+        bool, typer.Option("--fasta", help="designs.fasta: a record per designed chain.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="designs.csv: the columns that people read.")
+    ] = False,
     plate: Annotated[
-        _Plate | None, typer.Option("--plate", help="plate-1.csv, ...: well, id, sequence.")
+        _Plate | None,
+        typer.Option("--plate", help="plate-1.csv, ...: well, id, chain, sequence; and a picture."),
     ] = None,
     control: Annotated[
-        bool, typer.Option("--control", help="The wild type in the last well of every plate.")
+        bool, typer.Option("--control", help="The wild type at the end of every plate.")
     ] = False,
+    controls: Annotated[
+        int, typer.Option("--controls", min=0, help="The wild type so many times per plate.")
+    ] = 0,
+    dna: Annotated[
+        bool, typer.Option("--dna", help="dna.csv, dna.fasta, dna.gb: a gene per chain.")
+    ] = False,
+    organism: Annotated[
+        str | None, _dna("whose codons; e_coli, or h_sapiens, s_cerevisiae, ...")
+    ] = None,
+    gc: Annotated[
+        tuple[float, float] | None, _dna("share of G and C in the fragment; 0.3 0.65.")
+    ] = None,
+    gc_window: Annotated[
+        tuple[int, float, float] | None, _dna("the same in every stretch of so many; 50 0.2 0.8.")
+    ] = None,
+    avoid: Annotated[
+        str | None, _dna("enzymes or sites that do not cut; BsaI, or BsaI,NdeI,GAATTC, or none.")
+    ] = None,
+    max_run: Annotated[int | None, _dna("the longest run of one base; 8.")] = None,
+    repeat: Annotated[
+        int | None, _dna("no stretch of so many bases comes twice; 20, 0 for any.")
+    ] = None,
+    start_met: Annotated[
+        _Met | None, _dna("auto puts an M before proteins without one; never.")
+    ] = None,
+    n_tag: Annotated[
+        str | None, _dna('letters before the protein, "-" between parts: MHHHHHH-GS.')
+    ] = None,
+    c_tag: Annotated[str | None, _dna("letters behind the protein.")] = None,
+    stop: Annotated[bool | None, _dna("a stop codon at the end, unless --no-stop.")] = None,
+    prefix: Annotated[str | None, _dna("bases before the gene, kept as they are.")] = None,
+    suffix: Annotated[str | None, _dna("bases behind the gene, kept as they are.")] = None,
+    max_length: Annotated[int | None, _dna("the longest fragment in bp.")] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="The best so many.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write to; by default DIR/export.")
@@ -360,22 +476,48 @@ def export_(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the designs of a run as FASTA, CSV or plate maps, best first."""
-    size: Wells | None = None if plate is None else 96 if plate is _Plate.small else 384
-    paths = export(
+    """Write the designs of a run as FASTA, CSV, plates or DNA, best first."""
+    text = {"n_tag": n_tag, "c_tag": c_tag, "prefix": prefix, "suffix": suffix}
+    asked: dict[str, Any] = {
+        **{key: value and "".join(value.split()).upper() for key, value in text.items()},
+        "organism": organism,
+        "gc": gc,
+        "window": gc_window,
+        "avoid": None if avoid is None else _sites(avoid),
+        "run": max_run,
+        "repeat": repeat,
+        "start_met": None if start_met is None else start_met is _Met.auto,
+        "stop": stop,
+        "max_length": max_length,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if asked and not dna:
+        options = {"window": "gc-window", "run": "max-run"}
+        name = next(iter(asked))
+        raise fail(f"--{options.get(name, name).replace('_', '-')} is about DNA. Say --dna too.", 2)
+    size: Any = None if plate is None else int(plate)
+    found = export(
         RunFolder(folder),
         out or folder.resolve() / "export",
         as_fasta=as_fasta,
         as_csv=as_csv,
         plate=size,
-        control=control,
+        controls=max(controls, int(control)),
+        dna=Order(**asked) if dna else None,
         top=top,
         force=force,
     )
     if as_json:
-        screen.show_json({"files": paths})
+        screen.show_json({"files": found.files, "notes": found.notes})
     else:
-        typer.echo("\n".join(map(str, paths)))
+        screen.show(*found.notes)
+        typer.echo("\n".join(map(str, found.files)))
+
+
+def _sites(text: str) -> tuple[str, ...]:
+    """Return what an option lists; "none" lists nothing."""
+    names = [name.strip() for name in text.split(",")]
+    return tuple(dict.fromkeys(n for n in names if n and n.lower() != "none"))
 
 
 @_verb

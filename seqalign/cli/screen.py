@@ -126,6 +126,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             if isinstance(error, (CampaignError, registry.SpecError)) or _ours(error):
                 raise fail(str(error), 4 if _lacks(error) else 2) from None
             raise
+        except ImportError as error:
+            if _lacks(error) and _ours(error):
+                raise fail(str(error), 4) from None
+            raise
         except RuntimeError as error:
             if "allocate memory" in str(error):
                 raise _no_memory(error, again) from None
@@ -337,6 +341,14 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
         rule = registry.to_mapping(arm.method)
         particles = f"{plan.islands} × {arm.particles} particles"
         say(f"  {arm.name}: {rule.pop('name')}, {particles}, {_flow(rule)}")
+    asked, drawn = plan.campaign.budget.designs, plan.islands * plan.arms[0].particles
+    if asked is not None:
+        top = plan.campaign.select.top
+        kept = "all that pass the filters are kept" if top is None else f"select.top keeps {top}"
+        say(
+            f"  budget.designs: {asked} asked, {drawn} drawn in whole islands, copies among them; "
+            f"{kept}"
+        )
     network, oracles = (
         ", ".join(f"{k} {v:,}" for k, v in calls.items()) for calls in (cost.network, cost.oracle)
     )

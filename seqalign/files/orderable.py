@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
+from seqalign.files.mpnn_numbering import indices
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import JUMP, Structure
 
@@ -103,7 +104,7 @@ class Orderable:
         """
         if structure is None:
             # a chain is a run of its name
-            name, context = "", ()
+            name, context = "", tuple[str, ...]()
             records = [
                 Record((chain,), tuple(some), tuple(numbering.numbers[i].lower() for i in some))
                 for chain, some in _by_chain(numbering.chains).items()
@@ -118,6 +119,40 @@ class Orderable:
         names = dict.fromkeys(numbering.chains if structure is None else seen)
         designed = tuple(c for c in names if c not in context)
         return cls(name, merged, designed, context, base, copies)
+
+    @classmethod
+    def by_numbers(cls, base: str, structure: Structure) -> Orderable:
+        """Return how ProteinMPNN prints the same designs: each gap in the numbers is an X."""
+        position = {residue + 1: p for p, residue in enumerate(structure.known.tolist())}
+        own = cls.of(base, structure.known_numbering, structure)
+        records = []
+        for chain, row in sorted(indices(structure.numbering).items()):
+            places = tuple(position.get(i or 0, "X") for i in row)
+            if chain in own.designed:
+                records.append(Record((chain,), places, ("",) * len(places)))
+        return replace(own, records=tuple(records), copies=())
+
+    @property
+    def sizes(self) -> list[int]:
+        """The letters of each record."""
+        return [len(record.places) for record in self.records]
+
+    @property
+    def labels(self) -> list[str]:
+        """The first chain of each record, fit for the name of a column or file; all different."""
+        found: list[str] = []
+        for record in self.records:
+            first = label = re.sub(r"[^\w-]+", "_", record.chains[0])
+            n = 1
+            while label in found or (not label and len(self.records) > 1):
+                n += 1
+                label = f"{first}{n}"
+            found.append(label)
+        return found
+
+    def ids(self, design: str) -> list[str]:
+        """Return the id of each record of a design: d0001, or d0001_A and d0001_B."""
+        return [f"{design}_{label}" if len(self.records) > 1 else design for label in self.labels]
 
     def chains(self, positions: str) -> dict[str, str]:
         """Return the letters of each record by its name, from those of all positions."""
@@ -139,11 +174,9 @@ class Orderable:
                 another; a sentence without a head.
         """
         parts = text.split("/")
-        sizes = [len(record.places) for record in self.records]
-        if [len(part) for part in parts] != sizes:
-            want = ", ".join(
-                f"{r.name or 'no name'} {n}" for r, n in zip(self.records, sizes, strict=True)
-            )
+        if [len(part) for part in parts] != self.sizes:
+            pairs = zip(self.records, self.sizes, strict=True)
+            want = ", ".join(f"{r.name or 'no name'} {n}" for r, n in pairs)
             raise ValueError(
                 f"has {' / '.join(str(len(part)) for part in parts)} letters, but the designed "
                 f"chains{f' of {self.name}' if self.name else ''} are {want} (joined by '/')"
@@ -153,10 +186,11 @@ class Orderable:
             for n, (place, letter) in enumerate(zip(record.places, part, strict=True), 1):
                 if isinstance(place, int):
                     found[place] = letter
-                elif letter != place and place != "X" and letter not in "X-":
+                elif letter not in (place, "X", "-"):
+                    there = "no residue" if place == "X" else f"{place!r} and no whole backbone"
                     raise ValueError(
                         f"has {letter!r} as letter {n} of chain {record.name or 'without a name'}, "
-                        f"where {self.name} has {place!r} and no whole backbone to design on"
+                        f"where {self.name} has {there} to design; write {place}"
                     )
         for copy, origin in self.copies:
             found[copy] = found[origin]
@@ -171,6 +205,11 @@ class Orderable:
             for p, number in zip(r.places, r.numbers, strict=True)
             if isinstance(p, int) and positions[p] != wild_type[p]
         ]
+
+    def mutated(self, positions: str, wild_type: str) -> str:
+        """Return the mutations as one text: V39A:D40G, or A:V39A+B:D40G of several records."""
+        joint = ":" if len(self.records) == 1 else "+"
+        return joint.join(self.mutations(positions, wild_type))
 
     def unknown(self) -> dict[str, list[str]]:
         """Return where letters are not known, in words, by record; records without such are not."""

@@ -10,85 +10,10 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from seqalign.files.mpnn_fasta import Native, Sample, mpnn_fasta
-from seqalign.files.mpnn_numbering import by_chain
-from seqalign.files.structure import Structure
+from seqalign.files.orderable import Orderable
 from seqalign.files.text import fasta
 
-__all__ = ["Layout", "Sheet"]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How the positions of a process are printed as chains of a structure.
-
-    Attributes:
-        name: of the structure.
-        chains: the designed chains in the order they are printed.
-        designed: the same chains in the order of the file.
-        fixed: the chains that are only seen.
-        places: per printed chain, the 0-based position behind each letter; None is a gap, "X".
-    """
-
-    name: str
-    chains: tuple[str, ...]
-    designed: tuple[str, ...]
-    fixed: tuple[str, ...]
-    places: tuple[tuple[int | None, ...], ...]
-
-    @classmethod
-    def of(cls, structure: Structure) -> Layout:
-        """Return the layout of a structure: chains by name, gaps in the numbers as X."""
-        every = dict.fromkeys(structure.numbering.chains)
-        pairs = zip(structure.numbering.chains, structure.design.tolist(), strict=True)
-        designed = {chain for chain, may in pairs if may}
-        # one private letter per position shows where by_chain puts it
-        known = structure.known.tolist()
-        letters = "".join(chr(0xF0000 + i) for i in range(len(known)))
-        printed = by_chain(letters, structure.numbering, sorted(designed), known)
-        return cls(
-            structure.name,
-            tuple(sorted(designed)),
-            tuple(c for c in every if c in designed),
-            tuple(c for c in every if c not in designed),
-            tuple(
-                tuple(None if a == "X" else ord(a) - 0xF0000 for a in chain)
-                for chain in printed.split("/")
-            ),
-        )
-
-    def text(self, letters: str) -> str:
-        """Return the letters of all positions as chains joined by '/'."""
-        return "/".join(
-            "".join("X" if i is None else letters[i] for i in chain) for chain in self.places
-        )
-
-    def letters(self, text: str, wild_type: str) -> str:
-        """Return the letters of all positions from chains joined by '/'; others as `wild_type`.
-
-        Raises:
-            ValueError: the chains have other lengths, or a gap has a letter.
-        """
-        parts = text.split("/")
-        sizes = [len(chain) for chain in self.places]
-        if [len(part) for part in parts] != sizes:
-            want = ", ".join(
-                f"{c or 'no name'} {n}" for c, n in zip(self.chains, sizes, strict=True)
-            )
-            raise ValueError(
-                f"has {' / '.join(str(len(part)) for part in parts)} letters, but the designed "
-                f"chains of {self.name} are {want} (gaps in the numbers as X, chains joined by '/')"
-            )
-        found = list(wild_type)
-        for name, chain, part in zip(self.chains, self.places, parts, strict=True):
-            for n, (i, letter) in enumerate(zip(chain, part, strict=True), 1):
-                if i is not None:
-                    found[i] = letter
-                elif letter not in "X-":
-                    raise ValueError(
-                        f"has {letter!r} as letter {n} of chain {name or 'without a name'}, where "
-                        f"{self.name} has no residue to design; write X"
-                    )
-        return "".join(found)
+__all__ = ["Sheet"]
 
 
 def _with_rejected(row: Any) -> Any:
@@ -108,9 +33,8 @@ class Sheet:
         temperature: of sampling.
         labels: the rewards, which headers list.
         wild: the row of the wild type, if there is one.
-        layout: where there is a structure, how its chains are printed.
         fixed: log-likelihoods in nats of the fixed letters before all others, of the wild type and
-            of designs; with a structure only.
+            of designs; None without a structure.
     """
 
     style: str
@@ -120,15 +44,20 @@ class Sheet:
     temperature: float
     labels: tuple[str, ...]
     wild: Annotated[Mapping[str, Any] | None, BeforeValidator(_with_rejected)]
-    layout: Layout | None = None
-    fixed: tuple[float, float] = (0.0, 0.0)
+    fixed: tuple[float, float] | None = None
 
-    def fasta(self, kept: Sequence[Mapping[str, Any]]) -> str:
-        """Return the text of designs.fasta."""
+    def fasta(self, kept: Sequence[Mapping[str, Any]], chains: Orderable) -> str:
+        """Return the text of designs.fasta; `chains` says how designs are printed."""
         if self.style == "plain":
-            return fasta((str(row["id"]), str(row["sequence"])) for row in kept)
-        if self.layout is not None:
-            return self._of_structure(self.layout, kept)
+            return fasta(
+                (name, letters)
+                for row in kept
+                for name, letters in zip(
+                    chains.ids(str(row["id"])), str(row["sequence"]).split("/"), strict=True
+                )
+            )
+        if self.fixed is not None:
+            return self._of_structure(self.fixed, chains, kept)
         records = []
         if self.wild is not None:
             header = f"{self.name}, wild_type, score={-self.wild['prior_per_residue']:.4f}"
@@ -147,7 +76,9 @@ class Sheet:
     def _rewards(self, row: Mapping[str, Any]) -> str:
         return "".join(f", {x}={row[x]:.4f}" for x in self.labels)
 
-    def _of_structure(self, layout: Layout, kept: Sequence[Mapping[str, Any]]) -> str:
+    def _of_structure(
+        self, fixed: tuple[float, float], chains: Orderable, kept: Sequence[Mapping[str, Any]]
+    ) -> str:
         """Return the designs as ProteinMPNN writes them, with our columns appended."""
         own = self.wild
         assert own is not None  # a structure has a sequence
@@ -156,25 +87,25 @@ class Sheet:
             found = {"id": str(row["id"]), "total": f"{row['total']:.4f}"} if "id" in row else {}
             return found | {x: f"{row[x]:.4f}" for x in self.labels}
 
-        size = len(own["sequence"])
+        size = len(chains.base)
         first = Native(
-            layout.name,
-            layout.text(own["sequence"]),
+            chains.name,
+            str(own["sequence"]),
             -own["prior_per_residue"],
-            -(self.fixed[0] + own["prior"]) / size,
-            layout.fixed,
-            layout.designed,
+            -(fixed[0] + own["prior"]) / size,
+            chains.context,
+            chains.designed,
             self.model,
             self.seed,
             extra=extra(own),
         )
         samples = [
             Sample(
-                layout.text(str(row["sequence"])),
+                str(row["sequence"]),
                 self.temperature,
                 n,
                 -row["prior_per_residue"],
-                -(self.fixed[1] + row["prior"]) / size,
+                -(fixed[1] + row["prior"]) / size,
                 row["seq_recovery"],
                 extra=extra(row) | {"mutations": str(row["mutations"]) or "none"},
             )

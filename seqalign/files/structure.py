@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqalign.files.atoms import Atom, Fail, format_of, read_atoms
+from seqalign.files.atoms import WATERS, Atom, Fail, format_of, read_atoms
 from seqalign.files.numbering import Numbering, ResidueError
 from seqalign.files.places import Geometry, Places
 from seqalign.files.residues import (
@@ -363,6 +363,8 @@ def read_structure(
             odd.setdefault(chain, []).append(f"{residue} {chain}{number}{code}")
     designed, wanted = _choose(residues, chains, context, fail)
     said = []
+    if len(models) > 1:
+        said.append(f"The file has {len(models)} models, and model {model} is read.")
     if chains is None:
         sizes = Counter(key[0] for key, *_ in read)
         apart = {c for c in designed if 5 * len(odd.get(c, ())) > sizes[c]}
@@ -380,8 +382,8 @@ def read_structure(
     standard = standard_letters()
     rows, letters, modified = [], [], []
     for i, ((chain, _, _), residue, place, _) in enumerate(chosen):
-        letter = letter_of(residue, place, table)
-        if letter is None and chain in designed:
+        known = letter_of(residue, place, table)
+        if known is None and chain in designed:
             first = residue
             fail(
                 f"has residues without a standard letter in the chains to be designed: "
@@ -390,7 +392,7 @@ def read_structure(
                 f"seqalign new --map {first}=A, map={{{first!r}: 'A'}} in Python. Or leave it out: "
                 f"input.ignore: [{first}], --ignore {first}, ignore=[{first!r}]"
             )
-        letter = letter or "X"
+        letter = known or "X"
         if standard.get(residue) != letter:
             modified.append((i, residue))
         oxygen = next((place[o] for o in OXYGENS if o in place), _NOWHERE)
@@ -412,7 +414,7 @@ def read_structure(
         (xyz, i)
         for i, (_, _, place, _) in enumerate(chosen)
         for atom, xyz in place.items()
-        if not atom.lstrip("0123456789").startswith(("H", "D"))
+        if not _is_hydrogen(atom)
     ]
     mine = {id(a) for *_, some in chosen for a in some}
     structure = Structure(
@@ -478,16 +480,17 @@ _SUGARS: Final = set(
 _NUCLEIC: Final = set("A C G U I N DA DC DG DT DU DI ADE CYT GUA THY URA".split())
 
 
+def _is_hydrogen(atom: str) -> bool:
+    """Whether the name of an atom is that of a hydrogen; of an ion it can be another element's."""
+    return atom.lstrip("0123456789").startswith(("H", "D"))
+
+
 def _beside(atoms: Sequence[Atom], residues: Sequence[Residue]) -> tuple[Beside, ...]:
     """Return what the atoms that are not read are: chains as one, all else by residue."""
     proteins = {id(a) for _, some in residues for a in some}
     groups: dict[tuple[str, ...], list[Atom]] = {}
     for a in atoms:
-        if (
-            a.name.lstrip("0123456789").startswith(("H", "D"))
-            and len(a.name) > 1
-            and a.residue != a.name
-        ):
+        if a.residue in WATERS or (_is_hydrogen(a.name) and a.name != a.residue):
             continue
         kind = "chain" if id(a) in proteins else "nucleic" if a.residue in _NUCLEIC else ""
         groups.setdefault(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,9 +67,15 @@ def _distances(sequences: Sequence[str]) -> np.ndarray:
     return np.asarray((letters[i] != letters[j]).sum(-1), dtype=float)
 
 
+def _letters(run: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the letters of all positions of each design."""
+    assert run.summary.orderable is not None
+    return [run.summary.orderable.letters(row["sequence"]) for row in rows]
+
+
 def _free(run: Run) -> list[bool]:
     """Return which positions might change; all, where an older version did not say."""
-    length = len(run.aligned[0]["sequence"])
+    length = len(_letters(run, run.aligned)[0])
     given = run.config["resolved"].get("free")
     return [c == "1" for c in (given if given and len(given) == length else "1" * length)]
 
@@ -95,8 +101,8 @@ def figures(run: Run) -> Figures:
 
 
 def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Markup]:
-    sequences = {name: [row["sequence"] for row in groups[name]] for name in ("plain", "aligned")}
-    chosen = [row["sequence"] for row in run.kept] or sequences["aligned"]
+    sequences = {name: _letters(run, groups[name]) for name in ("plain", "aligned")}
+    chosen = _letters(run, run.kept) or sequences["aligned"]
     residues = run.config["resolved"]["residues"]
     drawn: dict[str, Markup] = {}
     if wild:
