@@ -235,7 +235,8 @@ class Visit:
                 seen = guide.at(leaf)
             with torch.enable_grad():
                 value = self.slope(process, x, seen, t, self.alpha, rng)
-                (score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
+                # of the sum: with grad_outputs torch would load its symbolic shapes, half a second
+                (score,) = torch.autograd.grad(value.sum(), leaf)
             value = value.detach()
             if through == "posterior":
                 score = process.lift(score, guide)

@@ -45,6 +45,7 @@ class Lookahead:
         counters: the bounds.
         limit: numbers per site and particle up to which constraints share one pass; beyond, they
             are split into groups.
+        fixed: (U,) flags, which units are fixed; None is none.
     """
 
     allowed: Flags
@@ -52,6 +53,7 @@ class Lookahead:
     automaton: Automaton | None
     counters: tuple[Counter, ...]
     limit: int = 1000
+    fixed: Flags | None = None
 
     @cached_property
     def _once(self) -> tuple[tuple[int, ...], ...]:
@@ -67,7 +69,7 @@ class Lookahead:
     @cached_property
     def _reading(self) -> Reading:
         assert self.automaton is not None
-        return Reading(self.allowed, self._once, self.automaton)
+        return Reading(self.allowed, self._once, self.automaton, self.fixed)
 
     @property
     def readable(self) -> bool:

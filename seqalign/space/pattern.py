@@ -265,9 +265,53 @@ class Pattern:
 
         return explored(frozenset({0}), step, self.done_last.isdisjoint, self.many).merged()
 
-    def matches(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+    @cached_property
+    def touching(self) -> Automaton:
+        """The automaton of the chains in which it matches fixed letters alone, or nowhere.
+
+        A state is what may follow of matches that hold no free letter yet, and of those that do.
+
+        Raises:
+            ValueError: it needs too many states.
+        """
+        nothing: frozenset[int] = frozenset()
+        Pair = tuple[frozenset[int], frozenset[int]]
+
+        def moves(state: Pair) -> list[Pair | None]:
+            still, touched = state
+            free = [(nothing, now) for now in self.after(still | touched | {1})]
+            fixed = [
+                (kept - now, now)
+                for kept, now in zip(self.after(still | {1}), self.after(touched), strict=True)
+            ]
+            return [None if pair[1] & self.done else pair for pair in (*free, *fixed)]
+
+        return explored(
+            (frozenset({0}), nothing),
+            moves,
+            lambda state: self.done_last.isdisjoint(state[1]),
+            self.many,
+            kept=True,
+        ).merged()
+
+    def inside(self, tokens: Sequence[int | None]) -> bool:
+        """Whether it matches within a stretch of known letters of one chain."""
+        state: frozenset[int] = frozenset()
+        for i, a in enumerate(tokens):
+            if a is None:
+                state = frozenset()
+                continue
+            state = self.after(state | ({1} if i else {0, 1}))[a]
+            if state & self.done or (i + 1 == len(tokens) and state & self.done_last):
+                return True
+        return False
+
+    def matches(
+        self, tokens: Sequence[int], free: Sequence[bool] | None = None
+    ) -> list[tuple[int, int]]:
         """Return where it matches in one chain: the first match, as long as can be, and so on.
 
+        With flags of free letters, those that hold one.
         No way of matching is tried twice, so that what is slow to a backtracking search is not.
         """
         found, start, last = [], 0, len(tokens)
@@ -279,6 +323,9 @@ class Pattern:
                     end = i + 1
                 if not state:
                     break
+            # the longest match holds a free letter if any from here does
+            if free is not None and end is not None and not any(free[start:end]):
+                end = None
             if end is not None:
                 found.append((start, end))
             start = start + 1 if end is None else end

@@ -220,6 +220,12 @@ class DesignSpace:
         return self._units.flags(np.array([[a in some for a in letters] for some in self.allowed]))
 
     @cached_property
+    def _fixed(self) -> Flags:
+        """(U,) which units are fixed; a tied group is, or is not, as a whole."""
+        free = self.alphabet.mask_symbol
+        return np.array([self.fixed[i] != free for i in self._units.leader.tolist()], dtype=bool)
+
+    @cached_property
     def _parts(self) -> tuple[Part, ...]:
         """What every constraint counts and reads."""
         asked = (Part.of(c, self.at, self._units) for c in self.constraints)
@@ -256,9 +262,8 @@ class DesignSpace:
     @cached_property
     def lookahead(self) -> Lookahead:
         """The look-ahead over units."""
-        return Lookahead(
-            self._flags, self._units.sites, self._automaton, self._counters, self.joint_limit
-        )
+        parts = self._automaton, self._counters
+        return Lookahead(self._flags, self._units.sites, *parts, self.joint_limit, self._fixed)
 
     # feasibility ---------------------------------------------------------------------------------
 
@@ -273,14 +278,27 @@ class DesignSpace:
         if easy and met and self._automaton is None:
             return
         # the search is exact, and slow where automata are large: what is plain needs none
-        wild = self.wild_type
-        if wild is not None and not self.violations(wild):
-            if bool(self.contains(self.alphabet.encode([wild])[None])):
+        near = self._near()
+        if near is not None and not self.violations(near):
+            if bool(self.contains(self.alphabet.encode([near])[None])):
                 return
         if not self._counters and not self.lookahead.relaxed and self.lookahead.readable:
             return
         if found := _conflict(self):
             raise ConstraintError(*found)
+
+    def _near(self) -> str | None:
+        """The wild type with what is fixed and allowed, tied letters alike; None without one."""
+        if self.wild_type is None:
+            return None
+        pairs = zip(self.wild_type, self.allowed, strict=True)
+        near = [w if w in some else some[0] for w, some in pairs]
+        for group in self.blocks:
+            common = set.intersection(*(set(self.allowed[i - 1]) for i in group))
+            letter = near[group[0] - 1]
+            for i in group:
+                near[i - 1] = letter if letter in common else min(common)
+        return "".join(near)
 
     # lengths -------------------------------------------------------------------------------------
 
@@ -318,12 +336,15 @@ class DesignSpace:
             ok = ok & (total <= (total if c.high is None else c.high))
         if self._automaton is not None:
             # -1, the last row, is where what is refused stays
-            step = torch.tensor([*self._automaton.step, (-1,) * len(self.alphabet)])
+            step = torch.tensor([*self._automaton.step, (-1,) * len(self._automaton.step[0])])
+            column = x
+            if self._automaton.kept:
+                column = x + len(self.alphabet) * torch.tensor(self._fixed)
             ends = torch.tensor([*self._automaton.ends, False])
             for chain in dict.fromkeys(self._units.sites):
                 state = torch.zeros_like(x[..., 0])
                 for u in chain:
-                    state = step[state, x[..., u]]
+                    state = step[state, column[..., u]]
                 ok = ok & ends[state]
         return ok
 

@@ -581,6 +581,8 @@ def obeys(rule: dict[str, Any], word: str, skip: str = "") -> bool:
     shares = [(sum(a in k for a in word) / n, e) for k, e in rule.get("composition", {}).items()]
     bounds = [*shares, (charge, rule.get("net_charge", {}))]
     chains = ["".join(a for a, c in zip(word, named.chains, strict=True) if c == k) for k in "AB"]
+    free = [[i not in settled for i, c in enumerate(named.chains, 1) if c == k] for k in "AB"]
+    judged = list(zip(chains, free, strict=True))
     run = rule.get("max_homopolymer", n)
     return (
         all(word[i - 1] == a for i, a in fixed.items())
@@ -589,7 +591,16 @@ def obeys(rule: dict[str, Any], word: str, skip: str = "") -> bool:
         and sum(map(str.__ne__, word, rule["wild_type"])) <= rule.get("max_mutations", n)
         and all(e.get("min", -9) - 1e-9 <= x <= e.get("max", 9) + 1e-9 for x, e in bounds)
         and not any(re.search(rf"(.)\1{{{run}}}", c) for c in chains)
-        and not any(re.search(p, c) for p in rule.get("forbid", []) for c in chains if c)
+        and not any(matches(p, c, f) for p in rule.get("forbid", []) for c, f in judged)
+    )
+
+
+def matches(text: str, word: str, free: list[bool]) -> bool:
+    """Return whether some match of a pattern holds a free letter, span by span."""
+    return any(
+        re.compile(rf"(?:{text})(?=.{{{len(word) - e}}}\Z)").match(word, s)
+        for s, e in itertools.combinations(range(len(word) + 1), 2)
+        if any(free[s:e])
     )
 
 

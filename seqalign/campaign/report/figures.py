@@ -8,11 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from seqalign.campaign.report.parts import Groups, Run, column, finite
 from seqalign.campaign.report.words import Verdict
@@ -56,6 +53,10 @@ def svg(
     draw: Callable[[Any], None], width: float = 3.7, height: float = 2.75, name: str = "figure"
 ) -> Markup:
     """Draw on one axes and return inline SVG that follows the page's theme."""
+    # slow to import, and most commands draw nothing
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure.add_subplot())
@@ -121,6 +122,8 @@ def histogram(
         ax.set_ylabel("percent")
         ax.locator_params(axis="x", nbins=5)
         if whole:
+            from matplotlib.ticker import MaxNLocator
+
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="x", visible=False)
         titled(ax, title, handlelength=1)
