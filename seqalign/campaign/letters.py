@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqalign.api import references
 from seqalign.campaign import metrics
-from seqalign.campaign.design_map import design_map
+from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
@@ -392,6 +392,7 @@ class Letters:
             "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
             "notes": [*plan.notes, *(remarks(plan.structure) if plan.structure else [])],
             "constraints": plan.campaign.constraints,
+            "places": places(plan.campaign, plan.model),
         }
 
     def say(self, plan: Plan, say: Say) -> None:
@@ -403,6 +404,8 @@ class Letters:
         )
         for line in design_map(plan.model, space):
             say(line)
+        for text, residues in places(plan.campaign, plan.model).items():
+            say(f"  {text} = {residues}")
         if space.constraints:
             say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
         chains = chains_of(plan.model)

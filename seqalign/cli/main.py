@@ -22,7 +22,6 @@ import typer
 from seqalign import registry
 from seqalign.campaign.check import check
 from seqalign.campaign.compare import compare
-from seqalign.campaign.design_map import places
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.export import export
 from seqalign.campaign.medium import Plan
@@ -172,7 +171,6 @@ def check_(path: CampaignFile, overrides: Set = None, as_json: Json = False) -> 
                 "ok": True,
                 "name": plan.campaign.name,
                 **plan.medium.asked(plan),
-                "places": places(plan.campaign, plan.model),
                 "islands": plan.islands,
                 "network_calls": cost.network,
                 "oracle_calls": cost.oracle,
@@ -185,8 +183,6 @@ def check_(path: CampaignFile, overrides: Set = None, as_json: Json = False) -> 
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(f"{plan.source.file}: fine.", style="bold green")
     plan.medium.say(plan, say)
-    for text, residues in places(plan.campaign, plan.model).items():
-        say(f"  {text} = {residues}")
     screen.say_parts(plan, cost, say)
 
 
