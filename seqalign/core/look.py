@@ -161,7 +161,16 @@ class Visit:
         Raises:
             TypeError: the proposal or the value needs a gradient that the reward or the process
                 has not.
+            ValueError: there is a space, and islands of different length.
         """
+        mask = process.event_mask
+        if space is not None and mask is not None and not bool(mask.all()):
+            short, length = int(mask.sum(-1).min()), mask.shape[-1]
+            raise ValueError(
+                f"A design space counts over all {length} positions, and an island of this process "
+                f"has {short}: what stands beyond its end would count. Run islands of one length "
+                f"at a time, each length with a process and a design space of its own."
+            )
         through: Through = "none"
         if isinstance(proposal, Tilted):
             through = "posterior" if process.discrete else "network"

@@ -87,14 +87,6 @@ class SMC:
             )
         if self.branch < 1:
             raise ValueError(f"branch must be >= 1, got {self.branch}.")
-        mask = self.process.event_mask
-        if self.space is not None and mask is not None and not bool(mask.all()):
-            short, length = int(mask.sum(-1).min()), mask.shape[-1]
-            raise ValueError(
-                f"A design space counts over all {length} positions, and an island of this process "
-                f"has {short}: what stands beyond its end would count. Run islands of one length "
-                f"at a time, each length with a process and a design space of its own."
-            )
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
