@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqalign.files.cells import cell
+
 __all__ = ["fasta", "finite", "read_fasta", "read_sequences", "read_text", "to_csv", "write_atomic"]
 
 
@@ -30,13 +32,19 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return CSV text; floats with six significant digits."""
+    """Return CSV text; floats with six significant digits, no cell a formula."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
+    writer.writerow({name: cell(name) for name in columns})
     for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        writer.writerow({k: _printed(v) for k, v in row.items()})
     return text.getvalue()
+
+
+def _printed(value: Any) -> Any:
+    if isinstance(value, str):
+        return cell(value)
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def fasta(records: Iterable[tuple[str, str]]) -> str:
