@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -13,11 +14,17 @@ from seqalign.core.objective import Reward
 from seqalign.core.process import Process
 from seqalign.entries import SpecError, load, names
 from seqalign.files.numbering import Numbering
+from seqalign.files.orderable import Orderable
+from seqalign.files.structure import Structure, read_structure
 from seqalign.registry import build_method, call, card, draws_images, parameters
 from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.space import DesignSpace
 
 __all__ = ["Model", "load_method", "load_model", "load_reward"]
+
+
+# how a structure is read, if its file is given
+_READING = ("chains", "context", "numbering", "map", "ignore", "fill")
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Model:
         space: hard constraints on letters; None where there are no letters, or no constraints.
         card: what the model's card says.
         params: parameters the model was built with.
+        structure: the backbone it designs for, if it does.
     """
 
     name: str
@@ -37,6 +45,7 @@ class Model:
     space: DesignSpace | None
     card: Mapping[str, Any]
     params: Mapping[str, Any]
+    structure: Structure | None = None
 
     @classmethod
     def of(cls, process: Any, space: DesignSpace | None = None) -> Model:
@@ -77,9 +86,17 @@ class Model:
             return numbering.numbers
         return tuple(numbering.name(i) for i in range(1, len(numbering) + 1))
 
+    @cached_property
+    def orderable(self) -> Orderable | None:
+        """How designs are printed as the chains a gene is ordered from; None without letters."""
+        if self.space is None or self.numbering is None:
+            return None
+        mask, ties = self.space.alphabet.mask_symbol, self.space.blocks
+        return Orderable.of(self.space.fixed, self.numbering, self.structure, ties, mask)
+
     @property
     def chains(self) -> tuple[int, ...]:
-        """Lengths of the chains, in order; FASTA joins them by '/'."""
+        """Lengths of the chains that the model sees, in order."""
         chains = self.numbering.chains if self.numbering else ()
         return tuple(len(list(run)) for _, run in groupby(chains))
 
@@ -133,8 +150,9 @@ def load_model(
     Positions the model knows nothing about, and chains that are only seen, keep the wild type
     unless `design` names them. Every installed constraint is a keyword, with the value it has in a
     campaign: `max_mutations=8, residues={"A9": {"allow": "ILV"}}`; or give objects as
-    `constraints`. Order "random" gets one step per free position unless `steps` is given; what
-    else is given goes to the model.
+    `constraints`. A model of backbones reads `structure` as `read_structure` does, with its
+    arguments chains, context, numbering, map, ignore and fill. Order "random" gets one step per
+    free position unless `steps` is given; what else is given goes to the model.
 
     Raises:
         SpecError: the name or a parameter is unknown, or does not fit the kind of model.
@@ -151,6 +169,10 @@ def load_model(
         return _image_model(name, own, letters, steps, params)
     if wild_type is not None and "wild_type" in known:
         params["wild_type"] = wild_type
+    structure = None
+    if "structure" in known and params.get("structure") is not None:
+        how = {k: params.pop(k) for k in _READING if k in params}
+        structure = params["structure"] = read_structure(params["structure"], **how)
     process = _process(name, own, params, names("constraint"))
     if getattr(process, "discrete", True) is False:
         # a plugin whose signature does not tell
@@ -162,6 +184,13 @@ def load_model(
         )
     wild_type = wild_type or getattr(process, "wild_type", None)
     length = process.length
+    if structure is not None and wild_type and len(wild_type) != length:
+        # as it is ordered, with the letters that no design changes
+        whole = Orderable.of(structure.wild_type, structure.known_numbering, structure)
+        try:
+            wild_type = whole.letters(wild_type)
+        except ValueError as error:
+            raise ConstraintError(f"The wild type {error}.", ("wild_type",)) from error
     numbering = getattr(process, "numbering", None) or Numbering.plain(length)
     wanted, keep = design, getattr(process, "keep", "")
     if wanted is None and keep:
@@ -201,7 +230,8 @@ def load_model(
                 ("steps",),
             )
         process = replace(process, steps=steps)
-    return Model(name, process, space, card("model", name) if own is None else {}, dict(params))
+    about = card("model", name) if own is None else {}
+    return Model(name, process, space, about, dict(params), structure)
 
 
 def _process(

@@ -17,7 +17,6 @@ from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step
 from seqalign.core.process import Designs
-from seqalign.files.numbering import mutations
 from seqalign.files.pictures import contact_sheet, data_uri, png
 from seqalign.files.text import fasta, to_csv, write_atomic
 from seqalign.load import Model
@@ -58,12 +57,15 @@ class Picks:
 
     @property
     def sequences(self) -> list[str]:
-        """The letters of each design.
+        """Each design as it is ordered: designed chains by name, joined by "/".
+
+        `designs.sequences` has the letters of all positions of the model, as rewards see them.
 
         Raises:
             TypeError: the designs are continuous.
         """
-        return [row[0] for row in self.designs.sequences]
+        chains = self.model.orderable
+        return [row[0] if chains is None else chains.text(row[0]) for row in self.designs.sequences]
 
     @property
     def images(self) -> Tensor:
@@ -76,11 +78,11 @@ class Picks:
         return None if self.designs.prompts is None else list(self.designs.prompts)
 
     def mutations(self) -> list[str]:
-        """Return the mutations of each design, such as V39A:D40G; "" without a wild type."""
-        wild = self.model.wild_type
-        if wild is None:
+        """Return the mutations of each design, V39A:D40G or A:V39A+B:D40G; "" without wild type."""
+        wild, chains = self.model.wild_type, self.model.orderable
+        if wild is None or chains is None:
             return [""] * len(self)
-        return [":".join(mutations(s, wild, self.model.residues)) for s in self.sequences]
+        return [chains.mutated(row[0], wild) for row in self.designs.sequences]
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """Return one row per design: what it is, its reward and its log-weight.
@@ -101,13 +103,19 @@ class Picks:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def to_fasta(self, path: str | Path) -> None:
-        """Write FASTA with sample, reward and, given a wild type, mutations in the header."""
-        records = []
+        """Write FASTA, a record per design and designed chain.
+
+        The header says sample, reward and, given a wild type, mutations; of several chains which.
+        """
+        records, chains = [], self.model.orderable
         for row, sequence in zip(self.rows(), self.sequences, strict=True):
             header = f"sample={row['sample']}, reward={row['reward']:.4f}"
             if "mutations" in row:
                 header += f", mutations={row['mutations'] or 'none'}"
-            records.append((header, sequence))
+            parts = {"": sequence} if chains is None else chains.split(sequence)
+            for name, letters in parts.items():
+                which = f", chain={name}" if len(parts) > 1 else ""
+                records.append((header + which, letters))
         write_atomic(Path(path), fasta(records))
 
     def to_csv(self, path: str | Path) -> None:

@@ -38,7 +38,6 @@ from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
-from seqalign.files.structure import Structure
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
@@ -61,12 +60,10 @@ def free_positions(space: DesignSpace) -> list[int]:
     return [i for i, a in enumerate(space.fixed) if a == space.alphabet.mask_symbol]
 
 
-def orderable(model: Model, structure: Structure | None) -> Orderable:
-    """Return how designs of a model are ordered."""
-    space, numbering = space_of(model), model.numbering
-    assert numbering is not None
-    mask = space.alphabet.mask_symbol
-    return Orderable.of(space.fixed, numbering, structure, space.blocks, mask)
+def chains_of(model: Model) -> Orderable:
+    """Return how designs of a model of letters are ordered."""
+    assert model.orderable is not None
+    return model.orderable
 
 
 @dataclass(frozen=True)
@@ -124,15 +121,14 @@ def score(
         )
         columns["prior"] = prior.tolist()
         columns["prior_per_residue"] = (prior / len(free)).tolist()
-    rows, chains = {}, orderable(model, plan.structure)
-    joint = ":" if len(chains.records) == 1 else "+"
+    rows, chains = {}, chains_of(model)
     for i, s in enumerate(distinct):
         row: Record = {"sequence": chains.text(s), "letters": s}
         row |= {k: v[i] for k, v in columns.items()}
         if model.wild_type is not None:
             names_ = chains.mutations(s, model.wild_type)
             row |= {
-                "mutations": joint.join(names_),
+                "mutations": chains.mutated(s, model.wild_type),
                 "n_mut": len(names_),
                 "seq_recovery": metrics.recovery(s, model.wild_type, free),
             }
@@ -360,9 +356,7 @@ class Letters:
             "free": space.free,
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
-            "ordered": orderable(plan.model, plan.structure).chains(
-                plan.model.wild_type or space.fixed
-            ),
+            "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
             "notes": [] if plan.structure is None else remarks(plan.structure),
             "constraints": plan.campaign.constraints,
         }
@@ -378,7 +372,7 @@ class Letters:
             say(line)
         if space.constraints:
             say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
-        chains = orderable(plan.model, plan.structure)
+        chains = chains_of(plan.model)
         one = plan.model.wild_type or chains.base
         say(f"\nOrdered, one record per designed chain{_given(plan.model)}")
         for record in chains.records:
@@ -430,7 +424,7 @@ class Letters:
             scored.network_calls,
             {
                 "fasta": _sheet(plan, scored),
-                "orderable": orderable(plan.model, plan.structure),
+                "orderable": chains_of(plan.model),
                 "backbone": None if plan.structure is None else Backbone.of(plan.structure),
                 "prior_orders": PRIOR_ORDERS,
             },

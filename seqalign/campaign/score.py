@@ -106,7 +106,7 @@ def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
             f"{model.name!r} draws images, and this needs a campaign that designs sequences.",
         )
     rows = read_sequences(path)
-    ways = [letters.orderable(model, plan.structure)]
+    ways = [letters.chains_of(model)]
     if plan.structure is not None:
         ways.append(Orderable.by_numbers(ways[0].base, plan.structure))
     return [(name, _fitted(text, where, model, ways)) for where, name, text in rows]

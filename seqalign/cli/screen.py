@@ -337,6 +337,14 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
         rule = registry.to_mapping(arm.method)
         particles = f"{plan.islands} × {arm.particles} particles"
         say(f"  {arm.name}: {rule.pop('name')}, {particles}, {_flow(rule)}")
+    asked, drawn = plan.campaign.budget.designs, plan.islands * plan.arms[0].particles
+    if asked is not None:
+        top = plan.campaign.select.top
+        kept = "all that pass the filters are kept" if top is None else f"select.top keeps {top}"
+        say(
+            f"  budget.designs: {asked} asked, {drawn} drawn in whole islands, copies among them; "
+            f"{kept}"
+        )
     network, oracles = (
         ", ".join(f"{k} {v:,}" for k, v in calls.items()) for calls in (cost.network, cost.oracle)
     )

@@ -14,7 +14,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
@@ -94,6 +94,8 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
     atoms: list[Atom] = []
     # models count from 1 whatever their serial
     model, is_open, chain = 0, False, ""
+    # models that no MODEL line began, as END stood before them: the line
+    implied: dict[str, int] = {}
     # how many atoms there were at the last TER of a model's chain
     ends: dict[tuple[str, str], int] = {}
     for number, line in enumerate(text.split("\n"), 1):
@@ -108,6 +110,7 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
         elif line[:6] in ("ATOM  ", "HETATM") and line[17:21].strip() not in _WATERS:
             if not is_open:
                 model, is_open = model + 1, True
+                implied[str(model)] = number
             field, numbered = line[22:26], re.fullmatch("-?[0-9]+", line[22:26].strip())
             try:
                 # float() reads 1_0 as 10
@@ -145,11 +148,27 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
                     f"line {number}",
                 )
             )
+    _check_implied(atoms, implied, fail)
     # a chain's TER is still to come
     return [
         atom._replace(inside=True) if i < ends.get((atom.model, atom.chain), 0) else atom
         for i, atom in enumerate(atoms)
     ]
+
+
+def _check_implied(atoms: Sequence[Atom], implied: Mapping[str, int], fail: Fail) -> None:
+    """Refuse a file where END stands before atoms that the first model lacks, and would lose."""
+    first: set[tuple[str, ...]] = set()
+    for atom in atoms:
+        key = (atom.chain, atom.number, atom.code, atom.residue, atom.name, atom.altloc)
+        if atom.model == atoms[0].model:
+            first.add(key)
+        elif atom.model in implied and key not in first:
+            fail(
+                f"END stands before line {implied[atom.model]}, and yet other atoms follow "
+                f"({atom.residue} {atom.chain}{atom.number}{atom.code}, {atom.place}), which would "
+                f"be another model. Remove that END, or write MODEL and ENDMDL"
+            )
 
 
 _TABLES: Final = ("_atom_site", "_entity_poly_seq", "_struct_asym")

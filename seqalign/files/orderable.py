@@ -104,7 +104,7 @@ class Orderable:
         """
         if structure is None:
             # a chain is a run of its name
-            name, context = "", ()
+            name, context = "", tuple[str, ...]()
             records = [
                 Record((chain,), tuple(some), tuple(numbering.numbers[i].lower() for i in some))
                 for chain, some in _by_chain(numbering.chains).items()
@@ -188,6 +188,11 @@ class Orderable:
             for p, number in zip(r.places, r.numbers, strict=True)
             if isinstance(p, int) and positions[p] != wild_type[p]
         ]
+
+    def mutated(self, positions: str, wild_type: str) -> str:
+        """Return the mutations as one text: V39A:D40G, or A:V39A+B:D40G of several records."""
+        joint = ":" if len(self.records) == 1 else "+"
+        return joint.join(self.mutations(positions, wild_type))
 
     def unknown(self) -> dict[str, list[str]]:
         """Return where letters are not known, in words, by record; records without such are not."""

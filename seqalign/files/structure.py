@@ -359,6 +359,8 @@ def read_structure(
             odd.setdefault(chain, []).append(f"{residue} {chain}{number}{code}")
     designed, wanted = _choose(residues, chains, context, fail)
     said = []
+    if len(models) > 1:
+        said.append(f"The file has {len(models)} models, and model {model} is read.")
     if chains is None:
         sizes = Counter(key[0] for key, *_ in read)
         apart = {c for c in designed if 5 * len(odd.get(c, ())) > sizes[c]}
@@ -376,8 +378,8 @@ def read_structure(
     standard = standard_letters()
     rows, letters, modified = [], [], []
     for i, ((chain, _, _), residue, place, _) in enumerate(chosen):
-        letter = letter_of(residue, place, table)
-        if letter is None and chain in designed:
+        known = letter_of(residue, place, table)
+        if known is None and chain in designed:
             first = residue
             fail(
                 f"has residues without a standard letter in the chains to be designed: "
@@ -386,7 +388,7 @@ def read_structure(
                 f"seqalign new --map {first}=A, map={{{first!r}: 'A'}} in Python. Or leave it out: "
                 f"input.ignore: [{first}], --ignore {first}, ignore=[{first!r}]"
             )
-        letter = letter or "X"
+        letter = known or "X"
         if standard.get(residue) != letter:
             modified.append((i, residue))
         oxygen = next((place[o] for o in OXYGENS if o in place), _NOWHERE)
