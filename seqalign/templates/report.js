@@ -46,21 +46,31 @@
   });
 
   // the clipboard, and a way that also works where there is none
-  var copy = function (text, what) {
+  var flash = function (button, word) {
+    var before = button.textContent;
+    if (before === word) { return; }
+    button.textContent = word;
+    setTimeout(function () { button.textContent = before; }, 1500);
+  };
+  var copy = function (text, what, button) {
     var old = function () {
       var area = document.createElement("textarea"), from = document.activeElement, done = false;
       area.value = text; area.setAttribute("readonly", ""); area.className = "unseen";
       document.body.appendChild(area); area.select();
       try { done = document.execCommand("copy"); } catch (error) { done = false; }
       area.remove(); if (from) { from.focus(); }
+      told(done);
+    };
+    var told = function (done) {
       say(done ? "Copied " + what : "Select the letters and copy them by hand");
+      flash(button, done ? "Copied" : "Select");
     };
     if (!navigator.clipboard || !window.isSecureContext) { old(); return; }
-    navigator.clipboard.writeText(text).then(function () { say("Copied " + what); }, old);
+    navigator.clipboard.writeText(text).then(function () { told(true); }, old);
   };
   all("button[data-copies]").forEach(function (button) {
     button.addEventListener("click", function () {
-      copy(document.getElementById(button.dataset.copies).textContent, button.dataset.what);
+      copy(document.getElementById(button.dataset.copies).textContent, button.dataset.what, button);
     });
   });
 
@@ -97,6 +107,7 @@
       document.body.appendChild(link); link.click(); link.remove();
       setTimeout(function () { URL.revokeObjectURL(link.href); }, 1000);
       say("Saved " + link.download);
+      flash(button, "Saved");
     });
   });
 })();

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
@@ -36,6 +36,9 @@ _NATURAL = {
     **{"K": 5.80, "L": 9.65, "M": 2.41, "N": 4.06, "P": 4.74, "Q": 3.93, "R": 5.53, "S": 6.65},
     **{"T": 5.36, "V": 6.86, "W": 1.10, "Y": 2.92},
 }
+
+# residues up to which a logo shows those that are fixed
+WHOLE: Final = 300
 
 
 def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None) -> Markup:
@@ -110,6 +113,11 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:
     sequences = {name: run.letters(groups[name]) for name in ("plain", "aligned")}
     chosen = run.letters(run.kept) or sequences["aligned"]
     residues, free = run.config["resolved"]["residues"], _free(run)
+    # of a large assembly only what may change: the rest would hide it
+    some = [i for i in range(len(free)) if free[i] or len(free) <= WHOLE]
+    here = ["".join(s[i] for i in some) for s in chosen]
+    own = "".join(wild[i] for i in some) if wild else None
+    names = [residues[i] for i in some]
     drawn: dict[str, Any] = {}
     profiled = profile(run, chosen, free, wild) if wild else []
     if wild:
@@ -118,11 +126,12 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:
     backbone = run.summary.backbone
     if backbone is not None and wild:
         drawn["trace"] = trace(backbone, profiled)
-    names = ("log-likelihood, nats per residue", "sum of the guides")
+    axes = ("log-likelihood, nats per residue", "sum of the guides")
+    under = tracks([profiled[i] for i in some]) if wild else []
     return {
         **two_guides(run, groups),
         "prior": scatter(
-            groups, "prior_per_residue", "total", names, "Reward against the prior", "prior"
+            groups, "prior_per_residue", "total", axes, "Reward against the prior", "prior"
         ),
         **drawn,
         "distances": histogram(
@@ -134,9 +143,10 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:
         ),
         "hot": most_mutated(profiled),
         "profiled": profiled,
-        "tracks": tracks(profiled),
-        "logo": logo(chosen, wild, residues, tracks(profiled)),
-        "heat_map": heat_map(chosen, wild, free, residues),
+        "tracks": under,
+        "left_out": len(free) - len(some),
+        "logo": logo(here, own, names, under),
+        "heat_map": heat_map(here, own, [free[i] for i in some], names),
         "composition": _composition(chosen, sequences["plain"], wild),
         "families": families(run.letters(run.kept[:SHOWN]), residues),
         "plates": plates(run.kept[:SHOWN], run.summary.orderable),
