@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -192,7 +193,7 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
         "model": model,
         "at": at,
         "notes": remarks(structure),
-        "about": [*_about(structure), *remarks(structure)],
+        "about": [*_about(structure), *(line for r in remarks(structure) for line in wrap(r, 92))],
         "ends": numbering.name(1),
         "active": "max_homopolymer",
         "guides": "stability",

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Atom", "Contents", "Fail", "format_of", "read_atoms"]
+__all__ = ["WATERS", "Atom", "Contents", "Fail", "format_of", "read_atoms"]
 
 # an unpacked file larger than this, or a table with more rows, is refused
 BYTES: Final = 1 << 30
@@ -107,7 +107,7 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
         elif line.startswith("MODEL "):
             model, is_open = model + 1, True
         # waters are no part of a chain, and overflow their columns in simulations
-        elif line[:6] in ("ATOM  ", "HETATM") and line[17:21].strip() not in _WATERS:
+        elif line[:6] in ("ATOM  ", "HETATM") and line[17:21].strip() not in WATERS:
             if not is_open:
                 model, is_open = model + 1, True
                 implied[str(model)] = number
@@ -340,7 +340,7 @@ def _number_of(text: str) -> float:
     return value
 
 
-_WATERS: Final = {"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TIP3", "TIP4", "TIP5", "SPC"}
+WATERS: Final = {"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TIP3", "TIP4", "TIP5", "SPC"}
 
 _FORMATS: Final = {".pdb": "pdb", ".ent": "pdb", ".cif": "cif", ".mmcif": "cif", ".bcif": "bcif"}
 

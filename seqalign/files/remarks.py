@@ -36,11 +36,11 @@ def _gaps(structure: Structure) -> list[str]:
     """Say where chains to be designed are broken, or where letters without atoms were added."""
     numbering, chains = structure.numbering, structure.numbering.chains
     if structure.unresolved is not None:
-        return [
-            f"{letters} {_where(structure, chain, i)} has no atoms; the letters are those of the "
-            f"file's own sequence, and fixed."
-            for chain, i, letters in structure.unresolved
+        added = [
+            f"{letters} {_where(structure, chain, i)}" for chain, i, letters in structure.unresolved
         ]
+        said = f"Without atoms, from the file's own sequence, and fixed: {_some(added, 8)}."
+        return [said] if added else []
     pairs = [
         f"{numbering.name(i)} and {numbering.name(i + 1)}"
         for i in range(1, len(structure))

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqalign.files.atoms import Atom, Fail, format_of, read_atoms
+from seqalign.files.atoms import WATERS, Atom, Fail, format_of, read_atoms
 from seqalign.files.numbering import Numbering, ResidueError
 from seqalign.files.residues import (
     BACKBONE,
@@ -410,7 +410,7 @@ def read_structure(
         (xyz, i)
         for i, (_, _, place, _) in enumerate(chosen)
         for atom, xyz in place.items()
-        if not atom.lstrip("0123456789").startswith(("H", "D"))
+        if not _is_hydrogen(atom)
     ]
     mine = {id(a) for *_, some in chosen for a in some}
     structure = Structure(
@@ -476,16 +476,17 @@ _SUGARS: Final = set(
 _NUCLEIC: Final = set("A C G U I N DA DC DG DT DU DI ADE CYT GUA THY URA".split())
 
 
+def _is_hydrogen(atom: str) -> bool:
+    """Whether the name of an atom is that of a hydrogen; of an ion it can be another element's."""
+    return atom.lstrip("0123456789").startswith(("H", "D"))
+
+
 def _beside(atoms: Sequence[Atom], residues: Sequence[Residue]) -> tuple[Beside, ...]:
     """Return what the atoms that are not read are: chains as one, all else by residue."""
     proteins = {id(a) for _, some in residues for a in some}
     groups: dict[tuple[str, ...], list[Atom]] = {}
     for a in atoms:
-        if (
-            a.name.lstrip("0123456789").startswith(("H", "D"))
-            and len(a.name) > 1
-            and a.residue != a.name
-        ):
+        if a.residue in WATERS or (_is_hydrogen(a.name) and a.name != a.residue):
             continue
         kind = "chain" if id(a) in proteins else "nucleic" if a.residue in _NUCLEIC else ""
         groups.setdefault(
