@@ -15,7 +15,7 @@ __all__ = ["cell", "text"]
 
 _NUMBER = re.compile(r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|inf|nan)", re.A)
 # what already has the apostrophe gets another, or reading would take away the user's own
-_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")  # noqa: RUF001 (the wide ones count too)
+_FORMULA = re.compile(r"'*[=+\-@\t\r＝＋－＠]")
 
 
 def cell(text: str) -> str:

@@ -33,18 +33,21 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return CSV text; floats with six significant digits, no cell a formula."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writerow({name: cell(name) for name in columns})
-    for row in rows:
-        writer.writerow({k: _printed(v) for k, v in row.items()})
-    return text.getvalue()
+    lines = [columns, *([row.get(name) for name in columns] for row in rows)]
+    return "".join(_line([_printed(value) for value in line]) for line in lines)
 
 
 def _printed(value: Any) -> Any:
     if isinstance(value, str):
         return cell(value)
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _line(cells: Sequence[Any]) -> str:
+    text = io.StringIO()
+    # quotes what holds a character of the line end; lines end with \n alone
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return f"{text.getvalue()[:-2]}\n"
 
 
 def fasta(records: Iterable[tuple[str, str]]) -> str:

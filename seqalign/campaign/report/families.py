@@ -10,7 +10,7 @@ import numpy as np
 
 # families are not split further, and not at all where no split is clearer than this
 MOST: Final = 6
-CLEAR: Final = 0.15
+CLEAR: Final = 0.25
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ def families(letters: Sequence[str], names: Sequence[str]) -> list[Family]:
     """Return the families of designs of equal length, the one of the first design first.
 
     Average linkage on the number of positions that differ, cut into two to six families where the
-    mean silhouette is highest; one family where it is below 0.15, for then there are none.
+    mean silhouette is highest; one family where it is below 0.25, for then there are none.
 
     References:
         Rousseeuw, "Silhouettes", J. Comput. Appl. Math. 1987 (the choice of their number).
+        Kaufman & Rousseeuw, "Finding groups in data", Wiley 1990 (what is no structure).
     """
     if not letters:
         return []
@@ -50,7 +51,9 @@ def families(letters: Sequence[str], names: Sequence[str]) -> list[Family]:
         inner = apart[np.ix_(own, own)]
         mean = float(inner.sum() / max(len(own) * (len(own) - 1), 1))
         center = int(own[inner.sum(1).argmin()])
-        found.append(Family(tuple(own.tolist()), center, mean, _marks(grid, labels == label, names)))
+        found.append(
+            Family(tuple(own.tolist()), center, mean, _marks(grid, labels == label, names))
+        )
     return found
 
 

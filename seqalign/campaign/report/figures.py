@@ -73,7 +73,8 @@ def svg(
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     page = text.getvalue()
     page = page[page.index("<svg") :]
-    page = re.sub(r"<metadata>.*?</metadata>", "", page, flags=re.S)
+    # its own style would be that of the whole page
+    page = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", page, flags=re.S)
     # ids are unique within a figure only
     stem = re.sub(r"\W", "-", name)
 

@@ -106,7 +106,7 @@ def figures(run: Run) -> Figures:
         "notes": resolved.get("notes") or (),
     }
     drawn = _drawn(run, groups, wild) if aligned else {}
-    return Figures("letters.html.j2", groups, groups, "top 10", drawn, values)
+    return Figures("letters.html.j2", groups, groups, f"top {len(groups['top'])}", drawn, values)
 
 
 def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:

@@ -38,9 +38,7 @@ def fill(rows: Sequence[Mapping[str, Any]], chains: Sequence[str]) -> list[Well]
     if not each:
         return []
     return [
-        Well(
-            i // each + 1, places[i % each * len(chains) + n], row["id"], name if several else ""
-        )
+        Well(i // each + 1, places[i % each * len(chains) + n], row["id"], name if several else "")
         for i, row in enumerate(rows)
         for n, name in enumerate(chains)
     ]

@@ -1,4 +1,4 @@
-"""The designs residue by residue: how often each is mutated, how buried it is, what goes with it."""
+"""The designs residue by residue: how often each is mutated, how buried, what goes with it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def tracks(residues: Sequence[Residue]) -> list[Track]:
     if some := [abs(g) for g in gains if g is not None]:
         top = max(some) or 1.0
         said = [
-            f"designs mutated here: {signed(g)} in the sum of the guides, other differences included"
+            f"designs mutated here: {signed(g)} in the sum of the guides, other differences too"
             for g in gains
         ]
         shares = [None if g is None else g / top for g in gains]

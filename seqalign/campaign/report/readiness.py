@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 # residues: below, a peptide is made rather than a gene; above, a gene is more than 1,800 bases
 SHORT, LONG = 30, 600

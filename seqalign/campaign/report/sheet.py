@@ -14,9 +14,12 @@ from seqalign.campaign.report.plate import fill
 from seqalign.campaign.report.readiness import Flag, flags
 from seqalign.files.orderable import Record
 
+# what a row shows elsewhere, or nobody orders by
 _KNOWN = frozenset(
-    ("id", "sequence", "mutations", "n_mut", "seq_recovery", "total", "prior", "prior_per_residue")
-    + ("log_w", "copies", "method", "seed", "reason", "liabilities")
+    {
+        *("id", "sequence", "mutations", "n_mut", "seq_recovery", "total", "prior"),
+        *("prior_per_residue", "log_w", "copies", "method", "seed", "reason"),
+    }
 )
 
 
@@ -68,7 +71,9 @@ def sheet(run: Run, wild: str | None) -> list[Design]:
             Design(
                 row,
                 ", ".join(places.get(row["id"], ())),
-                tuple((r.name, marked(r, chains[r.name], letters, wild)) for r in orderable.records),
+                tuple(
+                    (r.name, marked(r, chains[r.name], letters, wild)) for r in orderable.records
+                ),
                 tuple(orderable.mutations(letters, wild)) if wild else (),
                 {k: v for k, v in row.items() if k not in ours and v not in (None, "")},
                 tuple(flags(chains)),

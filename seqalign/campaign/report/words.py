@@ -104,9 +104,7 @@ def signed(value: float | None) -> str:
 
 def cards(summary: Summary, found: Sequence[Verdict]) -> list[Card]:
     """Return a headline per guide: against best-of-N, or else what there is; and its verdict."""
-    return [
-        card for label in summary.guides if (card := _card(summary, label, found)) is not None
-    ]
+    return [card for label in summary.guides if (card := _card(summary, label, found)) is not None]
 
 
 def _card(summary: Summary, label: str, found: Sequence[Verdict]) -> Card | None:
