@@ -38,10 +38,10 @@ def check(campaign: Campaign, source: Source) -> Plan:
     with source.blame(("model", "name"), SpecError):
         own = own_process(campaign, source)
         medium = medium_of(campaign.model.name, own)
-    check_select(campaign, source, medium)
     method = method_of(campaign, source)
     loaded = medium.load(campaign, source, own)
     model = loaded.model
+    check_select(campaign, source, medium, medium.columns(campaign.rewards, model))
     replicates, islands = _islands(campaign, source, model)
     terms = tuple(
         load_term(label, spec, source, loaded.structure, medium.recurs)

@@ -474,9 +474,9 @@ class Images:
         some = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
         say("\n  ".join([f"\n{some}, {islands} each, {plan.model.steps} steps", *prompts]))
 
-    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
-        return columns(rewards, ("prompt", "file"), tail=("island",))
+        return columns(rewards, ("prompt", "file"), programs=("island",))
 
     # after it -------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
 from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
+from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model
@@ -64,6 +65,11 @@ def chains_of(model: Model) -> Orderable:
     """Return how designs of a model of letters are ordered."""
     assert model.orderable is not None
     return model.orderable
+
+
+def ordering(model: Model) -> Ordering:
+    """Return the columns that designs of a model have for ordering."""
+    return Ordering(chains_of(model), space_of(model).alphabet.letters, model.wild_type)
 
 
 @dataclass(frozen=True)
@@ -121,10 +127,12 @@ def score(
         )
         columns["prior"] = prior.tolist()
         columns["prior_per_residue"] = (prior / len(free)).tolist()
-    rows, chains = {}, chains_of(model)
+    rows, own = {}, ordering(model)
+    chains = own.chains
     for i, s in enumerate(distinct):
-        row: Record = {"sequence": chains.text(s), "letters": s}
-        row |= {k: v[i] for k, v in columns.items()}
+        text = chains.text(s)
+        row: Record = own.row(text) | {k: v[i] for k, v in columns.items()}
+        row |= {"sequence": text, "letters": s}
         if model.wild_type is not None:
             names_ = chains.mutations(s, model.wild_type)
             row |= {
@@ -246,12 +254,22 @@ class Letters:
     def load(self, campaign: Campaign, source: Source, own: Process | None) -> Loaded:
         """Build the model of a campaign, and its design space."""
         loaded = load_letters(campaign, source, own)
-        if loaded.model.wild_type is None:
-            asked = (*campaign.select.filters, campaign.select.rank_by)
-            used = [t for t in asked if re.match(r"-?(n_mut|seq_recovery)", t)]
-            if used:
+        columns = ordering(loaded.model)
+        for text in (*campaign.select.filters, campaign.select.rank_by):
+            name = re.match(r"-?([\w-]*)", text.strip())
+            column = name[1] if name else ""
+            compared = column in ("n_mut", "seq_recovery", "new_liabilities")
+            if column in campaign.rewards:
+                continue
+            if compared and loaded.model.wild_type is None:
                 raise source.error(
-                    ("select",), f"{used[0]!r} needs a wild type. Give input.wild_type."
+                    ("select",), f"{text!r} needs a wild type. Give input.wild_type."
+                )
+            if why := columns.lacks(column):
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: {column} has no value, as {why}. Say input.fill: seqres where the "
+                    "file has SEQRES, or leave it out.",
                 )
         return loaded
 
@@ -387,10 +405,12 @@ class Letters:
             for note in notes:
                 say(f"  {note}")
 
-    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
         """Return the columns of designs.csv."""
-        own = ("mutations", "n_mut", "seq_recovery") if wild else ()
-        return columns(rewards, ("sequence", *own), ("prior", "prior_per_residue"))
+        own = ordering(model)
+        changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
+        head = ("sequence", *own.sequences, *changed, *own.whole)
+        return columns(rewards, head, own.each, ("prior", "prior_per_residue"))
 
     # after it -------------------------------------------------------------------------------------
 

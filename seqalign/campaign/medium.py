@@ -39,13 +39,27 @@ def rounded(row: Mapping[str, Any]) -> Record:
 def columns(
     rewards: Mapping[str, RewardSpec],
     head: Sequence[str],
-    middle: Sequence[str] = (),
-    tail: Sequence[str] = (),
+    behind: Sequence[str] = (),
+    programs: Sequence[str] = (),
 ) -> list[str]:
-    """Return the columns of designs.csv around those of a medium's own."""
+    """Return the columns of designs.csv: what people read, then what programs do.
+
+    Args:
+        rewards: by label; one that is called like a column of a medium's own takes its place.
+        head: what comes before the rewards.
+        behind: what comes after them and their sum.
+        programs: what only programs read.
+    """
+    first, last = ([c for c in some if c not in rewards] for some in (head, behind))
     scaled = (f"{label}_scaled" for label, spec in rewards.items() if spec.role == "guide")
     end = ("log_w", "copies", "method", "seed")
-    return ["id", *head, *rewards, *scaled, "total", *middle, *end, *tail]
+    return ["id", *first, *rewards, "total", *last, *scaled, *programs, *end]
+
+
+def for_programs(column: str) -> bool:
+    """Return whether people can do without a column of designs.csv."""
+    own = ("prior", "prior_per_residue", "island", "log_w", "copies", "method", "seed")
+    return column in own or column.endswith("_scaled")
 
 
 @dataclass(frozen=True)
@@ -172,8 +186,8 @@ class Medium(Protocol):
     def say(self, plan: Plan, say: Say) -> None:
         """Say what a campaign asks of its model, for people."""
 
-    def columns(self, rewards: Mapping[str, RewardSpec], wild: bool) -> list[str]:
-        """Return the columns of designs.csv; `wild` says whether there is a wild type."""
+    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
+        """Return the columns of designs.csv."""
 
     # after it
 

@@ -109,7 +109,7 @@ def _finish(
         seconds=seconds,
         **judged.own,
     )
-    columns = medium.columns(campaign.rewards, plan.model.wild_type is not None)
+    columns = medium.columns(campaign.rewards, plan.model)
     there = [c for c in columns if not judged.others or c in judged.others[0]]
     folder.write("baselines.csv", to_csv(judged.others, there))
     folder.write_lines("trace.jsonl", _trace(plan, results))

@@ -49,7 +49,7 @@ def score(
     scored = letters.score(plan, objective, sequences, evaluating, prior)
     space = letters.space_of(plan.model)
     rows = [{**scored.rows[s], "violations": "; ".join(space.violations(s))} for s in sequences]
-    columns = plan.medium.columns(plan.campaign.rewards, plan.model.wild_type is not None)
+    columns = plan.medium.columns(plan.campaign.rewards, plan.model)
     there = [c for c in columns if c in rows[0]]
     return rows, [*there, "violations"]
 

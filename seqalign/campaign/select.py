@@ -11,7 +11,7 @@ import operator
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from seqalign.campaign.schema import Campaign
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
 from seqalign.campaign.yaml import CampaignError, Source, parse
+from seqalign.files import ordering
 from seqalign.files.text import to_csv
 from seqalign.registry import nearest
 
@@ -42,7 +43,11 @@ FILTER = re.compile(
 )
 TEXT = ("id", "sequence", "mutations", "method", "reason", "prompt", "file")
 WHOLE = ("n_mut", "copies", "seed", "island")
-"""Columns of text, and of whole numbers; all others are numbers."""
+"""Columns of text, and of whole numbers, beside those for ordering; all others are numbers."""
+
+
+def _is_text(column: str) -> bool:
+    return column in TEXT or ordering.TEXT.fullmatch(column) is not None
 
 
 def choose(
@@ -98,6 +103,8 @@ def _filtered(filters: Sequence[str], row: Record) -> str | None:
     for text in filters:
         match = FILTER.match(text)
         assert match is not None
+        if row[match[1]] is None:
+            return f"filter: {text} (is not known)"
         value = float(row[match[1]])
         if not _TESTS[match[2]](value, float(match[3])):
             return f"filter: {text} (is {value:.4g})"
@@ -120,18 +127,22 @@ def _ranked(campaign: Campaign, rows: list[Record], key: str) -> list[Record]:
         return [rows[i] for i in order]
     sign = 1.0 if rank.startswith("-") else -1.0
     column = rank.removeprefix("-")
-    return sorted(rows, key=lambda r: (sign * float(r[column]), r[key]))
+    known = [r for r in rows if r[column] is not None]
+    best = sorted(known, key=lambda r: (sign * float(r[column]), r[key]))
+    return best + sorted((r for r in rows if r[column] is None), key=lambda r: str(r[key]))
 
 
-def check_select(campaign: Campaign, source: Source, medium: Medium) -> None:
-    """Refuse filters and rankings by columns that the tables will not have."""
-    columns, spec = medium.columns(campaign.rewards, True), campaign.select
-    if spec.diversity.min_mutations_apart and "n_mut" not in columns:
+def check_select(
+    campaign: Campaign, source: Source, medium: Medium, columns: Sequence[str]
+) -> None:
+    """Refuse filters and rankings by columns that the tables do not have."""
+    spec = campaign.select
+    if spec.diversity.min_mutations_apart and "sequence" not in columns:
         raise source.error(
             ("select", "diversity", "min_mutations_apart"),
             f"{medium.kind} have no mutations. Remove it.",
         )
-    known = [c for c in columns if c not in (*TEXT, "seed", "island")]
+    known = [c for c in columns if not _is_text(c) and c not in ("seed", "island")]
     for i, text in enumerate(spec.filters):
         path, match = ("select", "filters", i), FILTER.match(text)
         if match is None:
@@ -180,17 +191,13 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
         summary = folder.summary()
         medium = MEDIA[summary.kind]
         campaign, source = _campaign(folder, config, overrides)
-        check_select(campaign, source, medium)
-        columns = medium.columns(campaign.rewards, config["resolved"]["wild_type"] is not None)
+        columns = [c for c in folder.read_header("rejected.csv") if c != "reason"]
+        _refuse_absent(campaign, source, columns)
+        check_select(campaign, source, medium, columns)
         pool: dict[str, Record] = {}
         for row in [*folder.read_csv("rejected.csv"), *folder.read_csv("designs.csv")]:
             # rejected.csv comes first: it has the reasons
-            pool.setdefault(row[medium.key], _stored(row))
-        used = [campaign.select.rank_by.removeprefix("-")]
-        used += [match[1] for f in campaign.select.filters if (match := FILTER.match(f))]
-        for name in used:
-            if name not in (*columns, "pareto"):
-                raise source.error(("select",), f"this run has no column {name!r}.")
+            pool.setdefault(row[medium.key], _stored(row, campaign.rewards))
         reasons = {key: row.get("reason", "") for key, row in pool.items()}
 
         def hard(row: Record) -> str | None:
@@ -210,6 +217,19 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
         return write(folder, medium, summary, columns, kept, rejected)
 
 
+def _refuse_absent(campaign: Campaign, source: Source, columns: Sequence[str]) -> None:
+    """Refuse columns for ordering that runs have, and this one has not."""
+    spec = campaign.select
+    used = [match[1] for text in spec.filters if (match := FILTER.match(text))]
+    for name in (*used, spec.rank_by.removeprefix("-")):
+        if name not in columns and "sequence" in columns and ordering.NUMBER.fullmatch(name):
+            raise source.error(
+                ("select",),
+                f"this run has no column {name!r}: its designs are no such molecules or chains, or "
+                "an older version wrote it. Run its campaign with --fresh if so.",
+            )
+
+
 def _campaign(
     folder: RunFolder, config: Mapping[str, Any], overrides: Sequence[str]
 ) -> tuple[Campaign, Source]:
@@ -225,10 +245,15 @@ def _campaign(
     return parse(text, str(folder.path / "config.yaml"), folder.path, overrides)
 
 
-def _stored(row: Mapping[str, str]) -> Record:
-    """Return a row of a table with its numbers as numbers."""
-    return {
-        k: v if k in TEXT else int(v) if k in WHOLE else float(v)
-        for k, v in row.items()
-        if v is not None
-    }
+def _stored(row: Mapping[str, str], rewards: Collection[str]) -> Record:
+    """Return a row of a table with its numbers as numbers; None is not known."""
+
+    def value(column: str, text: str) -> str | int | float | None:
+        if _is_text(column):
+            return text
+        whole = column in WHOLE or ordering.WHOLE.fullmatch(column)
+        if not text:
+            return None
+        return int(text) if whole and column not in rewards else float(text)
+
+    return {k: value(k, v) for k, v in row.items() if v is not None}

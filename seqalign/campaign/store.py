@@ -252,6 +252,14 @@ class RunFolder:
         lines = path.read_text("utf-8").splitlines() if path.is_file() else []
         return [json.loads(line) for line in lines]
 
+    def read_header(self, name: str) -> list[str]:
+        """Return the columns of a CSV file; none if there is no file."""
+        path = self.path / name
+        if not path.is_file():
+            return []
+        with path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+
     def read_csv(self, name: str) -> list[dict[str, str]]:
         """Return the rows of a CSV file; none if there is no file."""
         path = self.path / name

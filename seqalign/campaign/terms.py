@@ -63,7 +63,7 @@ class Term:
 _RESERVED = (
     *("id", "rank", "sequence", "mutations", "n_mut", "seq_recovery", "total", "log_w", "copies"),
     *("prior", "prior_per_residue", "method", "seed", "island", "reason", "row", "which"),
-    *("designs", "diversity", "prompt", "file", "vendi"),
+    *("designs", "diversity", "prompt", "file", "vendi", "letters", "liabilities"),
 )
 
 
@@ -91,6 +91,7 @@ def load_term(
     """Build one reward; `recurs` says whether designs are worth remembering, as sequences are."""
     path: KeyPath = ("rewards", label)
     taken = label in _RESERVED or label.endswith(("_scaled", "_sd"))
+    taken = taken or label.startswith("sequence_")
     if taken or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label):
         raise source.error(
             path,

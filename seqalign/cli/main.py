@@ -15,7 +15,7 @@ from enum import StrEnum
 from importlib.metadata import version
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -23,7 +23,7 @@ from seqalign import registry
 from seqalign.campaign.check import check
 from seqalign.campaign.compare import compare
 from seqalign.campaign.estimate import estimate
-from seqalign.campaign.export import Wells, export
+from seqalign.campaign.export import export
 from seqalign.campaign.medium import Plan
 from seqalign.campaign.new import Reading, new
 from seqalign.campaign.report.page import report
@@ -37,6 +37,7 @@ from seqalign.campaign.yaml import parse, read
 from seqalign.cli import catalog, screen
 from seqalign.cli.screen import CampaignFile, Json, Set, fail
 from seqalign.core.objective import open_zscores
+from seqalign.files.gene import Order
 from seqalign.files.text import finite, to_csv, write_atomic
 
 P = ParamSpec("P")
@@ -374,21 +375,70 @@ def status_(
 
 
 class _Plate(StrEnum):
+    deep = "24"
     small = "96"
     large = "384"
+
+
+class _Met(StrEnum):
+    auto = "auto"
+    never = "never"
+
+
+def _dna(text: str) -> Any:
+    """An option that says what genes are like; the help tells its default."""
+    return typer.Option(help=f"DNA: {text}")
 
 
 @_verb
 def export_(
     folder: _Dir,
-    as_fasta: Annotated[bool, typer.Option("--fasta", help="designs.fasta: id, sequence.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="designs.csv: a short table.")] = False,
+    as_fasta: Annotated[
+        bool, typer.Option("--fasta", help="designs.fasta: a record per designed chain.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="designs.csv: the columns that people read.")
+    ] = False,
     plate: Annotated[
-        _Plate | None, typer.Option("--plate", help="plate-1.csv, ...: well, id, sequence.")
+        _Plate | None,
+        typer.Option("--plate", help="plate-1.csv, ...: well, id, chain, sequence; and a picture."),
     ] = None,
     control: Annotated[
-        bool, typer.Option("--control", help="The wild type in the last well of every plate.")
+        bool, typer.Option("--control", help="The wild type at the end of every plate.")
     ] = False,
+    controls: Annotated[
+        int, typer.Option("--controls", min=0, help="The wild type so many times per plate.")
+    ] = 0,
+    dna: Annotated[
+        bool, typer.Option("--dna", help="dna.csv, dna.fasta, dna.gb: a gene per chain.")
+    ] = False,
+    organism: Annotated[
+        str | None, _dna("whose codons; e_coli, or h_sapiens, s_cerevisiae, ...")
+    ] = None,
+    gc: Annotated[
+        tuple[float, float] | None, _dna("share of G and C in the fragment; 0.3 0.65.")
+    ] = None,
+    gc_window: Annotated[
+        tuple[int, float, float] | None, _dna("the same in every stretch of so many; 50 0.2 0.8.")
+    ] = None,
+    avoid: Annotated[
+        str | None, _dna("enzymes or sites that do not cut; BsaI, or BsaI,NdeI,GAATTC, or none.")
+    ] = None,
+    max_run: Annotated[int | None, _dna("the longest run of one base; 8.")] = None,
+    repeat: Annotated[
+        int | None, _dna("no stretch of so many bases comes twice; 20, 0 for any.")
+    ] = None,
+    start_met: Annotated[
+        _Met | None, _dna("auto puts an M before proteins without one; never.")
+    ] = None,
+    n_tag: Annotated[
+        str | None, _dna('letters before the protein, "-" between parts: MHHHHHH-GS.')
+    ] = None,
+    c_tag: Annotated[str | None, _dna("letters behind the protein.")] = None,
+    stop: Annotated[bool | None, _dna("a stop codon at the end, unless --no-stop.")] = None,
+    prefix: Annotated[str | None, _dna("bases before the gene, kept as they are.")] = None,
+    suffix: Annotated[str | None, _dna("bases behind the gene, kept as they are.")] = None,
+    max_length: Annotated[int | None, _dna("the longest fragment in bp.")] = None,
     top: Annotated[int | None, typer.Option("--top", min=1, help="The best so many.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder to write to; by default DIR/export.")
@@ -396,22 +446,48 @@ def export_(
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the designs of a run as FASTA, CSV or plate maps, best first."""
-    size: Wells | None = None if plate is None else 96 if plate is _Plate.small else 384
-    paths = export(
+    """Write the designs of a run as FASTA, CSV, plates or DNA, best first."""
+    text = {"n_tag": n_tag, "c_tag": c_tag, "prefix": prefix, "suffix": suffix}
+    asked: dict[str, Any] = {
+        **{key: value and "".join(value.split()).upper() for key, value in text.items()},
+        "organism": organism,
+        "gc": gc,
+        "window": gc_window,
+        "avoid": None if avoid is None else _sites(avoid),
+        "run": max_run,
+        "repeat": repeat,
+        "start_met": None if start_met is None else start_met is _Met.auto,
+        "stop": stop,
+        "max_length": max_length,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    if asked and not dna:
+        options = {"window": "gc-window", "run": "max-run"}
+        name = next(iter(asked))
+        raise fail(f"--{options.get(name, name).replace('_', '-')} is about DNA. Say --dna too.", 2)
+    size: Any = None if plate is None else int(plate)
+    found = export(
         RunFolder(folder),
         out or folder.resolve() / "export",
         as_fasta=as_fasta,
         as_csv=as_csv,
         plate=size,
-        control=control,
+        controls=max(controls, int(control)),
+        dna=Order(**asked) if dna else None,
         top=top,
         force=force,
     )
     if as_json:
-        screen.show_json({"files": paths})
+        screen.show_json({"files": found.files, "notes": found.notes})
     else:
-        typer.echo("\n".join(map(str, paths)))
+        screen.show(*found.notes)
+        typer.echo("\n".join(map(str, found.files)))
+
+
+def _sites(text: str) -> tuple[str, ...]:
+    """Return what an option lists; "none" lists nothing."""
+    names = [name.strip() for name in text.split(",")]
+    return tuple(dict.fromkeys(n for n in names if n and n.lower() != "none"))
 
 
 @_verb

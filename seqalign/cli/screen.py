@@ -128,6 +128,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             if isinstance(error, (CampaignError, registry.SpecError)) or _ours(error):
                 raise fail(str(error), 4 if _lacks(error) else 2) from None
             raise
+        except ImportError as error:
+            if _lacks(error) and _ours(error):
+                raise fail(str(error), 4) from None
+            raise
         except RuntimeError as error:
             if "allocate memory" in str(error):
                 raise _no_memory(error, again) from None

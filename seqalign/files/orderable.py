@@ -137,6 +137,23 @@ class Orderable:
         """The letters of each record."""
         return [len(record.places) for record in self.records]
 
+    @property
+    def labels(self) -> list[str]:
+        """The first chain of each record, fit for the name of a column or file; all different."""
+        found: list[str] = []
+        for record in self.records:
+            first = label = re.sub(r"[^\w-]+", "_", record.chains[0])
+            n = 1
+            while label in found or (not label and len(self.records) > 1):
+                n += 1
+                label = f"{first}{n}"
+            found.append(label)
+        return found
+
+    def ids(self, design: str) -> list[str]:
+        """Return the id of each record of a design: d0001, or d0001_A and d0001_B."""
+        return [f"{design}_{label}" if len(self.records) > 1 else design for label in self.labels]
+
     def chains(self, positions: str) -> dict[str, str]:
         """Return the letters of each record by its name, from those of all positions."""
         return {record.name: record.letters(positions) for record in self.records}

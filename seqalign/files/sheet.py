@@ -55,11 +55,12 @@ class Sheet:
     def fasta(self, kept: Sequence[Mapping[str, Any]], chains: Orderable) -> str:
         """Return the text of designs.fasta; `chains` says how designs are printed."""
         if self.style == "plain":
-            several = len(chains.records) > 1
             return fasta(
-                (f"{row['id']}_{name}" if several else str(row["id"]), letters)
+                (name, letters)
                 for row in kept
-                for name, letters in chains.split(str(row["sequence"])).items()
+                for name, letters in zip(
+                    chains.ids(str(row["id"])), str(row["sequence"]).split("/"), strict=True
+                )
             )
         if self.fixed is not None:
             return self._of_structure(self.fixed, chains, kept)

@@ -312,8 +312,8 @@ def test_a_run_writes_everything(finished, campaign):
     } <= names  # fmt: skip
     rows = folder.read_csv("designs.csv")
     assert list(rows[0]) == [
-        "id", "prompt", "file", "bright", "twin", "named", "bright_scaled", "total", "log_w",
-        "copies", "method", "seed", "island",
+        "id", "prompt", "file", "bright", "twin", "named", "total", "bright_scaled", "island",
+        "log_w", "copies", "method", "seed",
     ]  # fmt: skip
     summary = folder.read_json("summary.json")
     assert sum(int(r["copies"]) for r in rows) == summary["drawn"] == 3 * 2 * 6
