@@ -93,7 +93,7 @@
       var id = table.columns.indexOf("id"), sequence = table.columns.indexOf("sequence");
       return shown().map(function (row) {
         return row[sequence].split("/").map(function (letters, n) {
-          return ">" + row[id] + (table.chains.length ? "_" + table.chains[n] : "") + "\n" + letters + "\n";
+          return ">" + row[id] + (table.chains[n] || "") + "\n" + letters + "\n";
         }).join("");
       }).join("");
     }

@@ -1,3 +1,4 @@
+import csv
 import json
 import math
 import random
@@ -9,13 +10,13 @@ import pytest
 from commands import campaign_of
 
 from seqalign.campaign.check import check as prepare
-from seqalign.campaign.export import wells
+from seqalign.campaign.export import export
 from seqalign.campaign.report.families import families
 from seqalign.campaign.report.figures import svg
 from seqalign.campaign.report.logo import heat_map, logo
 from seqalign.campaign.report.page import render
 from seqalign.campaign.report.parts import Run, as_float
-from seqalign.campaign.report.plate import fill, plates
+from seqalign.campaign.report.plate import filled, plates
 from seqalign.campaign.report.profile import most_mutated, profile
 from seqalign.campaign.report.readiness import flags
 from seqalign.campaign.report.sheet import marked
@@ -24,7 +25,8 @@ from seqalign.campaign.report.words import Verdict, cards, signed, spoken
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import read
-from seqalign.files.orderable import Record
+from seqalign.files.orderable import Orderable, Record
+from seqalign.files.plate import wells
 
 
 @pytest.fixture(scope="module")
@@ -122,23 +124,32 @@ def test_marks_are_the_mutations_and_nothing_else():
 
 
 @pytest.mark.parametrize(
-    ("chains", "words"),
+    ("chains", "liabilities", "stop", "look", "know"),
     [
-        ({"A": "M" * 60}, []),
-        ({"A": "MC" + "M" * 60}, ["odd cysteines"]),
-        ({"A": "MCC" + "M" * 60}, []),
-        ({"A": "MXX" + "M" * 60}, ["X"]),
-        ({"A": "M" * 12}, ["short"]),
-        ({"A": "M" * 601}, ["long"]),
-        ({"A": "M" * 60, "B": "C" * 31 + "X"}, ["X", "odd cysteines"]),
+        ({"A": "M" * 60}, "", [], [], []),
+        ({"A": "M" * 60}, "unpaired-Cys A (new)", [], ["unpaired-Cys"], []),
+        ({"A": "M" * 60}, "unpaired-Cys A; NG A3", [], [], []),
+        ({"A": "M" * 60}, "NG A3 (new); NG A9 (new); DG A5", [], [], ["NG"]),
+        ({"A": "M" * 60}, "poly-M A1-A60 (new); N-glyc A4 (new)", [], ["poly-M"], ["N-glyc"]),
+        ({"A": "MXX" + "M" * 60}, "", ["X"], [], []),
+        ({"A": "M" * 12}, "", [], ["short"], []),
+        ({"A": "M" * 601}, "", [], ["long"], []),
+        ({"A": "M" * 60, "B": "M" * 9 + "X"}, "", ["X"], ["short"], []),
     ],
 )
-def test_flags_say_what_to_look_at(chains, words):
-    found = list(flags(chains))
-    assert [f.word for f in found] == words
-    assert [f.word for f in found if f.stops] == [w for w in words if w == "X"]
+def test_flags_say_what_to_look_at(chains, liabilities, stop, look, know):
+    found = list(flags(chains, {"liabilities": liabilities, "new_liabilities": "0"}))
+    for level, words in (("stop", stop), ("look", look), ("know", know)):
+        assert [f.word for f in found if f.level == level] == words
     if len(chains) > 1:
         assert all("chain B" in f.text for f in found)
+    # other alphabets are made in other ways
+    assert [f.word for f in flags(chains, {})] == stop
+
+
+def test_without_a_wild_type_every_liability_is_news():
+    (only,) = flags({"A": "M" * 60}, {"liabilities": "NG A3"})
+    assert only.text == "NG at A3: may deamidate"
 
 
 def test_families_are_a_partition_with_a_medoid_each():
@@ -181,17 +192,27 @@ def hamming(a, b):
     return sum(x != y for x, y in zip(a, b, strict=True))
 
 
-def test_wells_are_those_of_export(folder):
+def test_wells_are_those_of_export(folder, tmp_path):
+    rows = folder.read_csv("designs.csv")
+    export(folder, tmp_path, plate=96)
+    with (tmp_path / "plate-1.csv").open(newline="") as file:
+        there = [(row["well"], row["id"]) for row in csv.DictReader(file)]
+    own = filled(rows, folder.summary().orderable)
+    assert [(w.place, w.design) for w in own] == there
+
+
+def test_a_plate_is_drawn_well_by_well():
     rows = [{"id": f"d{i}", "total": str(-i)} for i in range(100)]
-    filled = fill(rows, ["A"])
-    assert [w.place for w in filled] == [*wells(96), *wells(96)[:4]]
-    assert [w.plate for w in filled] == [1] * 96 + [2] * 4
-    pairs = fill(rows[:60], ["A", "B"])
-    assert [(w.plate, w.place, w.design, w.chain) for w in pairs[94:98]] == [
-        (1, "H11", "d47", "A"),
-        (1, "H12", "d47", "B"),
-        (2, "A01", "d48", "A"),
-        (2, "A02", "d48", "B"),
+    assert [w.name for w in filled(rows, None)] == [
+        *(f"1 {place}" for place in wells(96)),
+        *(f"2 {place}" for place in wells(96)[:4]),
+    ]
+    pair = Orderable("", (Record(("A",), (0,), ("1",)), Record(("B",), (1,), ("1",))), (), (), "__")
+    assert [(w.name, w.design, w.chain) for w in filled(rows[:60], pair)[94:98]] == [
+        ("1 H11", "d47", "A"),
+        ("1 H12", "d47", "B"),
+        ("2 A01", "d48", "A"),
+        ("2 A02", "d48", "B"),
     ]
     one, two = plates(rows, None)
     assert "A01: d0, 0.00" in one

@@ -100,8 +100,9 @@ def figures(run: Run) -> Figures:
         "told": "mutations" if wild else "sequence",
         "chemistry": [(name, color) for name, (_, color) in CHEMISTRY.items()],
         "designs": kept,
-        "ready": sum(not d.flags for d in kept),
-        "flagged": Counter(word for d in kept for word in d.words).most_common(),
+        "ready": sum(d.ready for d in kept),
+        "flagged": Counter(word for d in kept for word in d.words("stop", "look")).most_common(),
+        "known": Counter(word for d in kept for word in d.words("know")).most_common(),
         "table": table(run, run.kept[:SHOWN]),
         "notes": resolved.get("notes") or (),
     }

@@ -10,37 +10,41 @@ from typing import Any, Final
 
 from markupsafe import Markup, escape
 
-from seqalign.campaign.export import wells
 from seqalign.campaign.report.parts import as_float
 from seqalign.campaign.report.words import shown
 from seqalign.files.orderable import Orderable
+from seqalign.files.plate import fill, wells
 
 _SIZE: Final = 96
 
 
 @dataclass(frozen=True)
 class Well:
-    """One chain of one design on a plate."""
+    """One chain of one design on a plate; `name` has the plate if there are several."""
 
     plate: int
     place: str
+    name: str
     design: str
     chain: str
 
 
-def fill(rows: Sequence[Mapping[str, Any]], chains: Sequence[str]) -> list[Well]:
-    """Return the wells of designs in their order: one for each chain, a design on one plate.
+def filled(rows: Sequence[Mapping[str, Any]], orderable: Orderable | None) -> list[Well]:
+    """Return the wells of designs as `export` fills them without controls.
 
     None where a design has more chains than a plate has wells.
     """
-    places, several = wells(_SIZE), len(chains) > 1
-    each = _SIZE // len(chains)
-    if not each:
+    chains = [r.name for r in orderable.records] if orderable else [""]
+    several = len(chains) > 1
+    try:
+        pairs = [[(row["id"], name if several else "") for name in chains] for row in rows]
+        made = fill(pairs, _SIZE)
+    except ValueError:
         return []
     return [
-        Well(i // each + 1, places[i % each * len(chains) + n], row["id"], name if several else "")
-        for i, row in enumerate(rows)
-        for n, name in enumerate(chains)
+        Well(n, place, f"{n} " * (len(made) > 1) + place, design, chain)
+        for n, wells in enumerate(made, 1)
+        for place, (design, chain) in wells
     ]
 
 
@@ -53,9 +57,9 @@ def plates(rows: Sequence[Mapping[str, Any]], orderable: Orderable | None) -> li
         name: (v - low) / (high - low) if high > low else 1.0 if math.isfinite(v) else math.nan
         for name, v in totals.items()
     }
-    filled = fill(rows, [r.name for r in orderable.records] if orderable else [""])
-    numbers = dict.fromkeys(w.plate for w in filled)
-    return [_plate(n, [w for w in filled if w.plate == n], totals, shares) for n in numbers]
+    every = filled(rows, orderable)
+    numbers = dict.fromkeys(w.plate for w in every)
+    return [_plate(n, [w for w in every if w.plate == n], totals, shares) for n in numbers]
 
 
 def _plate(

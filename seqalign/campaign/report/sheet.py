@@ -9,18 +9,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from seqalign.campaign.medium import for_programs
 from seqalign.campaign.report.parts import SHOWN, Run
-from seqalign.campaign.report.plate import fill
+from seqalign.campaign.report.plate import filled
 from seqalign.campaign.report.readiness import Flag, flags
 from seqalign.files.orderable import Record
 
-# what a row shows elsewhere, or nobody orders by
-_KNOWN = frozenset(
-    {
-        *("id", "sequence", "mutations", "n_mut", "seq_recovery", "total", "prior"),
-        *("prior_per_residue", "log_w", "copies", "method", "seed", "reason"),
-    }
-)
+# what a row shows elsewhere
+_SHOWN = ("id", "sequence", "mutations", "n_mut", "total")
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Design:
         chains: name and letters as markup, what is mutated marked.
         mutations: their names.
         measured: what else the table says of it as a protein: length, pI, ...
-        flags: what to look at before ordering.
+        flags: what to know before ordering.
     """
 
     row: Mapping[str, str]
@@ -43,30 +39,28 @@ class Design:
     measured: Mapping[str, str]
     flags: tuple[Flag, ...]
 
-    @property
-    def words(self) -> dict[str, None]:
-        """The flags in a word or two, each once."""
-        return dict.fromkeys(flag.word for flag in self.flags)
+    def words(self, *levels: str) -> dict[str, None]:
+        """Return the flags of some levels in a word each, and each once."""
+        return dict.fromkeys(flag.word for flag in self.flags if flag.level in levels)
 
     @property
-    def stops(self) -> bool:
-        """Whether it cannot be ordered."""
-        return any(flag.stops for flag in self.flags)
+    def ready(self) -> bool:
+        """Whether it can be ordered as it stands."""
+        return not self.words("stop", "look")
 
 
 def sheet(run: Run, wild: str | None) -> list[Design]:
     """Return the designs that the page lists, best first."""
     orderable = run.summary.orderable
     assert orderable is not None
-    names, rows = [r.name for r in orderable.records], run.kept[:SHOWN]
+    rows = run.kept[:SHOWN]
     places: dict[str, list[str]] = {}
-    for well in fill(rows, names):
-        several = len(rows) * len(names) > 96
-        places.setdefault(well.design, []).append(f"{well.plate} " * several + well.place)
-    ours = _KNOWN | {*run.summary.labels} | {f"{x}_scaled" for x in run.summary.guides}
+    for well in filled(rows, orderable):
+        places.setdefault(well.design, []).append(well.name)
     found = []
     for row in rows:
         letters, chains = orderable.letters(row["sequence"]), orderable.split(row["sequence"])
+        measured = {k: v for k, v in row.items() if not _elsewhere(k, run.summary.labels)}
         found.append(
             Design(
                 row,
@@ -75,11 +69,17 @@ def sheet(run: Run, wild: str | None) -> list[Design]:
                     (r.name, marked(r, chains[r.name], letters, wild)) for r in orderable.records
                 ),
                 tuple(orderable.mutations(letters, wild)) if wild else (),
-                {k: v for k, v in row.items() if k not in ours and v not in (None, "")},
-                tuple(flags(chains)),
+                {k: v for k, v in measured.items() if v},
+                tuple(flags(chains, row)),
             )
         )
     return found
+
+
+def _elsewhere(column: str, labels: Sequence[str]) -> bool:
+    """Return whether a column is shown elsewhere, or of no use to people."""
+    shown = column in _SHOWN or column in labels or column.startswith("sequence_")
+    return shown or for_programs(column)
 
 
 def marked(record: Record, text: str, letters: str, wild: str | None) -> Markup:
@@ -99,11 +99,12 @@ def marked(record: Record, text: str, letters: str, wild: str | None) -> Markup:
 def table(run: Run, rows: Sequence[Mapping[str, str]]) -> Mapping[str, Any]:
     """Return what the page saves as CSV and FASTA: cells as designs.csv has them."""
     orderable = run.summary.orderable
-    names = [r.name for r in orderable.records] if orderable else []
+    several = orderable is not None and len(orderable.records) > 1
     columns = list(rows[0]) if rows else []
     return {
         "name": run.summary.name,
-        "chains": names if len(names) > 1 else [],
+        # an id of a record is that of the design with this behind it
+        "chains": orderable.ids("") if several and orderable is not None else [],
         "columns": columns,
         "rows": [[row[c] or "" for c in columns] for row in rows],
     }
