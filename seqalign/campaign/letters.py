@@ -44,6 +44,8 @@ from seqalign.space.space import DesignSpace
 
 TOP = 10
 """Designs in the "top" rows of the comparison."""
+REFERENCES = 32
+"""Designs of a baseline that have a log-likelihood: its first, and those of its "top" row."""
 
 
 def space_of(model: Model) -> DesignSpace:
@@ -97,8 +99,6 @@ def score(
     plan: Plan,
     objective: Reward | None,
     sequences: Sequence[str],
-    tell: Callable[[int], None] | None,
-    with_prior: bool = True,
 ) -> Scored:
     """Score distinct sequences; without an objective there are no scaled columns and no total."""
     model, space = plan.model, space_of(plan.model)
@@ -113,20 +113,6 @@ def score(
             columns[f"{t.label}_scaled"] = evaluate(scaled[t.label], designs)[0].tolist()
     if objective is not None:
         columns["total"] = evaluate(objective, designs)[0].tolist()
-    calls: list[int] = []
-
-    def count(some: int) -> None:
-        calls.append(some)
-        if tell is not None:
-            tell(some)
-
-    if with_prior:
-        process, seed = cast(Any, model.process), plan.campaign.seed
-        prior = prior_log_likelihood(
-            process, designs.x[0], free, orders=PRIOR_ORDERS, seed=seed, observe=count
-        )
-        columns["prior"] = prior.tolist()
-        columns["prior_per_residue"] = (prior / len(free)).tolist()
     rows, own = {}, ordering(model)
     chains = own.chains
     for i, s in enumerate(distinct):
@@ -141,6 +127,30 @@ def score(
                 "seq_recovery": metrics.recovery(s, model.wild_type, free),
             }
         rows[s] = row
+    return Scored(rows, 0)
+
+
+def with_prior(
+    plan: Plan, scored: Scored, sequences: Sequence[str], tell: Callable[[int], None] | None
+) -> Scored:
+    """Return scored sequences with the log-likelihoods of some of them; the others have NaN."""
+    model, calls = plan.model, [scored.network_calls]
+    free = free_positions(space_of(model))
+    chosen = list(dict.fromkeys(sequences))
+
+    def count(some: int) -> None:
+        calls.append(some)
+        if tell is not None:
+            tell(some)
+
+    x = Designs.of(chosen, space_of(model).alphabet).x[0]
+    process, seed = cast(Any, model.process), plan.campaign.seed
+    found = prior_log_likelihood(process, x, free, orders=PRIOR_ORDERS, seed=seed, observe=count)
+    prior = dict(zip(chosen, found.tolist(), strict=True))
+    rows = {}
+    for s, row in scored.rows.items():
+        value = prior.get(s, math.nan)
+        rows[s] = row | {"prior": value, "prior_per_residue": value / len(free)}
     return Scored(rows, sum(calls))
 
 
@@ -325,7 +335,10 @@ class Letters:
         if isinstance(plan.model.process, MaskedProcess):
             # the wild type has one, too
             free = space_of(plan.model).free
-            calls["evaluation"] = (plan.drawn + 1) * PRIOR_ORDERS * free
+            aligned = plan.arms[0].particles * plan.islands
+            others = (a.particles * plan.islands for a in plan.arms[1:])
+            known = aligned + sum(min(n, REFERENCES + TOP) for n in others) + 1
+            calls["evaluation"] = known * PRIOR_ORDERS * free
         return calls
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
@@ -421,12 +434,17 @@ class Letters:
         results: Mapping[str, Samples],
         tell: Callable[[int], None] | None,
     ) -> Judged:
-        """Score every distinct sequence once, log-likelihoods included."""
+        """Score every distinct sequence once; log-likelihoods, which are dear, of those shown."""
         flat = {name: _flat(samples) for name, samples in results.items()}
         every = [s for sequences, _ in flat.values() for s in sequences]
         if plan.model.wild_type is not None:
             every = [plan.model.wild_type, *every]
-        scored = score(plan, objective, every, tell)
+        scored = score(plan, objective, every)
+        known = [s for s in every[:1] if plan.model.wild_type is not None] + flat["aligned"][0]
+        for arm in plan.arms[1:]:
+            drawn = flat[arm.name][0]
+            known += drawn[:REFERENCES] + scored.top(drawn)
+        scored = with_prior(plan, scored, known, tell)
         rows = _rows(plan, scored, {name: sequences for name, (sequences, _) in flat.items()})
         sequences, log_w = flat["aligned"]
         seed = plan.campaign.seed

@@ -46,7 +46,9 @@ def score(
     objective: Reward | None = plan.objective
     if open_zscores(plan.objective):
         objective = None if constants is None else _closed(plan.objective, constants)
-    scored = letters.score(plan, objective, sequences, evaluating, prior)
+    scored = letters.score(plan, objective, sequences)
+    if prior:
+        scored = letters.with_prior(plan, scored, sequences, evaluating)
     space = letters.space_of(plan.model)
     rows = [{**scored.rows[s], "violations": "; ".join(space.violations(s))} for s in sequences]
     columns = plan.medium.columns(plan.campaign.rewards, plan.model)
