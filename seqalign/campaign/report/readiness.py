@@ -61,6 +61,6 @@ def flags(chains: Mapping[str, str], row: Mapping[str, str]) -> Iterator[Flag]:
     new = "new " if "new_liabilities" in row else ""
     for kind, places in found.items():
         means = _MEANS.get(kind, "five equal letters or more")
-        at = ", ".join(filter(None, places))
-        text = f"{new}{kind}{f' at {at}' if at else ''}: {means}"
+        where = ", ".join(filter(None, places))
+        text = f"{new}{kind}{f' at {where}' if where else ''}: {means}"
         yield Flag(kind, text, "look" if kind.startswith(_LOOK) else "know")
