@@ -44,6 +44,11 @@ class Design:
         return dict.fromkeys(flag.word for flag in self.flags if flag.level in levels)
 
     @property
+    def stops(self) -> bool:
+        """Whether it cannot be ordered at all."""
+        return bool(self.words("stop"))
+
+    @property
     def ready(self) -> bool:
         """Whether it can be ordered as it stands."""
         return not self.words("stop", "look")
