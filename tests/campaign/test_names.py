@@ -144,8 +144,8 @@ ODD = (
 
 def test_any_chain_name_runs_to_the_end(campaign, tmp_path):
     source, rng = (CASES / "markup_chain.cif").read_text(), random.Random(3)
-    for _ in range(2):
-        one, other = rng.sample(ODD, 2)
+    # the first was refused by designs.fasta, when all was computed
+    for one, other in (("[x", "y]'"), rng.sample(ODD, 2)):
         text = source.replace("<b>chain</b>", "\0").replace("=1+1", other).replace("\0", one)
         path = campaign(text)
         result = call("run", path, "--fresh")

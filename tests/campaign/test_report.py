@@ -266,15 +266,17 @@ def test_the_profile_counts_mutations_and_what_goes_with_them(folder):
 
 
 def test_text_of_a_user_is_no_formula_in_a_figure():
+    title = "$\\frac$ \" onload='x' <i>"
+
     def draw(ax):
         ax.set_xlabel("$\\kcal$ <b>&'\"")
-        ax.set_title("$\\frac$", loc="left")
+        ax.set_title(title, loc="left")
 
     drawing = svg(draw, name="x")
     root = ET.fromstring(drawing)
-    assert root.get("aria-label") == "$\\frac$"
+    assert root.get("aria-label") == title
     texts = {"".join(e.itertext()) for e in root.iter() if e.tag.endswith("text")}
-    assert {"$\\frac$", "$\\kcal$ <b>&'\""} <= texts
+    assert {title, "$\\kcal$ <b>&'\""} <= texts
     assert "<style" not in drawing
 
 

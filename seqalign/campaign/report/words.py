@@ -144,7 +144,11 @@ def _card(summary: Summary, label: str, found: Sequence[Verdict]) -> Card | None
 def spoken(verdict: Verdict | None, label: str) -> tuple[str, str, str]:
     """Return what kind of verdict it is, its badge, and its sentence."""
     if verdict is None:
-        return "open", "Not checked", "No hold-out judged this gain. A reward with role: holdout would."
+        return (
+            "open",
+            "Not checked",
+            "No hold-out judged this gain. A reward with role: holdout would.",
+        )
     whose = "the sum of the guides" if verdict.guide == "total" else label
     if verdict.none:
         return "bad", "No gain", f"The best designs are no better in {whose} than unguided ones."
