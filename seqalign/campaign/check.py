@@ -71,6 +71,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
         rehearsals=rehearsals,
         config={},
         replicates=replicates,
+        notes=loaded.notes,
     )
     _limits(plan)
     return replace(plan, config=_resolved(plan, loaded.digests))

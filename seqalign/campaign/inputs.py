@@ -12,8 +12,8 @@ from seqalign.campaign.schema import Campaign, DesignSpec
 from seqalign.campaign.yaml import KeyPath, Source
 from seqalign.core.process import Process
 from seqalign.files.mpnn_options import import_options
+from seqalign.files.sequences import read_fasta, spelled, summed
 from seqalign.files.structure import Structure, read_structure
-from seqalign.files.text import read_fasta
 from seqalign.load import load_model
 from seqalign.registry import SpecError, names, parameters, takers
 from seqalign.space.constraint import ConstraintError
@@ -43,28 +43,33 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _wild_type(campaign: Campaign, source: Source) -> tuple[str | None, str | None]:
-    """Return the given wild type (None for the model's own) and the hash of its file."""
+def _wild_type(
+    campaign: Campaign, source: Source
+) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """Return the given wild type (None for the model's own), the hash of its file, and notes."""
     given, path = campaign.input.wild_type, ("input", "wild_type")
     if given in ("model", "structure"):
-        return None, None
+        return None, None, ()
     text = "".join(given.split())
     if not text:
         raise source.error(
             path, "the wild type is empty. Give a sequence, a FASTA file, or 'model'."
         )
     if not any(c in "./\\" for c in text):
-        return text, None
+        with source.blame(path, ValueError):
+            found = spelled(text)
+        return found.letters, None, tuple(summed((str(path[-1]), note) for note in found.notes))
     data = _bytes(given, source, path)
+    notes: list[str] = []
     with source.blame(path, ValueError):
-        records = read_fasta(source.folder / given)
+        records = read_fasta(source.folder / given, notes.append)
     if len(records) > 1:
         raise source.error(
             path,
             f"{given!r} holds {len(records)} sequences; a campaign has one wild type. Keep one "
             "record.",
         )
-    return records[0][1], _hash(data)
+    return records[0][1], _hash(data), tuple(notes)
 
 
 def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, str | None]:
@@ -155,7 +160,7 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
                 f"the model {spec.name!r} designs sequences and reads no prompts. Remove the key, "
                 "or choose an image model.",
             )
-    wild, digest = _wild_type(campaign, source)
+    wild, digest, notes = _wild_type(campaign, source)
     if structure is not None:
         if "structure" not in takes:
             raise source.error(
@@ -212,7 +217,8 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
             f"{spec.name!r} draws images, which nothing about it says: its factory needs the class "
             "of its process as return annotation.",
         )
-    return Loaded(model, structure, {"input_sha256": digest, "structure_sha256": structure_hash})
+    digests = {"input_sha256": digest, "structure_sha256": structure_hash}
+    return Loaded(model, structure, digests, notes)
 
 
 def _prompts(campaign: Campaign, source: Source) -> tuple[list[str] | None, str | None]:

@@ -388,7 +388,7 @@ class Letters:
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
             "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
-            "notes": [] if plan.structure is None else remarks(plan.structure),
+            "notes": [*plan.notes, *(remarks(plan.structure) if plan.structure else [])],
             "constraints": plan.campaign.constraints,
         }
 

@@ -100,12 +100,14 @@ class Rehearsal:
 class Loaded:
     """What the input of a campaign became: a model, and a backbone if there is one.
 
-    `digests` are the SHA-256 of the files it came from; None where there is none.
+    `digests` are the SHA-256 of the files it came from; None where there is none. `notes` say in
+    sentences what was left out of them.
     """
 
     model: Model
     structure: Structure | None
     digests: Mapping[str, str | None]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ class Plan:
         rehearsals: per arm, what one island asks for.
         config: resolved configuration, with every default, hash and version.
         replicates: islands per prompt.
+        notes: what a person should know of the input, in sentences.
     """
 
     campaign: Campaign
@@ -236,6 +239,7 @@ class Plan:
     rehearsals: Mapping[str, Rehearsal]
     config: Mapping[str, Any]
     replicates: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def drawn(self) -> int:

@@ -22,15 +22,15 @@ from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.remarks import remarks
 from seqalign.files.residues import LETTERS
+from seqalign.files.sequences import is_fasta, read_fasta
 from seqalign.files.structure import Structure, read_structure
-from seqalign.files.text import read_fasta
 from seqalign.load import Model, load_model
 from seqalign.registry import SpecError, draws_images, entry, names, parameters, takers
 from seqalign.space.installed import find, keys
 from seqalign.space.positions import ConstraintError, Positions
 
 _STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".bcif")
-_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
+_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa", ".pir", ".a2m", ".a3m")
 _TABLES = (".csv", ".tsv", ".txt", ".xlsx", ".xls", ".parquet")
 _LANGUAGE = "Residues: A39, A1-56, A82A (insertion code), a chain as A, lists, and not A10."
 
@@ -83,6 +83,8 @@ def new(
             `design` names what is not there.
     """
     suffix = Path(given.name.lower().removesuffix(".gz")).suffix
+    if suffix == ".txt" and given.is_file() and is_fasta(given):
+        suffix = ".fasta"
     if suffix in _TABLES:
         raise ValueError(
             f"{given}: measured data as input cannot be done yet in version {version('seqalign')}. "
@@ -101,6 +103,7 @@ def new(
             f"The model {model!r} draws images, which need prompts and no file of letters: write "
             "version, name, input.prompts, model and rewards, and say seqalign check."
         )
+    notes: list[str] = []
     if suffix in _STRUCTURES:
         found = dict(_of_structure(given, model or "mpnn-mini", reading))
         notes = found.pop("notes")
@@ -110,7 +113,7 @@ def new(
                 f"{given} holds a sequence, and --{next(iter(reading.given))} is about a "
                 "structure. Leave it out."
             )
-        found, notes = dict(_of_sequence(given, model)), []
+        found = dict(_of_sequence(given, model, notes))
     if design is not None:
         found["at"].named.positions(design, "--design")
         found["residues"] = design
@@ -208,9 +211,9 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
     }
 
 
-def _of_sequence(file: Path, model: str | None) -> Mapping[str, Any]:
+def _of_sequence(file: Path, model: str | None, notes: list[str]) -> Mapping[str, Any]:
     """Return what the template asks for: the words about a wild type, and its constraints."""
-    records = read_fasta(file)
+    records = read_fasta(file, notes.append)
     if len(records) > 1:
         raise ValueError(
             f"{file} holds {len(records)} sequences; a campaign has one wild type. Keep one record."

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seqalign.campaign import letters
@@ -11,8 +13,10 @@ from seqalign.campaign.medium import Plan, Record
 from seqalign.campaign.metrics import PRIOR_ORDERS
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
+from seqalign.files.candidates import Candidate, Claim, candidates
 from seqalign.files.orderable import Orderable
-from seqalign.files.text import read_sequences
+from seqalign.files.sequences import summed
+from seqalign.files.variants import NotAVariant, VariantError, Variants, WrongWildType
 from seqalign.load import Model
 
 Constants = Mapping[str, Mapping[str, float | None]]
@@ -91,15 +95,57 @@ def stored_constants(plan: Plan, folder: RunFolder) -> Constants | None:
     return folder.summary().zscore if same else None
 
 
-def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
-    """Return (id, sequence) of the sequences in a FASTA or CSV file, L letters each.
+@dataclass(frozen=True)
+class Entry:
+    """A record of a user's file.
+
+    Attributes:
+        name: its own; not always unique.
+        place: file, line or record, and name.
+        sequence: L letters; None if the record is skipped.
+        skipped: why, in words.
+    """
+
+    name: str
+    place: str
+    sequence: str | None
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a user's file holds, in its order, and notes on how it was read."""
+
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def sequences(self) -> list[str]:
+        """The sequences that can be scored."""
+        return [entry.sequence for entry in self.entries if entry.sequence is not None]
+
+    @property
+    def skipped(self) -> list[Entry]:
+        """The records that cannot."""
+        return [entry for entry in self.entries if entry.sequence is None]
+
+    def said(self, most: int = 20) -> list[str]:
+        """Return a line on each of the first skipped records, and on how many more there are."""
+        lines = [f"{entry.place}: {entry.skipped}." for entry in self.skipped[:most]]
+        more = len(self.skipped) - most
+        return [*lines, f"and {more:,} more."] if more > 0 else lines
+
+
+def read_candidates(path: Path, plan: Plan) -> Candidates:
+    """Return the sequences in a FASTA file or a table, L letters each.
 
     Chains are joined by "/", as in designs.csv; where there is a structure also as ProteinMPNN
-    prints them (gaps in the numbers as X, copies of a chain apart), or context chains too.
+    prints them (gaps in the numbers as X, copies of a chain apart), or context chains too. A
+    variant is read against the wild type; what a record says in several columns must agree.
 
     Raises:
-        ValueError: the campaign draws images, the file cannot be read, or a sequence does not fit
-            the campaign; the message names the record.
+        ValueError: the campaign draws images, the file cannot be read, or no record of it fits the
+            campaign; the message names the records.
     """
     model = plan.model
     if model.space is None:
@@ -107,11 +153,103 @@ def read_candidates(path: Path, plan: Plan) -> list[tuple[str, str]]:
             ("model", "name"),
             f"{model.name!r} draws images, and this needs a campaign that designs sequences.",
         )
-    rows = read_sequences(path)
+    found, notes = candidates(path)
     ways = [letters.chains_of(model)]
     if plan.structure is not None:
         ways.append(Orderable.by_numbers(ways[0].base, plan.structure))
-    return [(name, _fitted(text, where, model, ways)) for where, name, text in rows]
+    variants = _variants(model)
+    entries: list[Entry] = []
+    said: list[tuple[str, str]] = []
+    astray: list[int] = []
+    for n, given in enumerate(found):
+        text, cause = None, given.refused
+        try:
+            if not cause:
+                text, more = _agreed(given, model, ways, variants)
+                said += [(given.place, note) for note in (*given.notes, *more)]
+        except ValueError as error:
+            cause = str(error).removeprefix(given.place).lstrip(" :")
+            astray += [n] if isinstance(error, WrongWildType) else []
+        entries.append(Entry(given.name, given.place, text, cause.rstrip(".")))
+    if astray:
+        claims = (claim for given in found for claim in given.claims if claim.kind == "variant")
+        offset = variants.offset(claim.text for claim in claims)
+        for n in astray if offset else ():
+            entries[n] = replace(entries[n], skipped=f"{entries[n].skipped}; {offset}")
+        # where all numbers are off, those that fit do so by chance
+        for n, entry in enumerate(entries) if offset and offset.fitting == offset.variants else ():
+            if entry.sequence and all(map(_numbered, found[n].claims)):
+                cause = f"{found[n].claims[0].text[:40]!r} fits as it is, but {offset}"
+                entries[n] = replace(entry, sequence=None, skipped=cause)
+    read = Candidates(tuple(entries), (*(f"{note}." for note in notes), *summed(said)))
+    if not read.sequences:
+        none = f"{path}: none of its {len(entries):,} records can be scored."
+        raise ValueError("\n".join([*read.said(), none] if len(entries) > 1 else read.said()))
+    return read
+
+
+def _numbered(claim: Claim) -> bool:
+    """Whether a record's claim rests on the numbers of residues."""
+    return claim.kind == "variant" and re.search("[0-9]", claim.text) is not None
+
+
+def _variants(model: Model) -> Variants:
+    """Return what reads the variants of a model's wild type."""
+    space, numbering = letters.space_of(model), model.numbering
+    assert numbering is not None
+    return Variants(
+        numbering,
+        space.wild_type or space.fixed,
+        tuple(letters.free_positions(space)),
+        tuple(tuple(i - 1 for i in group) for group in space.blocks),
+        space.alphabet.letters,
+    )
+
+
+def _agreed(
+    given: Candidate, model: Model, ways: Sequence[Orderable], variants: Variants
+) -> tuple[str, list[str]]:
+    """Return the letters of all positions that a record speaks of in one or several columns."""
+    read: list[tuple[Claim, str]] = []
+    unread: list[tuple[Claim, NotAVariant]] = []
+    for claim in given.claims:
+        if claim.kind == "sequence":
+            read.append((claim, _of_sequence(claim, given.place, model, ways)))
+            continue
+        try:
+            if claim.kind == "combo":
+                text = variants.combo(claim.text)
+            elif model.wild_type is None:
+                raise NotAVariant("the campaign has no wild type that variants could change")
+            else:
+                text = variants.letters(claim.text)
+            read.append((claim, text))
+        except NotAVariant as error:
+            unread.append((claim, error))
+    if not read:
+        raise unread[0][1]
+    (first, found), *others = read
+    for claim, text in others:
+        for n, (a, b) in enumerate(zip(found, text, strict=True)):
+            if a != b:
+                raise VariantError(
+                    f"{first.column!r} and {claim.column!r} disagree: at {model.residues[n]} the "
+                    f"one has {a}, the other {b} ({claim.text[:40]}); correct one, or empty it"
+                )
+    return found, [
+        f"{claim.column!r} is not read where it is no variant; {first.column!r} counts"
+        for claim, _ in unread
+    ]
+
+
+def _of_sequence(claim: Claim, where: str, model: Model, ways: Sequence[Orderable]) -> str:
+    """Return the letters of all positions of a sequence, in which gaps may stand for missing."""
+    if claim.aligned != claim.text:
+        try:
+            return _fitted(re.sub("[-.]", "X", claim.aligned), where, model, ways)
+        except ValueError:
+            pass  # an alignment, then
+    return _fitted(claim.text, where, model, ways)
 
 
 def _fitted(text: str, where: str, model: Model, ways: Sequence[Orderable]) -> str:

@@ -141,7 +141,10 @@ def demo(
 
 
 def _plan(path: Path, overrides: list[str] | None) -> Plan:
-    return check(*read(path, overrides or []))
+    plan = check(*read(path, overrides or []))
+    for note in plan.notes:
+        typer.echo(f"note: {note}", err=True)
+    return plan
 
 
 @_verb
@@ -264,7 +267,12 @@ def new_(
 @_verb
 def score_(
     path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="FASTA, or CSV with a column 'sequence'.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="FASTA, or a table (CSV, TSV) with a column sequence, variant (V39A:D40G, "
+            "p.Val39Ala, WT) or Combo (letters at the designed positions).",
+        ),
     ],
     campaign: Annotated[
         Path, typer.Option("--campaign", "-c", metavar="CAMPAIGN.yaml", help="The campaign.")
@@ -282,9 +290,18 @@ def score_(
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Score your own sequences by a campaign's rewards, prior and constraints."""
+    """Score your own sequences by a campaign's rewards, prior and constraints.
+
+    A record that cannot be read is skipped, and said; the others are scored. Exit code 0: all were
+    scored. 2: some or all were skipped; the scores of the others are written all the same, and
+    tables have a column "skipped" with the cause.
+    """
     plan = _plan(campaign, overrides)
     candidates = read_candidates(path, plan)
+    for note in candidates.notes:
+        typer.echo(f"note: {note}", err=True)
+    for line in candidates.said():
+        typer.echo(f"skipped: {line}", err=True)
     folder = run_folder or plan.folder
     constants = None
     if open_zscores(plan.objective):
@@ -297,19 +314,28 @@ def score_(
                 f"this campaign, and {folder} holds none.",
                 err=True,
             )
-    sequences = [sequence for _, sequence in candidates]
+    sequences = candidates.sequences
     calls = evaluation_calls(plan, len(set(sequences)))
     with screen.counted(calls, "log-likelihoods", as_json or not prior) as count:
         rows, columns = score(plan, sequences, constants=constants, prior=prior, evaluating=count)
-    rows = [{"id": name, **row} for (name, _), row in zip(candidates, rows, strict=True)]
+    scored, skipped = iter(rows), candidates.skipped
+    rows = [
+        {"id": entry.name, "skipped": entry.skipped, **({} if entry.skipped else next(scored))}
+        for entry in candidates.entries
+    ]
     columns = ["id", *columns]
     if as_json:
-        some = [{k: finite(row[k]) for k in columns} for row in rows]
-        screen.show_json({"campaign": plan.campaign.name, "rows": some})
+        some = [{k: finite(row[k]) for k in columns} for row in rows if not row["skipped"]]
+        missed = [{"id": e.name, "place": e.place, "cause": e.skipped} for e in skipped]
+        said = {"rows": some, "skipped": missed, "notes": candidates.notes}
+        screen.show_json({"campaign": plan.campaign.name, **said})
+    columns += ["skipped"] if skipped else []
     if out is not None:
         write_atomic(out, to_csv(rows, columns))
     elif not as_json:
         typer.echo(to_csv(rows, columns), nl=False)
+    if skipped:
+        raise fail(f"{len(sequences):,} scored, {len(skipped):,} skipped.", 2)
 
 
 _Dir = Annotated[Path, typer.Argument(metavar="DIR", help="A finished run folder.")]

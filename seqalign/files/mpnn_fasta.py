@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from seqalign.files.text import fasta, read_fasta
+from seqalign.files.sequences import read_fasta
+from seqalign.files.text import fasta
 
 __all__ = ["Native", "Sample", "mpnn_fasta", "read_mpnn_fasta"]
 

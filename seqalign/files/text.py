@@ -1,19 +1,20 @@
-"""Text files as they are written and read: FASTA, CSV, whole or not at all."""
+"""Text files as they are written, whole or not at all, and the text of files from anywhere."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqalign.files.cells import cell
 
-__all__ = ["fasta", "finite", "read_fasta", "read_sequences", "read_text", "to_csv", "write_atomic"]
+__all__ = ["fasta", "finite", "read_text", "text_of", "to_csv", "write_atomic"]
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
@@ -65,67 +66,58 @@ def read_text(path: Path, cure: str) -> str:
         ) from error
 
 
-def read_fasta(path: Path) -> list[tuple[str, str]]:
-    """Return the (header, sequence) records of a FASTA file; each has a sequence."""
-    records: list[tuple[str, list[str]]] = []
-    for n, line in enumerate(read_text(path, "give a FASTA file").splitlines(), 1):
-        line = line.strip()
-        if line.startswith(">"):
-            records.append((line[1:].strip(), []))
-        elif line and not records:
+def text_of(path: Path, cure: str) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a file from anywhere, gzipped or not, and notes on how it was read.
+
+    UTF-8 and UTF-16 by their byte-order mark, else UTF-8, else Windows-1252, which is noted.
+
+    Raises:
+        ValueError: the file is no text; the message says what it is, and the cure.
+    """
+    data = path.read_bytes()
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(
-                f"{path}:{n}: a FASTA file starts with '>' and a name, but this line is "
-                f"{line[:40]!r}."
-            )
-        elif line:
-            records[-1][1].append("".join(line.split()).upper())
-    found = [(header, "".join(parts)) for header, parts in records]
-    if not found:
-        raise ValueError(
-            f"{path} is empty: give a FASTA file with one sequence, or the sequence itself."
-        )
-    for header, sequence in found:
-        if not sequence:
-            raise ValueError(f"{path}: the record {header!r} has no sequence.")
-    return found
+                f"{path} is compressed and damaged ({error}); copy it again."
+            ) from error
+    for start, what in _FORMATS.items():
+        if data.startswith(start):
+            raise ValueError(f"{path} is {what}, not text; {cure}.")
+    notes: tuple[str, ...] = ()
+    codec = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(codec)
+    except UnicodeDecodeError as error:
+        # what spreadsheets write in western Europe; five bytes mean nothing there
+        try:
+            if codec != "utf-8":
+                raise error
+            text = data.decode("cp1252")
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{path} is not text ({error.reason} at byte {error.start}); {cure}."
+            ) from error
+        notes = (f"{path} is not UTF-8; it is read as Windows-1252, which bears on names only",)
+    if "\0" in text:
+        raise ValueError(f"{path} is not text (it holds NUL bytes); {cure}, in UTF-8.")
+    return text, notes
 
 
-def read_sequences(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield (place, name, sequence) of a FASTA file, or of the column `sequence` of a CSV."""
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file. Give a FASTA or CSV file.")
-    return _of_csv(path) if path.suffix.lower() == ".csv" else _of_fasta(path)
-
-
-def _of_fasta(path: Path) -> Iterator[tuple[str, str, str]]:
-    if path.suffix.lower() in (".tsv", ".xlsx", ".xls"):
-        raise ValueError(f"{path}: save the table as CSV (.csv), or give a FASTA file.")
-    for n, (header, sequence) in enumerate(read_fasta(path), 1):
-        named = re.search(r"(?:^|[\s,])id=([^\s,]+)", header)
-        first = re.split(r"[\s,]", header)[0]
-        name = named[1] if named else f"record{n}" if not first or "=" in first else first
-        yield f"{path}, record {n} ({name})", name, sequence
-
-
-def _of_csv(path: Path) -> Iterator[tuple[str, str, str]]:
-    reader = csv.DictReader(read_text(path, "save it as CSV in UTF-8").splitlines())
-    header = [h or "" for h in reader.fieldnames or []]
-    if "sequence" not in header:
-        shown = ", ".join(map(repr, header[:8])) or "none"
-        raise ValueError(
-            f"{path}: there is no column 'sequence'; the columns are {shown}. Rename one, and "
-            "separate columns by commas."
-        )
-    n = 0
-    for n, row in enumerate(reader, 1):
-        sequence = "".join((row["sequence"] or "").split()).upper()
-        name = (row.get("id") or row.get("name") or f"row{n}").strip()
-        where = f"{path}:{reader.line_num} ({name})"
-        if not sequence:
-            raise ValueError(f"{where}: the sequence is empty. Fill it in, or remove the row.")
-        yield where, name, sequence
-    if not n:
-        raise ValueError(f"{path} has a header and no rows. Add sequences.")
+_FORMATS: Mapping[bytes, str] = {
+    b"PK\x03\x04": "an Excel workbook or another zip archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
+    b"%PDF": "a PDF",
+    b"{\\rtf": "rich text (RTF)",
+}
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    # the mark of UTF-32 begins with that of UTF-16
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 
 
 def finite(value: Any) -> Any:

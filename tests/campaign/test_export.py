@@ -20,7 +20,7 @@ from Bio.Seq import Seq
 from commands import call, words
 
 from seqalign.files.plate import wells
-from seqalign.files.text import read_fasta
+from seqalign.files.sequences import read_fasta
 
 genes = pytest.mark.skipif(
     find_spec("dnachisel") is None, reason="genes need the extra: pip install 'seqalign[dna]'"

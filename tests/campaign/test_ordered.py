@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import call, words
 
-from seqalign.files.text import read_fasta
+from seqalign.files.sequences import read_fasta
 
 CASES = Path(__file__).parents[1] / "files" / "cases"
 CAMPAIGN = """

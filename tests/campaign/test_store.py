@@ -7,7 +7,8 @@ from seqalign.campaign.store import RunFolder
 from seqalign.core.particles import Samples, Step
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
-from seqalign.files.text import fasta, read_fasta, to_csv, write_atomic
+from seqalign.files.sequences import read_fasta
+from seqalign.files.text import fasta, to_csv, write_atomic
 
 
 def _samples():
@@ -103,7 +104,12 @@ def test_fasta_and_csv(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "is empty"), ("\n \n", "is empty"), ("MKT", "starts with '>'"), (">a\n", "no sequence")],
+    [
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        ("MKT", "starts with '>'"),
+        (">a\n", "e is empty"),
+    ],
 )
 def test_bad_fasta_says_why(tmp_path, text, words):
     path = tmp_path / "a.fasta"

@@ -19,7 +19,7 @@ from commands import call, campaign_of, sets, words
 from seqalign.campaign.select import select as reselect
 from seqalign.campaign.store import RunFolder
 from seqalign.files.plate import wells
-from seqalign.files.text import read_fasta
+from seqalign.files.sequences import read_fasta
 
 TABLES = ("designs.csv", "rejected.csv", "designs.fasta", "summary.json", "report.html")
 SELECT = ["select.filters=[log_w > -9]", "select.rank_by=-held", "select.top=3"]
@@ -359,16 +359,17 @@ def test_a_rejected_design_is_null_in_json(place, tmp_path):
 
 
 BAD_FILES = {
-    "a.csv": ("seq\nMKT\n", "no column 'sequence'"),
+    "a.csv": ("peptide\nMKT\n", "no column 'sequence'"),
     "b.csv": ("sequence\n", "no rows"),
-    "c.csv": ("id,sequence\nx,\n", "sequence is empty"),
-    "d.csv": ("", "no column 'sequence'"),
+    "c.csv": ("id,sequence\nx,\n", "'sequence' is empty"),
+    "d.csv": ("", "is empty"),
     "e.fasta": (">x\nMKT\n", "3 letters, the model designs 12"),
     "f.fasta": (">x\nMKTAYIAKQRQB\n", "the letter at 12 is 'B'"),
     "g.fasta": (">x\nMKTAYI/AKQRQW\n", "has 6 / 6 letters, the model designs 12"),
     "h.fasta": ("", "is empty"),
     "i.xlsx": ("x", "save the table as CSV"),
-    "j.csv": (b"sequence\n\xff\n", "not text"),
+    "j.csv": (b"sequence\n\x81\n", "not text"),
+    "k.csv": (b"sequence\n\xff\n", "letter 1 is 'ÿ'"),
 }
 
 
