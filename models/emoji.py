@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from seqalign.core.gaussian import GaussianProcess
 from seqalign.models.emoji_data import BUCKETS, SIZE, bags
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -277,9 +278,10 @@ def to_images(x: Tensor) -> Tensor:
     return (0.5 + 0.5 * x).clamp(0.0, 1.0)
 
 
-def load_weights(data: bytes) -> EmojiNetwork:
+def load_weights(data: bytes, file: str = "emoji-mini.safetensors") -> EmojiNetwork:
     """Return the network of a safetensors file's bytes: in evaluation mode, float32, frozen."""
-    network = EmojiNetwork.of({name: w.float() for name, w in load(data).items()})
+    state = sound(load(data).items(), file)
+    network = EmojiNetwork.of({name: w.float() for name, w in state.items()})
     # convolutions over many channels are faster with the channels last in memory
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
@@ -293,7 +295,7 @@ def shipped() -> EmojiNetwork:
 
 @cache
 def _network_of(path: str) -> EmojiNetwork:
-    return load_weights(Path(path).expanduser().read_bytes())
+    return load_weights(Path(path).expanduser().read_bytes(), path)
 
 
 def emoji_mini(

@@ -218,6 +218,9 @@ def _load(
         pipeline = getattr(library, kind).from_pretrained(
             str(folder), local_files_only=True, torch_dtype=getattr(torch, precision), **given
         )
+    for part, network in pipeline.components.items():
+        if isinstance(network, torch.nn.Module):
+            weights.sound(network.named_parameters(), folder / part)
     return pipeline.to(device)
 
 

@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from seqalign.weights import sound
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -143,6 +145,7 @@ def _by_fair_esm(data: Mapping[str, Any], where: Path) -> tuple[nn.Module, dict[
         raise ValueError(f"{where} does not fit ESM-2 as its settings describe it: {error}") from (
             error
         )
+    sound(network.named_parameters(), where)
     return network, alphabet.to_dict(), bool(network.token_dropout)
 
 
@@ -164,6 +167,7 @@ def _by_transformers(
             f"{where}: position_embedding_type is {config.position_embedding_type!r}; ESM-2 and "
             "DPLM have 'rotary'. Give a checkpoint of ESM-2 or DPLM."
         )
+    sound(state.items(), where)
     state = {k.removeprefix(prefix): v.float() for k, v in state.items() if k.startswith(prefix)}
     # transformers has two names for what a layer norm holds, and writes either
     for old, new in ((".gamma", ".weight"), (".beta", ".bias")):

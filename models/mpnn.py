@@ -259,8 +259,9 @@ def of(state: Mapping[str, Tensor]) -> MPNN:
     # an oracle has no letters to say: its output map stays, unused, at zero
     state.setdefault("W_out.weight", torch.zeros(letters, width))
     state.setdefault("W_out.bias", torch.zeros(letters))
-    # on no device: initial weights would be drawn from the caller's random numbers
-    with torch.device("meta"):
+    # initial weights are not drawn from the caller's random numbers; on no device ("meta") drawing
+    # them would load torch's compiler, which takes seconds
+    with torch.random.fork_rng(devices=[]):
         network = MPNN(width, depth, letters)
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)

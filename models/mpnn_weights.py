@@ -143,7 +143,7 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
             f"{file}: has no 'model_state_dict'; this is not a ProteinMPNN checkpoint. Give the "
             ".pt file of ProteinMPNN or of the masked-diffusion network."
         )
-    state = dict(content["model_state_dict"])
+    state = weights.sound(content["model_state_dict"].items(), file)
     if "features.node_embedding.weight" in state or "W_v.weight" in state:
         raise ValueError(
             f"{file}: is a CA-only ProteinMPNN, which has other features. Use a vanilla or soluble "
@@ -172,7 +172,8 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
 def shipped() -> Weights:
     """Return mpnn-mini's weights of this package, loaded once."""
     data = files("seqalign.models").joinpath("mpnn-mini.safetensors").read_bytes()
-    return Weights(of(load(data)), NEIGHBORS, geometric=True)
+    state = weights.sound(load(data).items(), "mpnn-mini.safetensors")
+    return Weights(of(state), NEIGHBORS, geometric=True)
 
 
 @dataclass(frozen=True)

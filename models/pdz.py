@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from seqalign.core.discrete import MaskedProcess
 from seqalign.core.sequence import PROTEIN
 from seqalign.models.splits import GAP
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,7 +214,8 @@ class OnConstruct(nn.Module):
 
 def load_weights(data: bytes) -> PDZNetwork:
     """Return the network of a safetensors file's bytes: in evaluation mode, float32, frozen."""
-    network = PDZNetwork.of({name: w.float() for name, w in load(data).items()})
+    state = sound(load(data).items(), "pdz-mini.safetensors")
+    network = PDZNetwork.of({name: w.float() for name, w in state.items()})
     return network.eval().requires_grad_(False)
 
 

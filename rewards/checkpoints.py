@@ -103,7 +103,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         data = data["state_dict"]
     if not isinstance(data, dict):
         raise ValueError(f"{file} holds no mapping of tensors. Give the file as it was downloaded.")
-    return {k.removeprefix("module."): v for k, v in data.items() if isinstance(v, Tensor)}
+    found = ((k.removeprefix("module."), v) for k, v in data.items() if isinstance(v, Tensor))
+    return weights.sound(found, file)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], file: Path, what: str) -> nn.Module:

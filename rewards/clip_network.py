@@ -25,6 +25,7 @@ from seqalign.core.objective import shared
 from seqalign.models.devices import Precision
 from seqalign.rewards.checkpoints import fill, like, read_json, read_tensors
 from seqalign.rewards.preprocessing import Preprocessing
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,6 +183,7 @@ def _clip_folder(folder: Path) -> nn.Module:
         raise ValueError(
             f"The weights in {folder} lack {missing[:3]}. Give the folder as it was downloaded."
         )
+    sound(network.named_parameters(), folder)
     return network
 
 

@@ -31,6 +31,7 @@ from seqalign.files.structure import Structure, read_structure
 from seqalign.rewards.descriptors import geometry
 from seqalign.rewards.letters import letter_probabilities, letter_tokens
 from seqalign.rewards.potts import LETTERS, Tables, tables
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"with `python -m seqalign.rewards.train_ddg --data DATA --out rewards/`."
         )
     with safe_open(file, framework="pt") as stored:
-        return {key: stored.get_tensor(key) for key in stored.keys()}
+        return sound(((key, stored.get_tensor(key)) for key in stored.keys()), file)
 
 
 def of_structure(name: str, weights: Mapping[str, Tensor], structure: Structure) -> StabilityChange:

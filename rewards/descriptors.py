@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -19,6 +20,8 @@ __all__ = ["REACH", "Geometry", "geometry"]
 
 REACH: Final = 11.0
 """CB-CB distance in Å up to which two residues are a pair."""
+# of residues whose distances to all others are computed together
+ROWS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,22 @@ def _shifted(values: Tensor, run: Tensor, k: int) -> Tensor:
     return out
 
 
+def _apart(run: Tensor, index: Tensor, rows: slice) -> Tensor:
+    """Return how far rows are from all along the chain; 99 for residues of two runs."""
+    same = run[rows, None] == run[None]
+    return torch.where(same, index[rows, None] - index[None], 99)
+
+
+def _blocks(length: int) -> list[slice]:
+    """Return blocks of rows; the last one is large, since few rows may be rounded differently."""
+    starts = [*range(0, max(length - ROWS, 1), ROWS), length]
+    return [slice(a, b) for a, b in pairwise(starts)]
+
+
+def _inverse(a: Tensor, b: Tensor) -> Tensor:
+    return 1 / torch.cdist(a, b).clamp(min=0.5)
+
+
 def geometry(coords: Tensor, chain: Tensor) -> Geometry:
     """Describe a backbone.
 
@@ -90,16 +109,12 @@ def geometry(coords: Tensor, chain: Tensor) -> Geometry:
     # about where the middle of a side chain is
     middle = ca + 3.0 * side
     index = torch.arange(length)
-    myself = torch.eye(length, dtype=torch.bool)
 
     # a run is a stretch of bonded residues; bonded[i] is the bond from i - 1 to i
     bonded = torch.zeros(length + 1, dtype=torch.bool)
     bonded[1:length] = ((c[:-1] - n[1:]).norm(dim=-1) < 2.0) & (chain[1:] == chain[:-1])
     before, after = bonded[:-1], bonded[1:]
     run = (~before).long().cumsum(0)
-    same = run[:, None] == run[None]
-    # far apart along the chain, as residues of two runs are, is 99
-    apart = torch.where(same, index[:, None] - index[None], 99)
 
     angles = torch.zeros(length, 6, dtype=torch.float64)
     for k, angle, real in (
@@ -111,36 +126,57 @@ def geometry(coords: Tensor, chain: Tensor) -> Geometry:
         angles[rows, k] = torch.where(real, angle.sin(), 0.0)
         angles[rows, k + 1] = torch.where(real, angle.cos(), 0.0)
 
-    def near(d: Tensor, r: float, width: float = 1.0) -> Tensor:
-        return torch.sigmoid((r - d) / width).masked_fill(myself, 0.0)
-
-    distance = torch.cdist(cb, cb)
-    ahead = (_unit(cb[None] - cb[:, None]) * side[:, None]).sum(-1)
-    cone = ((ahead + 0.5).clamp(min=0) / 1.5) ** 2
-    burial = near(distance, 9).mul(cone).sum(-1) / 4
-    upper = (near(distance, 13) * (ahead > 0)).sum(-1) / 12
-    lower = (near(distance, 13) * (ahead <= 0)).sum(-1) / 12
-    middles = torch.cdist(middle, middle)
-    touching, around = torch.zeros_like(burial), torch.zeros_like(burial)
-    for atom in range(4):
-        d = torch.cdist(middle, coords[:, atom])
-        touching, around = touching + near(d, 5, 0.7).sum(-1), around + near(d, 7).sum(-1)
-    touching, around = touching / 6, around / 20
-
-    # Kabsch and Sander's energy, donor i and acceptor j, the hydrogen opposite to the carbonyl
+    # what is between all pairs, some rows at a time: a few of them stay in the processor's cache
+    distance, middles, bond, weight, facing = (
+        torch.empty(length, length, dtype=torch.float64) for _ in range(5)
+    )
     hydrogen = n.clone()
     hydrogen[1:] += _unit(c[:-1] - o[:-1])
+    counts: list[list[Tensor]] = []
+    most = torch.full((3, length), torch.inf, dtype=torch.float64)
+    for rows in _blocks(length):
+        apart = _apart(run, index, rows)
+        myself = index[rows, None] == index
+        d = distance[rows] = torch.cdist(cb[rows], cb)
+        m = middles[rows] = torch.cdist(middle[rows], middle)
+        ahead = (_unit(cb[None] - cb[rows, None]) * side[rows, None]).sum(-1)
+        cone = ((ahead + 0.5).clamp(min=0) / 1.5) ** 2
 
-    def inverse(a: Tensor, b: Tensor) -> Tensor:
-        return 1 / torch.cdist(a, b).clamp(min=0.5)
+        def near(d: Tensor, r: float, width: float = 1.0, myself: Tensor = myself) -> Tensor:
+            return d.neg().add_(r).div_(width).sigmoid_().masked_fill_(myself, 0.0)
 
-    bond = 27.9 * (inverse(n, o) + inverse(hydrogen, c) - inverse(hydrogen, o) - inverse(n, c))
-    no_donor = (~before)[:, None] | (apart.abs() < 2)
-    bond = torch.where(no_donor | (bond > -0.2), 0.0, bond).clamp(min=-3.5)
-    bonds = []
-    for kind in (apart == 4, apart == 3, apart.abs() > 4):
-        chosen = torch.where(kind, bond, 0.0)
-        bonds += [chosen.amin(1) / -2.0, chosen.amin(0) / -2.0]
+        close, around_ = near(d, 9), near(d, 13)
+        row = [close.mul(cone).sum(-1) / 4]
+        row += [(around_ * (ahead > 0)).sum(-1) / 12, (around_ * (ahead <= 0)).sum(-1) / 12]
+        touching, around = torch.zeros_like(row[0]), torch.zeros_like(row[0])
+        for atom in range(4):
+            to = torch.cdist(middle[rows], coords[:, atom])
+            touching, around = touching + near(to, 5, 0.7).sum(-1), around + near(to, 7).sum(-1)
+        row += [touching / 6, around / 20]
+        # Kabsch and Sander's energy, donor i and acceptor j, the hydrogen opposite to the carbonyl
+        energy = 27.9 * (
+            _inverse(n[rows], o)
+            + _inverse(hydrogen[rows], c)
+            - _inverse(hydrogen[rows], o)
+            - _inverse(n[rows], c)
+        )
+        no_donor = (~before[rows])[:, None] | (apart.abs() < 2)
+        energy = torch.where(no_donor | (energy > -0.2), 0.0, energy).clamp(min=-3.5)
+        bond[rows] = energy
+        for k, kind in enumerate((apart == 4, apart == 3, apart.abs() > 4)):
+            chosen = torch.where(kind, energy, 0.0)
+            row.append(chosen.amin(1) / -2.0)
+            most[k] = torch.minimum(most[k], chosen.amin(0))
+        row += [near(d, r).sum(-1) / scale for r, scale in _COUNTS]
+        row += [near(m, 6, 0.7).sum(-1) / 3, near(m, 8).sum(-1) / 6]
+        weight[rows] = close * (apart.abs() > 1)
+        facing[rows] = weight[rows] * ((ahead + 0.5).clamp(min=0) / 1.5)
+        counts.append(row)
+    burial, upper, lower, touching, around, *rest = (
+        torch.cat(parts) for parts in zip(*counts, strict=True)
+    )
+    donors, shells = rest[:3], rest[3:]
+    bonds = [b for k in range(3) for b in (donors[k], most[k] / -2.0)]
     helix, strand = bonds[0] + bonds[1], bonds[4] + bonds[5]
 
     spans = []
@@ -152,19 +188,21 @@ def geometry(coords: Tensor, chain: Tensor) -> Geometry:
         back = torch.zeros_like(span)
         back[k:] = span[:-k]
         spans += [span, back]
-    start = torch.stack([index[chain == i].min() for i in chain])
-    stop = torch.stack([index[chain == i].max() for i in chain])
-    ends = [torch.exp((start - index) / 3.0).double(), torch.exp((index - stop) / 3.0).double()]
+    _, which = chain.unique(return_inverse=True)
+    blank = torch.zeros(int(which.max()) + 1, dtype=torch.int64)
+    start_, stop = (
+        blank.scatter_reduce(0, which, index, kind, include_self=False)[which]
+        for kind in ("amin", "amax")
+    )
+    ends = [torch.exp((start_ - index) / 3.0).double(), torch.exp((index - stop) / 3.0).double()]
 
     local = torch.cat([angles[:, :4], torch.stack([burial, helix, strand], -1)], -1)
     window = [_shifted(local, run, k) for k in (-3, -2, -1, 1, 2, 3)]
     kinds = torch.stack([burial, helix, strand, torch.ones_like(burial)], -1)
-    weight = near(distance, 9) * (apart.abs() > 1)
-    facing = weight * ((ahead + 0.5).clamp(min=0) / 1.5)
     columns = [
-        *(near(distance, r).sum(-1) / scale for r, scale in _COUNTS),
+        *shells[:-2],
         *(burial, upper, lower),
-        *(near(middles, 6, 0.7).sum(-1) / 3, near(middles, 8).sum(-1) / 6),
+        *shells[-2:],
         *(touching, around, *bonds, *spans, *ends, before.double(), after.double()),
     ]
     sites = torch.cat(
@@ -193,7 +231,8 @@ def geometry(coords: Tensor, chain: Tensor) -> Geometry:
     def radial(x: Tensor, centers: Tensor, width: float) -> Tensor:
         return torch.exp(-(((x[:, None] - centers) / width) ** 2))
 
-    steps = apart[j, i]
+    # j - i, or 99 between two runs
+    steps = torch.where(run[i] == run[j], j - i, 99)
     along = [steps == k for k in range(1, 6)]
     contacts = torch.cat(
         [

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 
 from seqalign.core.objective import Reward, RewardError
 from seqalign.models.emoji_data import BUCKETS, SIZE, tokens, words_of
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from seqalign.core.process import Designs
@@ -395,7 +396,9 @@ def _embedded(network: MatchNetwork, names: tuple[str, ...]) -> Tensor:
         return network.texts(names)
 
 
-def load_weights(data: bytes) -> tuple[MatchNetwork, tuple[str, ...], float]:
+def load_weights(
+    data: bytes, file: str = "emoji-match"
+) -> tuple[MatchNetwork, tuple[str, ...], float]:
     """Return the network, the bank and the calibrated scale in the bytes of a weights file.
 
     Raises:
@@ -412,14 +415,15 @@ def load_weights(data: bytes) -> tuple[MatchNetwork, tuple[str, ...], float]:
     sizes: dict[str, Any] = json.loads(about["layout"])
     sizes = {key: tuple(v) if isinstance(v, list) else v for key, v in sizes.items()}
     network = MatchNetwork(Layout(**sizes))
-    network.load_state_dict({name: w.float() for name, w in load(data).items()})
+    state = sound(load(data).items(), file)
+    network.load_state_dict({name: w.float() for name, w in state.items()})
     network.eval().requires_grad_(False)
     return network, tuple(json.loads(about["bank"])), float(about["scale"])
 
 
 @cache
 def _shipped(file: str) -> tuple[MatchNetwork, tuple[str, ...], float]:
-    return load_weights(files("seqalign.rewards").joinpath(file).read_bytes())
+    return load_weights(files("seqalign.rewards").joinpath(file).read_bytes(), file)
 
 
 def emoji_match(*, registered: str = "emoji-match", scale: float | None = None) -> EmojiMatch:

@@ -23,6 +23,7 @@ import torch
 
 from seqalign.core.sequence import PROTEIN
 from seqalign.models.devices import device_of
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -222,6 +223,7 @@ class Folder:
                 f"have another shape, {sorted(absent)[0]!r} for one. Give the folder of "
                 f"facebook/esmfold_v1."
             )
+        sound(network.named_parameters(), self.path)
         network = network.float().eval()
         if self.precision != "float32":
             network.esm.half()

@@ -174,7 +174,7 @@ def _lightning(path: str | Path) -> dict[str, Tensor]:
             f"{file}: is no ThermoMPNN checkpoint, it has no tensor 'model.{missing[0]}' in its "
             f"'state_dict'. Give the file that seqalign fetch thermompnn brings."
         )
-    return found
+    return published.sound(found.items(), file)
 
 
 @torch.no_grad()

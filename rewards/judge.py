@@ -34,6 +34,7 @@ from torch import nn
 from seqalign.models.devices import Precision, device_of
 from seqalign.rewards.checkpoints import locate, need_transformers
 from seqalign.rewards.images import ImageScore, check_chunk, pillow
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -254,6 +255,7 @@ def _load(where: Path, stamp: int, device: str, precision: Precision) -> tuple[n
             f"The processor in {where} does not read images and text. Give the folder as it was "
             f"downloaded."
         )
+    sound(loaded[0].named_parameters(), where)
     network: nn.Module = loaded[0].to(device=device, dtype=getattr(torch, precision))
     return network.eval().requires_grad_(False), processor
 

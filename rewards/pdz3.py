@@ -42,6 +42,7 @@ from torch.nn import functional
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.rewards.letters import letter_probabilities, letter_tokens
+from seqalign.weights import sound
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,7 +190,7 @@ def _weights(file: str) -> dict[str, Tensor]:
             f"`python -m seqalign.rewards.train_pdz3 --data DATA --out rewards/`."
         )
     with safe_open(path, framework="pt") as stored:
-        return {key: stored.get_tensor(key) for key in stored.keys()}
+        return sound(((key, stored.get_tensor(key)) for key in stored.keys()), path)
 
 
 def landscape(*, registered: str, kappa: float = 0.0, bound: float = 3.0) -> Landscape:

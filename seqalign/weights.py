@@ -12,17 +12,21 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = [
     "Entry", "MissingWeights", "Part", "catalog", "folder", "nearest", "path", "read_catalog",
+    "sound",
 ]  # fmt: skip
 
 
@@ -197,3 +201,30 @@ def path(name: str | Path) -> Path:
         f"There is no file or folder {own.absolute()}. Check the path, or give a name that "
         "seqalign fetch lists."
     )
+
+
+def sound(tensors: Iterable[tuple[str, Tensor]], where: str | Path) -> dict[str, Tensor]:
+    """Return named tensors of a checkpoint, once none of their numbers is NaN or infinite.
+
+    Every loader of weights asks this before it builds a network: with NaN inside, a network still
+    answers, and what is drawn from its answers looks like a design.
+
+    Args:
+        tensors: name and tensor, as `state_dict().items()` and `named_parameters()` give them.
+        where: the file or folder that holds them, for the message.
+
+    Raises:
+        ValueError: a number is not finite; the message names the file and the tensor.
+    """
+    found = dict(tensors)
+    for name, tensor in found.items():
+        # what hides letters from attention is -inf in some published files, and no weight
+        if not tensor.is_floating_point() or name.endswith("mask"):
+            continue
+        if not bool((finite := tensor.isfinite()).all()):
+            raise ValueError(
+                f"{where}: tensor {name!r} holds {int((~finite).sum()):,} of {tensor.numel():,} "
+                f"numbers that are NaN or infinite. The file is damaged, or its training went "
+                f"wrong: fetch it again, or give another checkpoint."
+            )
+    return found

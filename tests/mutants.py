@@ -278,6 +278,19 @@ MUTANTS = (
         ("core/test_objective.py::test_nan_is_never_a_score",),
     ),
     Mutant(
+        "failure-is-zero",
+        "an intermediate value that failed counts as 0, wherever the zero of the reward lies",
+        edit(
+            "core/look",
+            "torch.where(count > 0, now + (known - then), before)",
+            "known",
+        ),
+        (
+            "core/test_laws_zero_point.py::test_a_constant_changes_no_design_and_shifts_log_z[smc-random-0.4]",
+            "core/test_laws_zero_point.py::test_a_constant_changes_no_design_and_shifts_log_z[tds-uniform-0.4]",
+        ),
+    ),
+    Mutant(
         "residual-biased",
         "residual resampling draws the rest from the weights instead of the remainders",
         edit(
@@ -373,6 +386,28 @@ MUTANTS = (
             "law = log_pi.index_select(2, self.leader)",
         ),
         ("space/test_space.py::test_every_look_ahead_is_enumeration_or_says_that_it_is_not",),
+    ),
+    Mutant(
+        "impossible-is-final",
+        "a letter that is impossible now counts as impossible for good: h is 0 where p* has mass",
+        edit(
+            "space/impossible",
+            " if bool(never.any()) else (log_p, None)",
+            " if False else (log_p, None)",
+        ),
+        (
+            "space/test_laws_impossible.py::test_many_random_rules_are_exact_together[random]",
+            "space/test_laws_impossible.py::test_the_look_ahead_is_positive_wherever_the_target_has_mass",
+        ),
+    ),
+    Mutant(
+        "padding-counts",
+        "on islands of different length a constraint counts what stands beyond the end",
+        edit("core/look", "            space = space.within(mask)\n", "            pass\n"),
+        (
+            "space/test_laws_lengths.py::test_every_length_has_the_target_it_has_alone[budget-random]",
+            "space/test_laws_lengths.py::test_every_length_has_the_target_it_has_alone[run-parallel]",
+        ),
     ),
     Mutant(
         "run-across-chains",

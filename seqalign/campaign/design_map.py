@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
+from seqalign.campaign.schema import Campaign
+from seqalign.files.numbering import Numbering, ResidueError, split, spoken
 from seqalign.load import Model
 from seqalign.space.space import DesignSpace
 
@@ -39,6 +43,53 @@ def design_map(model: Model, space: DesignSpace) -> list[str]:
         label, said = c.words()
         lines.append(f"  {c.key}: {label[0].lower()}{label[1:]} {said}")
     return lines
+
+
+def places(campaign: Campaign, model: Model) -> dict[str, str]:
+    """Return what each expression with a word of place means: "KEY: interface A B" -> residues.
+
+    What holds several words is told as a whole, and word by word below.
+    """
+    numbering = model.numbering
+    if numbering is None or numbering.places is None:
+        return {}
+    asked = [("design.residues", campaign.design.residues), ("design.fix", campaign.design.fix)]
+    asked += [(f"constraints.{key}", value) for key, value in campaign.constraints.items()]
+    found: dict[str, str] = {}
+    for key, value in asked:
+        for expression in _expressions(value):
+            parts = [re.sub(r"^(?i:not)\s+", "", p) for p in split(expression)]
+            words = [p for p in parts if spoken(p)]
+            # letters in capitals may be a pattern, or a set of them
+            if not words or (key.startswith("constraints.") and expression.isupper()):
+                continue
+            for text in dict.fromkeys([", ".join(split(expression)), *words]):
+                found[f"{key}: {text}"] = _resolved(numbering, text)
+    return found
+
+
+def _resolved(numbering: Numbering, text: str) -> str:
+    try:
+        return numbering.names(numbering.positions(text, absent=True))
+    except ResidueError:
+        # alone it names nobody: it was read before, with others
+        return "none"
+
+
+def _expressions(value: Any) -> Iterator[str]:
+    """Yield the texts of a value; a list of texts is one expression, or several alone."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from (str(key), *_expressions(below))
+    elif isinstance(value, Sequence):
+        some = [v for v in value if isinstance(v, str | int)]
+        if some:
+            yield ", ".join(map(str, some))
+        for below in value:
+            if not isinstance(below, str | int):
+                yield from _expressions(below)
 
 
 def ranges(indices: Sequence[int], names: Sequence[object]) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from seqalign.api import references
 from seqalign.campaign import metrics
-from seqalign.campaign.design_map import design_map
+from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
@@ -292,11 +292,12 @@ class Letters:
             for i, some in enumerate(letters)
         ]
         found = ["".join(base)]
-        for i, some in enumerate(letters):
-            other = [a for a in some if a != base[i]]
-            if not other or len(found) >= n:
-                continue
-            trial = "".join([*base[:i], other[0], *base[i + 1 :]])
+        # where no single change is allowed, many tries would find none either
+        for i in [i for i, some in enumerate(letters) if len(some) > 1][:64]:
+            if len(found) >= n:
+                break
+            other = next(a for a in letters[i] if a != base[i])
+            trial = "".join([*base[:i], other, *base[i + 1 :]])
             if not space.violations(trial):
                 found.append(trial)
         what = "the wild type" if model.wild_type else "a first design"
@@ -344,13 +345,15 @@ class Letters:
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
         """Time one small network call with its look-ahead, and one call of each reward."""
         space, process = space_of(plan.model), cast(Any, plan.model.process)
-        n = min(plan.arms[0].particles, 16)
+        # the look of a large assembly is timed on fewer particles
+        n = min(plan.arms[0].particles, 16, max(1, 16000 // space.length))
         x = process.prior((1, n), Streams(0, (0,)))
         if isinstance(process, MaskedProcess):
             x = space.start(x)
-        laps = []
+        laps: list[float] = []
         with torch.no_grad():
-            for _ in range(3):
+            # the first one warms up, and is enough where it is slow
+            while len(laps) < 3 and sum(laps) * n < 1:
                 begin = time.perf_counter()
                 law = process.posterior(x, 1.0)
                 space.condition(law, x, process.unknown(x))
@@ -364,7 +367,7 @@ class Letters:
                     t.raw.relaxed(hot)
                 seconds[t.label] = 3 * (time.perf_counter() - begin) / n  # and its gradient
         state = max(a.states for a in plan.arms) * space.length * (len(space.alphabet) + 1) * 8
-        return min(laps[1:]), seconds, 0.6 + 40 * state / 1e9
+        return min(laps[1:] or laps), seconds, 0.6 + 40 * state / 1e9
 
     def resolved(self, plan: Plan) -> Mapping[str, Any]:
         """Return wild type, residues, chains, steps, which positions are free, and remarks."""
@@ -390,6 +393,7 @@ class Letters:
             "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
             "notes": [*plan.notes, *(remarks(plan.structure) if plan.structure else [])],
             "constraints": plan.campaign.constraints,
+            "places": places(plan.campaign, plan.model),
         }
 
     def say(self, plan: Plan, say: Say) -> None:
@@ -401,6 +405,8 @@ class Letters:
         )
         for line in design_map(plan.model, space):
             say(line)
+        for text, residues in places(plan.campaign, plan.model).items():
+            say(f"  {text} = {residues}")
         if space.constraints:
             say(f"  look-ahead: {space.lookahead_note}; the weights are exact either way")
         chains = chains_of(plan.model)

@@ -383,6 +383,23 @@ class BlockReveal:
         )
 
 
+def _answered(log_p: Tensor, name: str, t: float) -> Tensor:
+    """Return the letters (B, K, ..., V) that a network answered.
+
+    Raises:
+        ValueError: a row is no law: it holds NaN or +inf, or no letter is possible.
+    """
+    # a draw from NaN is a letter like any other, and nobody would see where it came from
+    if math.isnan(float(log_p.sum())):
+        b, k = torch.isnan(log_p).flatten(2).any(-1).nonzero()[0].tolist()
+        raise ValueError(
+            f"The network of {name!r} answered island {b}, particle {k} at t = {t:g} with NaN, "
+            f"+inf, or no possible letter at a position. Its weights, its input or its precision "
+            f"are at fault: try another checkpoint, or float32."
+        )
+    return log_p
+
+
 def _known_(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
     """Replace known positions by point masses at x, in place where memory allows."""
     log_pi, v = log_pi.contiguous(), log_pi.shape[-1]
@@ -541,14 +558,16 @@ class MaskedProcess:
             if self.order == "random" and not self.blocks and self.event_mask is None:
                 found = OpenPosterior.of(x, self.alphabet.mask, logits)
                 if found is not None:
+                    _answered(found.log_rows, self.name, t)
                     return found
-            log_pi = torch.log_softmax(logits, -1)
-            return CategoricalPosterior(_known_(log_pi, x, x != self.alphabet.mask))
+            log_pi = _known_(torch.log_softmax(logits, -1), x, x != self.alphabet.mask)
+            return CategoricalPosterior(_answered(log_pi, self.name, t))
         log_pi = torch.log_softmax(logits, -1)
         known = x.detach()[..., -1] < 0.5
         log_probs = _known_(log_pi.detach().clone(), x.detach().argmax(-1), known)
         return CategoricalPosterior(
-            log_probs, torch.where(known[..., None], x[..., :-1], log_pi.exp())
+            _answered(log_probs, self.name, t),
+            torch.where(known[..., None], x[..., :-1], log_pi.exp()),
         )
 
     def transition(
@@ -689,6 +708,7 @@ class UniformProcess:
         tokens = x.detach().argmax(-1) if x.is_floating_point() else x
         padding = ~self.unknown(tokens)
         log_probs = _known_(log_pi.detach().clone(), tokens, padding)
+        _answered(log_probs, self.name, t)
         if not x.is_floating_point():
             return CategoricalPosterior(log_probs)
         return CategoricalPosterior(log_probs, torch.where(padding[..., None], x, log_pi.exp()))

@@ -20,10 +20,33 @@ from seqalign.core.proposal import Proposal, Tilted
 from seqalign.core.streams import Streams
 from seqalign.core.value import Estimate, PosteriorMean, Value
 
-__all__ = ["Look", "Through", "Visit"]
+__all__ = ["Look", "Through", "Visit", "filled"]
 
 # what the score is a gradient in: nothing (there is none), the posterior's mean or the state
 Through = Literal["none", "posterior", "network"]
+
+
+def filled(value: Tensor, before: Tensor, alive: Tensor) -> Tensor:
+    """Return values (B, K) with a stand-in where one failed; NaN in islands that know none yet.
+
+    `before` (B, K) are the values after the last step, `alive` (B, K) the particles that may speak
+    for their island.
+    """
+    # A failure says nothing. A number of its own choice would, measured against the others, since
+    # nothing is known of the reward's zero: only what moves with that zero will do. Any such number
+    # is exact, as it is stored and divided out again. The particle's last value, moved as its
+    # island did, varies less than the mean of the island, which forgets the particle, and than the
+    # last value alone, which falls behind where values rise.
+    sound = torch.isfinite(value)
+    heard = sound & alive
+    known = before.nan_to_num(nan=0.0)
+    count = heard.sum(-1, keepdim=True)
+    now, then = (
+        torch.where(heard, v, 0.0).sum(-1, keepdim=True) / count.clamp(min=1)
+        for v in (value, known)
+    )
+    # in this order a particle that was where its island was ties with it, to the bit
+    return torch.where(sound, value, torch.where(count > 0, now + (known - then), before))
 
 
 @dataclass(frozen=True)
@@ -47,13 +70,14 @@ class Look:
         b, k = x.shape[:2]
         zero = torch.zeros((b, k), dtype=torch.float64, device=x.device)
         flat = torch.zeros(b, dtype=torch.float64, device=x.device)
+        dead = torch.isneginf(self.log_h)
         return Particles(
             step=step,
             x=x,
             log_w=self.log_h,
             log_twist=zero,
-            log_h=torch.where(torch.isneginf(self.log_h), 0.0, self.log_h),
-            value=torch.where(torch.isfinite(self.value), self.value, 0.0),
+            log_h=torch.where(dead, 0.0, self.log_h),
+            value=filled(self.value, torch.full_like(zero, torch.nan), ~dead),
             memo=torch.full_like(zero, memo),
             parent=torch.arange(k, device=x.device).expand(b, k),
             lam=flat,
@@ -137,7 +161,11 @@ class Visit:
         Raises:
             TypeError: the proposal or the value needs a gradient that the reward or the process
                 has not.
+            ValueError: the space leaves nothing to islands of some length.
         """
+        mask = process.event_mask
+        if space is not None and mask is not None and not bool(mask.all()):
+            space = space.within(mask)
         through: Through = "none"
         if isinstance(proposal, Tilted):
             through = "posterior" if process.discrete else "network"
@@ -171,21 +199,24 @@ class Visit:
         # fewer particles than a chunk need no padding: every call has one size all the same
         size = self.process.chunk and min(self.process.chunk, most or x.shape[1])
         if not size or (x.shape[0] == 1 and x.shape[1] == size):
-            return self._chunk(self.process, x, t, rng)
+            return self._chunk(self.process, self.space, x, t, rng)
         islands = []
         for b in range(x.shape[0]):
             process, streams, pieces = self.process.take([b]), rng.take([b]), []
+            space = None if self.space is None else self.space.take([b])
             for j in range(0, x.shape[1], size):
                 piece = x[b : b + 1, j : j + size]
                 n = piece.shape[1]
                 if n < size:
                     padding = piece[:, -1:].expand(-1, size - n, *piece.shape[2:])
                     piece = torch.cat((piece, padding), 1)
-                pieces.append(self._chunk(process, piece, t, streams.particles(j)).first(n))
+                pieces.append(self._chunk(process, space, piece, t, streams.particles(j)).first(n))
             islands.append(Look.zip(pieces, lambda v: torch.cat(v, 1)))
         return Look.zip(islands, torch.cat)
 
-    def _chunk(self, process: Process, x: Tensor, t: float, rng: Streams) -> Look:
+    def _chunk(
+        self, process: Process, space: Space | None, x: Tensor, t: float, rng: Streams
+    ) -> Look:
         through = self.through
         leaf: Tensor | None = None
         if through == "network":
@@ -195,22 +226,23 @@ class Visit:
         zero = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
         log_h, value, score = zero, zero, None
         guide = seen = posterior
-        if self.space is not None:
-            log_h, guide = self.space.condition(posterior, x, process.unknown(x))
-            log_h = log_h * (1.0 - self.space.discount * t)
+        if space is not None:
+            log_h, guide = space.condition(posterior, x, process.unknown(x))
+            log_h = log_h * (1.0 - space.discount * t)
         if self.slope is not None:
             if leaf is None:
                 leaf = guide.mean.detach().requires_grad_()
                 seen = guide.at(leaf)
             with torch.enable_grad():
                 value = self.slope(process, x, seen, t, self.alpha, rng)
-                (score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))
+                # of the sum: with grad_outputs torch would load its symbolic shapes, half a second
+                (score,) = torch.autograd.grad(value.sum(), leaf)
             value = value.detach()
             if through == "posterior":
                 score = process.lift(score, guide)
             score = score.detach().contiguous().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         # the slope's value is the particle's own if both are the mean of the same posterior
-        same = through == "posterior" or (through == "network" and self.space is None)
+        same = through == "posterior" or (through == "network" and space is None)
         fused = same and isinstance(self.value, PosteriorMean)
         if self.value is not None and not fused:
             with torch.no_grad():

@@ -36,7 +36,7 @@ class Particles:
         log_w: log-weights since the last resampling, (B, K) float64.
         log_twist: log of the product of all potentials so far, (B, K).
         log_h: log look-ahead P(x_0 in the design space | x), (B, K).
-        value: v/alpha, (B, K).
+        value: v/alpha, (B, K); a stand-in where it failed, NaN while nothing of an island is known.
         memo: what the potential remembers, (B, K).
         parent: index of each particle's parent at the last selection, (B, K).
         lam: tempering, (B,).

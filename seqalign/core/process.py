@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from seqalign.core.sequence import Alphabet
@@ -161,6 +162,12 @@ class Space(Protocol):
     def discount(self) -> float:
         """How much less than fully the look-ahead counts at t = 1."""
 
+    def within(self, event_mask: Tensor) -> Space:
+        """Return the space on islands of different length, (B, L) bool."""
+
+    def take(self, islands: Sequence[int]) -> Space:
+        """Return the space of a subset of its islands."""
+
     def start(self, x_T: Tensor) -> Tensor:
         """Reveal the fixed letters in masked states (B, K, L): conditioning, not weighting."""
 
@@ -268,4 +275,5 @@ def weigh(q: Transition, base: Transition, rng: Streams) -> tuple[Tensor, Tensor
         x_s, shift = joint(base, rng)
         return x_s, shift
     x_s, log_q = draw(q, rng)
-    return x_s, base.log_prob(x_s) - log_q
+    # a proposal that can draw nothing says so by -inf: a dead end, of weight zero
+    return x_s, torch.where(torch.isneginf(log_q), log_q, base.log_prob(x_s) - log_q)

@@ -92,6 +92,12 @@ class Resample:
         )
 
 
+def _rank(particles: Particles) -> Tensor:
+    """Return what the best are chosen by, (B, K): a dead end is never better than another."""
+    value = particles.log_twist + particles.log_h
+    return torch.where(torch.isneginf(particles.log_w), -torch.inf, value)
+
+
 @dataclass(frozen=True)
 class OneChild:
     """Keep one child per parent, drawn by weight (or the best, if greedy).
@@ -114,7 +120,7 @@ class OneChild:
         m = log_w.shape[-1]
         dead = torch.isneginf(log_w.amax(-1, keepdim=True))
         if self.greedy:
-            pick = (particles.log_twist + particles.log_h).unflatten(1, (k, -1)).argmax(-1)
+            pick = _rank(particles).unflatten(1, (k, -1)).argmax(-1)
         else:
             pick = rng.at("child").categorical(torch.where(dead, 0.0, log_w))
         moved = particles.gather(torch.arange(k, device=pick.device) * m + pick)
@@ -132,8 +138,7 @@ class TopK:
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
-        value = particles.log_twist + particles.log_h
-        order = value.argsort(dim=-1, descending=True, stable=True)[:, :k]
+        order = _rank(particles).argsort(dim=-1, descending=True, stable=True)[:, :k]
         moved = particles.gather(order)
         return replace(moved, log_w=torch.zeros_like(moved.log_w))
 

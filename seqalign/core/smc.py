@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
-from seqalign.core.look import Look, Visit
+from seqalign.core.look import Look, Visit, filled
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
@@ -90,7 +90,7 @@ class SMC:
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
-        for name, part in (found | {"value": look.value}).items():
+        for name, part in (found | {"value": look.value, "space": look.space}).items():
             object.__setattr__(self, name, part)
 
     @cached_property
@@ -180,9 +180,11 @@ class SMC:
             dead, sound = torch.isneginf(log_h), torch.isfinite(value)
             log_h = torch.where(dead, 0.0, log_h)
             base = torch.where(dead, -torch.inf, base)
-            # a value that failed says nothing: the particle keeps its twist until the end
-            value, silent = torch.where(sound, value, 0.0), ~sound
-            mark = mark if last else torch.where(sound, mark, state.value)
+            if not (last or bool(sound.all())):
+                mark = filled(value, state.value, ~torch.isneginf(base))
+                # an island in which nothing is known keeps its twists
+                silent = torch.isnan(mark)
+                value = torch.where(silent, 0.0, mark)
 
         def twist(lam: Tensor) -> tuple[Tensor, Tensor]:
             log_twist, memo = self.potential(state.log_twist, state.memo, lam, value)

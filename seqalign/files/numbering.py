@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
+from itertools import groupby
+from typing import Final, NamedTuple, Protocol, Self
 
-__all__ = ["Numbering", "ResidueError", "mutations"]
+__all__ = ["Numbering", "ResidueError", "Surroundings", "mutations", "split", "spoken"]
+
+# what a text begins with that names residues by where they are
+_WORDS: Final = tuple("within near interface surface core boundary cdr cdr1 cdr2 cdr3".split())
 
 
 class ResidueError(ValueError):
     """A residue expression that cannot be read, or names what is not there."""
+
+
+class Surroundings(Protocol):
+    """Where positions are among the residues of a structure (`seqalign.files.places`)."""
+
+    @property
+    def residues(self) -> Numbering:
+        """The names of all residues."""
+
+    def take(self, indices: Sequence[int]) -> Self:
+        """Return those of some positions, given by 0-based indices."""
+
+    def read(self, text: str) -> list[int]:
+        """Return the ascending 1-based positions of a text that begins with a word of place.
+
+        Raises:
+            ResidueError: it cannot be read, or speaks of what is not there.
+        """
+
+    def positions(self, residues: Sequence[int]) -> list[int]:
+        """Return the ascending positions that some residues are, all 1-based; some are none."""
+
+    def lacks(self, residue: int) -> str:
+        """Say why a residue, 1-based, is no position."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +53,30 @@ class Numbering:
     of these after "not". The chain can be left out where only one chain has the residue. "A:39" is
     "A39" for chains whose names end in a digit, "1:" is the chain 1.
 
+    Positions of a structure are also named by where they are (distances in Å between heavy atoms):
+
+    - "within 6 of B", "within 5 of A39", "within 8 of A39-45": what is around, and not B itself.
+    - "near ZN", "near NAG A102", "near ligand" (or ion, sugar, nucleic): within 5 of what stands
+      beside the chains; "within 4 of ZN" for another distance.
+    - "interface A B": residues of either within 5 of the other; "interface A": with all else.
+    - "core", "boundary", "surface": by the neighbors in the cone of the side chain (more than 5.2,
+      fewer than 2); "core 4" for another number, which small domains need; "surface of A" for the
+      chain alone.
+    - "cdr imgt H", "cdr3 kabat heavy H", "cdr chothia light L": loops of an antibody, by the
+      numbers of the file in the scheme that is named; without a chain those of H and L.
+
+    Case does not matter to these words. A chain that has such a name is written "surface:".
+
     Attributes:
         chains: L chain names; "" for a chain without one.
         numbers: L numbers as text, with the insertion code: "39", "82A", "-3".
+        places: where the positions are; None without a structure. Two numberings with the same
+            names are equal wherever they are.
     """
 
     chains: tuple[str, ...]
     numbers: tuple[str, ...]
+    places: Surroundings | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.chains) != len(self.numbers):
@@ -67,7 +114,9 @@ class Numbering:
     def take(self, indices: Sequence[int]) -> Numbering:
         """Return the names of some positions, given by 0-based indices."""
         return Numbering(
-            tuple(self.chains[i] for i in indices), tuple(self.numbers[i] for i in indices)
+            tuple(self.chains[i] for i in indices),
+            tuple(self.numbers[i] for i in indices),
+            None if self.places is None else self.places.take(indices),
         )
 
     def name(self, index: int) -> str:
@@ -79,9 +128,12 @@ class Numbering:
     def _join(self, chain: str, number: str) -> str:
         if set(self._chains) == {""}:
             return number
-        # letters, then digits: nobody can read that in two ways
-        simple = all(re.fullmatch("[A-Za-z]+", c) for c in self._chains)
-        return f"{chain}{number}" if simple else f"{chain}:{number}"
+        return f"{chain}{number}" if self._simple else f"{chain}:{number}"
+
+    @cached_property
+    def _simple(self) -> bool:
+        """Whether chains are letters: then digits, and nobody can read that in two ways."""
+        return all(re.fullmatch("[A-Za-z]+", c) for c in self._chains)
 
     @cached_property
     def _chains(self) -> dict[str, dict[str, int]]:
@@ -91,39 +143,125 @@ class Numbering:
             table.setdefault(chain, {})[number] = i
         return table
 
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        """Name -> 1-based index, where a whole name can mean nothing else."""
+        return {self.name(i): i for i in range(1, len(self) + 1)} if self._simple else {}
+
     def positions(
-        self, expression: str | Sequence[int] | Sequence[str], where: str = "positions"
+        self,
+        expression: str | Sequence[int] | Sequence[str],
+        where: str = "positions",
+        absent: bool = False,
     ) -> tuple[int, ...]:
         """Return the 1-based indices an expression names, sorted; blank text names none.
 
-        A text that begins with "not" starts from all positions. `where` opens the message.
+        A text that begins with "not" starts from all positions. `where` opens the message. With
+        `absent`, residues of the structure that are no positions may be named, and say nothing.
 
         Raises:
             ResidueError: the text cannot be read, can be read in two ways, names a residue or
                 chain that is not there, or leaves nothing.
         """
-        if not isinstance(expression, str):
-            expression = ",".join(str(i) for i in expression)
-        parts = [p for p in (p.strip() for p in expression.split(",")) if p]
+        parts = split(expression)
         if parts and not len(self):
-            raise ResidueError(f"{where}: {_shown(expression)} names residues, and there are none.")
+            shown = _shown(", ".join(parts))
+            raise ResidueError(f"{where}: {shown} names residues, and there are none.")
         chosen: set[int] = set()
         removed: set[int] = set()
+        quiet = False
         for k, part in enumerate(parts):
             negative = re.match(r"(?i:not)\s+", part)
             if negative and k == 0:
                 chosen.update(range(1, len(self) + 1))
             text = part[negative.end() :] if negative else part
-            (removed if negative else chosen).update(self._read(text, part, where))
-        if parts and not chosen - removed:
+            _refuse_comma(parts[k - 1 : k + 1], self._chains, where)
+            found = self._read(text, part, where, absent or bool(negative))
+            quiet = quiet or not (found or negative or spoken(text))
+            (removed if negative else chosen).update(found)
+        if parts and not chosen - removed and not (absent and quiet and not chosen):
+            nobody = " (no position is there)" if not chosen and any(map(spoken, parts)) else ""
             raise ResidueError(
-                f"{where}: {_shown(expression)} leaves no residue. There are {self._extent()}."
+                f"{where}: {_shown(', '.join(parts))} leaves no residue{nobody}. There are "
+                f"{self._extent()}."
             )
         return tuple(sorted(chosen - removed))
 
-    def _read(self, text: str, part: str, where: str) -> range | list[int]:
+    def names(self, indices: Sequence[int]) -> str:
+        """Return ascending 1-based indices as the shortest text that `positions` reads as them."""
+        runs = groupby(enumerate(indices), lambda pair: (pair[1] - pair[0], self._of(pair[1])))
+        parts = []
+        for _, run in runs:
+            some = [i for _, i in run]
+            text = f"{self.name(some[0])}-{self.numbers[some[-1] - 1]}"
+            try:
+                whole = len(some) > 1 and self.positions(text) == tuple(some)
+            except ResidueError:
+                whole = False
+            parts += [text] if whole else [self.name(i) for i in some]
+        return ", ".join(parts)
+
+    def _of(self, index: int) -> str:
+        return self.chains[index - 1]
+
+    def _read(self, text: str, part: str, where: str, absent: bool) -> Sequence[int]:
         """Return the indices of one part, which must be readable in exactly one way."""
-        found: dict[str, range | list[int]] = {}
+        places = self.places
+        if places is None:
+            return self._plainly(text, part, where)
+        if spoken(text) and not self._readings(text).found:
+            try:
+                return places.read(text)
+            except ResidueError as error:
+                raise ResidueError(f"{where}: {error}") from None
+        # all residues of the file are read, so that names mean the same whatever can be designed
+        there = places.residues._plainly(text, part, where)
+        found = places.positions(there)
+        if not found and not absent:
+            raise ResidueError(f"{where}: {places.lacks(there[0])}. Leave it out.")
+        return found
+
+    def _plainly(self, text: str, part: str, where: str) -> Sequence[int]:
+        """Return the indices that names of residues and chains mean."""
+        found, reversed_range, crossing = self._readings(text)
+        word = spoken(text)
+        if len(found) > 1:
+            raise ResidueError(
+                f"{where}: {_shown(part)} can be read as {' or '.join(list(found)[:4])}; write "
+                f"the one you mean like this, with the colon."
+            )
+        if found:
+            return next(iter(found.values()))
+        if word is not None:
+            raise ResidueError(
+                f"{where}: {_shown(part)} names residues by where they are, and there is no "
+                f"structure. Give one (input.structure), or name the residues."
+            )
+        likely = meant(text)
+        if likely is not None:
+            raise ResidueError(f"{where}: cannot read {_shown(part)}. Did you mean {likely!r}?")
+        if reversed_range:
+            chain, low, high = reversed_range
+            raise ResidueError(
+                f"{where}: {_shown(part)} runs backward: in the file {low} stands before {high}. "
+                f"Did you mean {self._join(chain, low)}-{high}?"
+            )
+        if crossing:
+            (a, first), (b, last) = crossing
+            raise ResidueError(
+                f"{where}: {_shown(part)} runs from chain {a or 'without a name'} into chain "
+                f"{b or 'without a name'}; write one range per chain, as "
+                f"{self._join(a, first)}-{list(self._chains[a])[-1]}, "
+                f"{self._join(b, next(iter(self._chains[b])))}-{last}."
+            )
+        raise ResidueError(f"{where}: {self._why(text, part)}")
+
+    def _readings(self, text: str) -> _Readings:
+        """Return every way to read a text as a chain, a residue or a range."""
+        found: dict[str, list[int]] = {}
+        if text in self._by_name:
+            found[text] = [self._by_name[text]]
+            return _Readings(found, None, None)
         for chain in self._chains:
             if text in (chain, f"{chain}:") and text:
                 found[f"{chain}:"] = list(self._chains[chain].values())
@@ -140,7 +278,8 @@ class Numbering:
             if ":" not in left or ":" in right:
                 ends += [e for e in self._residues(right) if e not in ends]
             pairs = [(a, b) for a in starts for b in ends if a[0] == b[0]]
-            crossing = crossing or (starts and ends and not pairs and (starts[0], ends[0]))
+            if starts and ends and not pairs and crossing is None:
+                crossing = starts[0], ends[0]
             for (chain, first), (_, last) in pairs:
                 lo, hi = self._chains[chain][first], self._chains[chain][last]
                 if lo > hi:
@@ -148,28 +287,7 @@ class Numbering:
                     continue
                 inside = self._chains[chain].values()
                 found[f"{chain}:{first}-{last}"] = [i for i in inside if lo <= i <= hi]
-        if len(found) > 1:
-            raise ResidueError(
-                f"{where}: {_shown(part)} can be read as {' or '.join(list(found)[:4])}; write "
-                f"the one you mean like this, with the colon."
-            )
-        if found:
-            return next(iter(found.values()))
-        if reversed_range:
-            chain, low, high = reversed_range
-            raise ResidueError(
-                f"{where}: {_shown(part)} runs backward: in the file {low} stands before {high}. "
-                f"Did you mean {self._join(chain, low)}-{high}?"
-            )
-        if crossing:
-            (a, first), (b, last) = crossing
-            raise ResidueError(
-                f"{where}: {_shown(part)} runs from chain {a or 'without a name'} into chain "
-                f"{b or 'without a name'}; write one range per chain, as "
-                f"{self._join(a, first)}-{list(self._chains[a])[-1]}, "
-                f"{self._join(b, next(iter(self._chains[b])))}-{last}."
-            )
-        raise ResidueError(f"{where}: {self._why(text, part)}")
+        return _Readings(found, reversed_range, crossing)
 
     def _number(self, chain: str, text: str) -> str | None:
         """Return the number as the chain has it, or None; leading zeros do not count."""
@@ -304,6 +422,47 @@ class Numbering:
                 nearest = min(range(len(order)), key=lambda i: abs(order[i] - number))
                 hint = f" The nearest is {self._join(chain, numbers[nearest])}."
         return f"{shown} is not in the structure: {where}.{hint}"
+
+
+def spoken(text: str) -> str | None:
+    """Return the word of place that a text begins with, in lower case, or None."""
+    first = re.match(r"[A-Za-z]+[0-9]?(?![^\s])", text)
+    word = first[0].lower() if first else ""
+    return word if word in _WORDS else None
+
+
+def meant(text: str) -> str | None:
+    """Return a text with the word of place that its first word is likely meant to be, or None."""
+    first = re.match(r"[A-Za-z]{3,}(?![^\s])", text)
+    near = get_close_matches(first[0].lower(), _WORDS, 1, 0.75) if first else []
+    return near[0] + text[first.end() :] if first and near else None
+
+
+class _Readings(NamedTuple):
+    """The ways to read a text, and what is wrong if there is none."""
+
+    found: dict[str, list[int]]
+    reversed_range: tuple[str, str, str] | None
+    crossing: tuple[tuple[str, str], tuple[str, str]] | None
+
+
+def split(expression: str | Sequence[int] | Sequence[str]) -> list[str]:
+    """Return the parts of an expression: what stands between commas that are not in quotes."""
+    text = expression if isinstance(expression, str) else ",".join(str(i) for i in expression)
+    commas = r',(?=(?:[^"]*"[^"]*")*[^"]*$)' if text.count('"') % 2 == 0 else ","
+    return [p for p in (p.strip() for p in re.split(commas, text)) if p]
+
+
+def _refuse_comma(pair: Sequence[str], chains: dict[str, dict[str, int]], where: str) -> None:
+    """Refuse "interface A, B", which would be the interface of A and the whole of B."""
+    if len(pair) == 2 and pair[1] in chains:
+        chain = re.fullmatch(r"(?i:interface)\s+([^\s]+)", pair[0])
+        if chain and chain[1].removesuffix(":") in chains:
+            raise ResidueError(
+                f"{where}: {_shown(', '.join(pair))} would be the interface of {chain[1]} and all "
+                f"of {pair[1]}. Write interface {chain[1]} {pair[1]} without the comma, or "
+                f"{pair[1]}: for the whole chain."
+            )
 
 
 def _shown(text: str) -> str:

@@ -97,7 +97,8 @@ def _unseen(structure: Structure) -> list[str]:
         else:
             places = [f"{thing.chain}{thing.number}" for thing in things]
             what = f"{key} {_some(places, 4)}"
-        ask = "name it in context?" if kind == "chain" else "fix them?"
+        word = f"within {NEAR:g} of {key}" if kind == "nucleic" and key else f"near {key}"
+        ask = "name it in context?" if kind == "chain" else f'fix them, as "{word}"?'
         said = f"within {NEAR:g} Å: {_some(near, 12)}: {ask}" if near else ""
         found.append(f"{what} is not seen; {said or f'no designed residue is within {NEAR:g} Å.'}")
     return found

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from seqalign.files.atoms import WATERS, Atom, Fail, format_of, read_atoms
 from seqalign.files.numbering import Numbering, ResidueError
+from seqalign.files.places import Geometry, Places
 from seqalign.files.residues import (
     BACKBONE,
     BOND,
@@ -200,10 +201,13 @@ class Structure:
         """The n letters of the known residues."""
         return "".join(self.sequence[i] for i in self.known.tolist())
 
-    @property
+    @cached_property
     def known_numbering(self) -> Numbering:
-        """The n names of the known residues."""
-        return self.numbering.take(self.known.tolist())
+        """The n names of the known residues, and where they are."""
+        known = self.known.tolist()
+        fields = self.coords, self.virtual_cb, self.heavy, self.heavy_of
+        geometry = Geometry(self.numbering, self.sequence, *fields, self.beside, self.require)
+        return replace(self.numbering.take(known), places=Places(geometry, tuple(known)))
 
     @cached_property
     def chain_index(self) -> Tensor:

@@ -27,16 +27,21 @@ class Automaton:
     Attributes:
         step: D rows of V next states; -1 where the letter completes something forbidden.
         ends: D flags, whether a chain may end in the state.
+        kept: whether fixed letters are read otherwise: V more columns, letter a in column V + a.
     """
 
     step: tuple[tuple[int, ...], ...]
     ends: tuple[bool, ...]
+    kept: bool = False
 
     def __len__(self) -> int:
         return len(self.step)
 
     def refused(self, tokens: Iterable[int]) -> int | None:
-        """Return where a chain of tokens is refused, its last index if only its end is; or None."""
+        """Return where a chain is refused, its last index if only its end is; or None.
+
+        Tokens are columns: V + a for a fixed letter a where those are read otherwise.
+        """
         state, last = 0, -1
         for last, a in enumerate(tokens):
             state = self.step[state][a]
@@ -53,12 +58,14 @@ class Automaton:
             alive = more
             more = {d for d, row in enumerate(self.step) if alive & set(row)} | alive
         step = [[t if t in alive else -1 for t in row] for row in self.step]
+        # letters that always lead to one place tell no states apart a second time
+        told = list(zip(*dict.fromkeys(zip(*step, strict=True)), strict=True))
         block, count = [int(e) for e in self.ends], 0
         while len(set(block)) != count:
             count = len(set(block))
             keys = [
                 (b, *(t if t < 0 else block[t] for t in r))
-                for b, r in zip(block, step, strict=True)
+                for b, r in zip(block, told, strict=True)
             ]
             names: dict[tuple[int, ...], int] = {}
             block = [names.setdefault(k, len(names)) for k in keys]
@@ -68,6 +75,7 @@ class Automaton:
             block[0],
             lambda b: [None if t < 0 else block[t] for t in step[first[b]]],
             lambda b: self.ends[first[b]],
+            kept=self.kept,
         )
 
 
@@ -76,8 +84,9 @@ def explored(
     moves: Callable[[State], Iterable[State | None]],
     ends: Callable[[State], bool],
     many: str | None = None,
+    kept: bool = False,
 ) -> Automaton:
-    """Return the automaton of what can be reached: `moves` has a state, or None, for each letter.
+    """Return the automaton of what can be reached: `moves` has a state, or None, for each column.
 
     Raises:
         ValueError: there are more than MOST_STATES; it says `many`. Without that there is no limit.
@@ -92,7 +101,7 @@ def explored(
                 place[to] = len(order)
                 order.append(to)
         step.append(tuple(-1 if to is None else place[to] for to in row))
-    return Automaton(tuple(step), tuple(map(ends, order)))
+    return Automaton(tuple(step), tuple(map(ends, order)), kept)
 
 
 @lru_cache(maxsize=256)
@@ -102,13 +111,19 @@ def product(a: Automaton, b: Automaton) -> Automaton:
     Raises:
         ValueError: it would need too many states.
     """
+    kept = a.kept or b.kept
+
+    def row(one: Automaton, state: int) -> tuple[int, ...]:
+        return one.step[state] * (2 if kept and not one.kept else 1)
+
     return explored(
         (0, 0),
         lambda at: [
             None if min(pair) < 0 else pair
-            for pair in zip(a.step[at[0]], b.step[at[1]], strict=True)
+            for pair in zip(row(a, at[0]), row(b, at[1]), strict=True)
         ],
         lambda at: a.ends[at[0]] and b.ends[at[1]],
         f"together with the other patterns and runs, more than {MOST_STATES} states are needed to "
         f"look ahead. Use fewer or shorter patterns.",
+        kept,
     ).merged()

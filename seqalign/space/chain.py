@@ -113,11 +113,20 @@ class Reading:
         allowed: (U, V) flags.
         sites: units in reading order, one tuple per chain; a unit may stand at several sites.
         automaton: what every chain must obey; None accepts everything.
+        fixed: (U,) flags, which units are fixed; None is none.
     """
 
     allowed: Flags
     sites: tuple[tuple[int, ...], ...]
     automaton: Automaton | None
+    fixed: Flags | None = None
+
+    def _columns(self, unit: int) -> tuple[int, ...]:
+        """Return the columns of the automaton that the letters of a unit are."""
+        kept = self.automaton is not None and self.automaton.kept
+        more = kept and self.fixed is not None and bool(self.fixed[unit])
+        first = self.allowed.shape[1] if more else 0
+        return tuple((np.flatnonzero(self.allowed[unit]) + first).tolist())
 
     @cached_property
     def path(self) -> list[tuple[int, bool]]:
@@ -138,17 +147,16 @@ class Reading:
         """The states before each site that a whole sequence can pass through, and at the end."""
 
         @cache  # long stretches of a chain look alike
-        def forward(states: frozenset[int], flags: bytes, last: bool) -> frozenset[int]:
-            letters = np.flatnonzero(np.frombuffer(flags, dtype=bool)).tolist()
-            return frozenset(self._move(d, a, last) for d in states for a in letters) - {-1}
+        def forward(states: frozenset[int], columns: tuple[int, ...], last: bool) -> frozenset[int]:
+            return frozenset(self._move(d, a, last) for d in states for a in columns) - {-1}
 
         @cache
         def before(
-            states: frozenset[int], then: frozenset[int], flags: bytes, last: bool
+            states: frozenset[int], then: frozenset[int], columns: tuple[int, ...], last: bool
         ) -> frozenset[int]:
-            return frozenset(d for d in states if forward(frozenset({d}), flags, last) & then)
+            return frozenset(d for d in states if forward(frozenset({d}), columns, last) & then)
 
-        path = [(self.allowed[unit].tobytes(), last) for unit, last in self.path]
+        path = [(self._columns(unit), last) for unit, last in self.path]
         rows = [frozenset({0})]
         for site in path:
             rows.append(forward(rows[-1], *site))
@@ -160,13 +168,13 @@ class Reading:
     def classes(self, i: int) -> dict[tuple[int, ...], list[int]]:
         """Return the letters of site i by the places in `reach` that they lead to; -1: none."""
         unit, last = self.path[i]
-        key = (self.allowed[unit].tobytes(), self.reach[i], self.reach[i + 1], last)
+        key = (self._columns(unit), self.reach[i], self.reach[i + 1], last)
         if key not in self._classes:
             place = {d: n for n, d in enumerate(self.reach[i + 1])}
             found = self._classes.setdefault(key, {})
-            for a in np.flatnonzero(self.allowed[unit]).tolist():
+            for a in key[0]:
                 targets = tuple(place.get(self._move(d, a, last), -1) for d in self.reach[i])
-                found.setdefault(targets, []).append(a)
+                found.setdefault(targets, []).append(a % self.allowed.shape[1])
         return self._classes[key]
 
     @cached_property

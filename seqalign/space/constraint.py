@@ -142,6 +142,9 @@ class Constraint:
                 end, bound, _ = counter.end(total)
                 rule = ("at most", "allowed") if end == "max" else ("at least", "required")
                 said.append(f"{self.title} is {total}, {rule[0]} {bound} is {rule[1]}")
+        if automaton is not None and automaton.kept:
+            free, v = set(at.free), len(at.alphabet)
+            tokens = [a if i in free else v + a for i, a in enumerate(tokens)]
         for chain in at.chains:
             place = automaton.refused([tokens[i] for i in chain]) if automaton else None
             if place is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 
 import numpy as np
@@ -127,6 +127,12 @@ class Problem:
         tokens[units[chosen]] = letters[chosen]
         return tokens.tolist()
 
+    @cached_property
+    def _fixed(self) -> list[bool]:
+        """Which units are fixed, (U,)."""
+        free = self.at.alphabet.mask_symbol
+        return [self.at.fixed[i] != free for i in self.units.leader.tolist()]
+
     def _read(self, place: npt.NDArray[np.int64], part: Part, new: Iterator[int]) -> Iterator[_Row]:
         """Yield what reads the chains, as rows or as a flow through each different chain."""
         if part.automaton is None:
@@ -134,7 +140,7 @@ class Problem:
         rows = part.constraint.rows(self.at)
         if rows is None:
             for chain in dict.fromkeys(self.units.sites):
-                yield from _flow(place, chain, part.automaton, new)
+                yield from _flow(place, chain, part.automaton, new, self._fixed)
             return
         unit = self.units.of.tolist()
         for numbers, most in rows:
@@ -190,15 +196,20 @@ class Problem:
 
 
 def _flow(
-    place: npt.NDArray[np.int64], chain: Sequence[int], automaton: Automaton, new: Iterator[int]
+    place: npt.NDArray[np.int64],
+    chain: Sequence[int],
+    automaton: Automaton,
+    new: Iterator[int],
+    fixed: Sequence[bool],
 ) -> Iterator[_Row]:
     """One unit of flow runs from the first state to one in which the chain may end."""
     entering: dict[int, list[int]] = {0: []}
     for i, u in enumerate(chain):
         states = sorted(entering)
+        first = place.shape[1] if automaton.kept and fixed[u] else 0
         classes: dict[tuple[int, ...], list[int]] = {}
         for a in (place[u] >= 0).nonzero()[0].tolist():
-            classes.setdefault(tuple(automaton.step[d][a] for d in states), []).append(a)
+            classes.setdefault(tuple(automaton.step[d][first + a] for d in states), []).append(a)
         leaving: dict[int, list[int]] = {d: [] for d in states}
         then: dict[int, list[int]] = {}
         for targets, letters in classes.items():

@@ -45,6 +45,7 @@ class Lookahead:
         counters: the bounds.
         limit: numbers per site and particle up to which constraints share one pass; beyond, they
             are split into groups.
+        fixed: (U,) flags, which units are fixed; None is none.
     """
 
     allowed: Flags
@@ -52,6 +53,7 @@ class Lookahead:
     automaton: Automaton | None
     counters: tuple[Counter, ...]
     limit: int = 1000
+    fixed: Flags | None = None
 
     @cached_property
     def _once(self) -> tuple[tuple[int, ...], ...]:
@@ -65,12 +67,22 @@ class Lookahead:
         return self.automaton is not None and len(set(units)) < len(units)
 
     @cached_property
+    def _reading(self) -> Reading:
+        assert self.automaton is not None
+        return Reading(self.allowed, self._once, self.automaton, self.fixed)
+
+    @property
+    def readable(self) -> bool:
+        """Whether the automaton accepts some sequence of allowed letters, tied ones or not."""
+        return self.automaton is None or bool(self._reading.reach[0])
+
+    @cached_property
     def _chains(self) -> tuple[Chain, ...]:
         """Constraints that are exact together."""
         counters = [c for c in (c.reduced(self.allowed) for c in self.counters) if c is not None]
         chains: list[Chain] = []
         if self.automaton is not None:
-            chains.append(Chain(Reading(self.allowed, self._once, self.automaton), ()))
+            chains.append(Chain(self._reading, ()))
         # small counters first: they cost least together
         for c in sorted(counters, key=lambda c: c.high or 0):
             for n, chain in enumerate(chains):

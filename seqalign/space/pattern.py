@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from seqalign.space.automaton import MOST_STATES, Automaton, explored
 
-__all__ = ["forbidding"]
+__all__ = ["Pattern", "forbidding", "pattern"]
 
 LONGEST = 200
 COUNT = re.compile(r"\{(\d{0,3})(?:(,)(\d{0,3}))?\}", re.ASCII)
@@ -190,50 +190,164 @@ class _Reader:
         return low, high
 
 
-@lru_cache(maxsize=256)
-def forbidding(pattern: str, letters: str) -> Automaton:
-    """Return the automaton of the chains over `letters` in which a pattern matches nowhere.
+class Pattern:
+    """An expression over V letters: where it matches, and the automaton of where it does not.
+
+    What is left to match has a number, since it is slow to compare: 0 is all of it at the first
+    letter of a chain, 1 all of it anywhere.
 
     Raises:
         ValueError: the pattern cannot be read, uses what is not supported, matches the empty
-            string, which would forbid everything, or needs too many states.
+            string, which would forbid everything, or is too large.
     """
-    whole = _Reader(pattern, letters).whole()
-    if _empty(whole, first=True, last=True):
-        raise ValueError(
-            f"forbid: pattern {pattern!r} matches the empty string, so no sequence would be left. "
-            f"Let it match at least one letter."
+
+    def __init__(self, text: str, letters: str) -> None:
+        self.text, self.letters = text, letters
+        whole = _Reader(text, letters).whole()
+        if _empty(whole, first=True, last=True):
+            raise ValueError(
+                f"forbid: pattern {text!r} matches the empty string, so no sequence would be left. "
+                f"Let it match at least one letter."
+            )
+        todos, number = [whole, whole], dict[Todo, int]()
+        self.moves: list[list[tuple[frozenset[int], int]]] = []
+        for n, todo in enumerate(todos):
+            self.moves.append([])
+            for some, then in _moves(todo, first=n == 0):
+                if then not in number:
+                    number[then] = len(todos)
+                    todos.append(then)
+                self.moves[n].append((some, number[then]))
+            if len(todos) > 20 * MOST_STATES:
+                raise ValueError(self.many)
+        self.done = {n for n, todo in enumerate(todos) if _empty(todo)}
+        self.done_last = {n for n, todo in enumerate(todos) if _empty(todo, last=True)}
+        # letters that every set of the pattern holds or leaves out together are one
+        named = {some: n for n, some in enumerate({some for row in self.moves for some, _ in row})}
+        alike: dict[tuple[bool, ...], int] = {}
+        self._class = [
+            alike.setdefault(tuple(a in some for some in named), len(alike))
+            for a in range(len(letters))
+        ]
+        self._classes = {some: {self._class[a] for a in some} for some in named}
+        self._after: dict[frozenset[int], list[frozenset[int]]] = {}
+
+    @property
+    def many(self) -> str:
+        """What is said of a pattern that is too large."""
+        return (
+            f"forbid: pattern {self.text!r} is too large: it needs an automaton of more than "
+            f"{MOST_STATES} states, or nests its counts. Use a shorter pattern or smaller counts."
         )
-    # what is searched for in finished sequences is this text
+
+    def after(self, state: frozenset[int]) -> list[frozenset[int]]:
+        """Return what is left to match of what was, by the next letter."""
+        if state not in self._after:
+            row: list[set[int]] = [set() for _ in self._class]
+            for some, then in (move for n in state for move in self.moves[n]):
+                for c in self._classes[some]:
+                    row[c].add(then)
+            known = [frozenset(now) for now in row]
+            self._after[state] = [known[c] for c in self._class]
+        return self._after[state]
+
+    @cached_property
+    def refusing(self) -> Automaton:
+        """The automaton of the chains in which it matches nowhere.
+
+        Raises:
+            ValueError: it needs too many states.
+        """
+
+        def step(state: frozenset[int]) -> list[frozenset[int] | None]:
+            # a search may begin anywhere
+            return [None if now & self.done else now for now in self.after(state | {1})]
+
+        return explored(frozenset({0}), step, self.done_last.isdisjoint, self.many).merged()
+
+    @cached_property
+    def touching(self) -> Automaton:
+        """The automaton of the chains in which it matches fixed letters alone, or nowhere.
+
+        A state is what may follow of matches that hold no free letter yet, and of those that do.
+
+        Raises:
+            ValueError: it needs too many states.
+        """
+        nothing: frozenset[int] = frozenset()
+        Pair = tuple[frozenset[int], frozenset[int]]
+
+        def moves(state: Pair) -> list[Pair | None]:
+            still, touched = state
+            free = [(nothing, now) for now in self.after(still | touched | {1})]
+            fixed = [
+                (kept - now, now)
+                for kept, now in zip(self.after(still | {1}), self.after(touched), strict=True)
+            ]
+            return [None if pair[1] & self.done else pair for pair in (*free, *fixed)]
+
+        return explored(
+            (frozenset({0}), nothing),
+            moves,
+            lambda state: self.done_last.isdisjoint(state[1]),
+            self.many,
+            kept=True,
+        ).merged()
+
+    def inside(self, tokens: Sequence[int | None]) -> bool:
+        """Whether it matches within a stretch of known letters of one chain."""
+        state: frozenset[int] = frozenset()
+        for i, a in enumerate(tokens):
+            if a is None:
+                state = frozenset()
+                continue
+            state = self.after(state | ({1} if i else {0, 1}))[a]
+            if state & self.done or (i + 1 == len(tokens) and state & self.done_last):
+                return True
+        return False
+
+    def matches(
+        self, tokens: Sequence[int], free: Sequence[bool] | None = None
+    ) -> list[tuple[int, int]]:
+        """Return where it matches in one chain: the first match, as long as can be, and so on.
+
+        With flags of free letters, those that hold one.
+        No way of matching is tried twice, so that what is slow to a backtracking search is not.
+        """
+        found, start, last = [], 0, len(tokens)
+        while start < last:
+            state, end = frozenset({1} if start else {0, 1}), None
+            for i in range(start, last):
+                state = self.after(state)[tokens[i]]
+                if state & self.done or (i + 1 == last and state & self.done_last):
+                    end = i + 1
+                if not state:
+                    break
+            # the longest match holds a free letter if any from here does
+            if free is not None and end is not None and not any(free[start:end]):
+                end = None
+            if end is not None:
+                found.append((start, end))
+            start = start + 1 if end is None else end
+        return found
+
+
+@lru_cache(maxsize=256)
+def pattern(text: str, letters: str) -> Pattern:
+    """Return a pattern over `letters`, read once."""
+    found = Pattern(text, letters)
+    # what people know as a regular expression is what Python calls one
     try:
-        re.compile(pattern)
+        re.compile(text)
     except re.error as error:
-        raise ValueError(f"forbid: pattern {pattern!r}: {error}.") from error
-    many = (
-        f"forbid: pattern {pattern!r} is too large: it needs an automaton of more than "
-        f"{MOST_STATES} states, or nests its counts. Use a shorter pattern or smaller counts."
-    )
-    # numbers stand for what is left to match, which is slow to compare: 0 is all of it at the first
-    # letter, 1 all of it anywhere, since a search may begin anywhere
-    todos, number = [whole, whole], dict[Todo, int]()
-    moves: list[list[tuple[frozenset[int], int]]] = []
-    for n, todo in enumerate(todos):
-        moves.append([])
-        for some, then in _moves(todo, first=n == 0):
-            if then not in number:
-                number[then] = len(todos)
-                todos.append(then)
-            moves[n].append((some, number[then]))
-        if len(todos) > 20 * MOST_STATES:
-            raise ValueError(many)
-    done = {n for n, todo in enumerate(todos) if _empty(todo)}
-    done_last = {n for n, todo in enumerate(todos) if _empty(todo, last=True)}
+        raise ValueError(f"forbid: pattern {text!r}: {error}.") from error
+    return found
 
-    def after(state: frozenset[int]) -> list[frozenset[int] | None]:
-        row: list[set[int]] = [set() for _ in letters]
-        for some, then in (move for n in (1, *state) for move in moves[n]):
-            for a in some:
-                row[a].add(then)
-        return [None if now & done else frozenset(now) for now in row]
 
-    return explored(frozenset({0}), after, done_last.isdisjoint, many).merged()
+def forbidding(text: str, letters: str) -> Automaton:
+    """Return the automaton of the chains over `letters` in which a pattern matches nowhere.
+
+    Raises:
+        ValueError: as `Pattern` says, or the automaton needs too many states.
+    """
+    return pattern(text, letters).refusing

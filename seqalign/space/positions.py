@@ -100,16 +100,16 @@ class Positions:
         """Return the letters of a sequence as numbers."""
         return [self.alphabet.letters.index(letter) for letter in sequence]
 
-    def read(self, expression: Any, *path: str) -> tuple[int, ...]:
+    def read(self, expression: Any, *path: str, absent: bool = False) -> tuple[int, ...]:
         """Return the 1-based indices an expression such as "A1-5, not A3" names, sorted.
+
+        With `absent`, it may name residues of the structure that are no positions.
 
         Raises:
             ConstraintError: it cannot be read, or names what is not there; at `path`.
         """
-        if not isinstance(expression, str):
-            expression = ",".join(str(part) for part in expression)
         try:
-            return self.named.positions(expression, path[0])
+            return self.named.positions(expression, path[0], absent)
         except ResidueError as error:
             raise ConstraintError(str(error), path) from error
 
@@ -143,7 +143,8 @@ class Positions:
         everywhere = range(1, self.length + 1)
         wanted = set(everywhere if design is None else self.read(design, "design"))
         given = fix if isinstance(fix, Mapping) else {}
-        kept = set() if isinstance(fix, Mapping) else set(self.read(fix, "fix"))
+        # what has no whole backbone is fixed anyhow
+        kept = set() if isinstance(fix, Mapping) else set(self.read(fix, "fix", absent=True))
         letters: dict[int, str] = {}
         for where, a in given.items():
             letters |= dict.fromkeys(self.read(str(where), "fix"), a)

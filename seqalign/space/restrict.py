@@ -11,6 +11,7 @@ from torch import Tensor
 from seqalign.core.discrete import Categorical, CategoricalPosterior, OpenPosterior
 from seqalign.core.process import draw
 from seqalign.core.streams import Streams
+from seqalign.space import impossible
 from seqalign.space.lookahead import Lookahead
 from seqalign.space.units import Units
 
@@ -71,7 +72,8 @@ class RestrictedReveal:
         log_q = torch.where(chosen, mass, 0.0)
         if self.q.log_probs.shape[-1] > v:
             log_q = log_q + torch.where(self.unknown & ~chosen, self.q.log_probs[..., v], 0.0)
-        source = torch.where(chosen[..., None], letters - mass[..., None], self.guide.log_probs)
+        later = impossible.recalled(self.guide.log_probs)
+        source = torch.where(chosen[..., None], letters - mass[..., None], later)
         flat = (None if v is None else v.flatten(0, 1) for v in (given, noise))
         a, more = self.lookahead.draw(source.flatten(0, 1), chosen.flatten(0, 1), *flat)
         x_s = torch.where(chosen, a.view_as(self.x_t), self.x_t)

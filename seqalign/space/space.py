@@ -39,11 +39,13 @@ from seqalign.core.discrete import (
 from seqalign.core.process import Transition
 from seqalign.core.sequence import Alphabet
 from seqalign.files.numbering import Numbering
+from seqalign.space import impossible
 from seqalign.space.automaton import Automaton, product
 from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.counter import Counter, Flags
 from seqalign.space.feasibility import Part, Problem, Undecided
 from seqalign.space.installed import constraints as read
+from seqalign.space.lengths import Lengths, Within
 from seqalign.space.lookahead import Lookahead
 from seqalign.space.positions import Positions
 from seqalign.space.restrict import RestrictedReveal, TiedReveal
@@ -218,6 +220,12 @@ class DesignSpace:
         return self._units.flags(np.array([[a in some for a in letters] for some in self.allowed]))
 
     @cached_property
+    def _fixed(self) -> Flags:
+        """(U,) which units are fixed; a tied group is, or is not, as a whole."""
+        free = self.alphabet.mask_symbol
+        return np.array([self.fixed[i] != free for i in self._units.leader.tolist()], dtype=bool)
+
+    @cached_property
     def _parts(self) -> tuple[Part, ...]:
         """What every constraint counts and reads."""
         asked = (Part.of(c, self.at, self._units) for c in self.constraints)
@@ -254,9 +262,8 @@ class DesignSpace:
     @cached_property
     def lookahead(self) -> Lookahead:
         """The look-ahead over units."""
-        return Lookahead(
-            self._flags, self._units.sites, self._automaton, self._counters, self.joint_limit
-        )
+        parts = self._automaton, self._counters
+        return Lookahead(self._flags, self._units.sites, *parts, self.joint_limit, self._fixed)
 
     # feasibility ---------------------------------------------------------------------------------
 
@@ -268,8 +275,48 @@ class DesignSpace:
         # what no letter can change
         total = self._flags.argmax(1).tolist()
         met = not any(c.misses(c.total(total)) for c, r in some if r is None)
-        if not (easy and met and self._automaton is None) and (found := _conflict(self)):
+        if easy and met and self._automaton is None:
+            return
+        # the search is exact, and slow where automata are large: what is plain needs none
+        near = self._near()
+        if near is not None and not self.violations(near):
+            if bool(self.contains(self.alphabet.encode([near])[None])):
+                return
+        if not self._counters and not self.lookahead.relaxed and self.lookahead.readable:
+            return
+        if found := _conflict(self):
             raise ConstraintError(*found)
+
+    def _near(self) -> str | None:
+        """The wild type with what is fixed and allowed, tied letters alike; None without one."""
+        if self.wild_type is None:
+            return None
+        pairs = zip(self.wild_type, self.allowed, strict=True)
+        near = [w if w in some else some[0] for w, some in pairs]
+        for group in self.blocks:
+            common = set.intersection(*(set(self.allowed[i - 1]) for i in group))
+            letter = near[group[0] - 1]
+            for i in group:
+                near[i - 1] = letter if letter in common else min(common)
+        return "".join(near)
+
+    # lengths -------------------------------------------------------------------------------------
+
+    def within(self, event_mask: Tensor) -> Lengths:
+        """Return the space on islands of different length, (B, L) bool: what exists counts."""
+        return Lengths(self, event_mask)
+
+    def take(self, islands: Sequence[int]) -> DesignSpace:
+        """Return itself: it is the same on every island."""
+        return self
+
+    def only(self, live: tuple[int, ...]) -> DesignSpace:
+        """Return the space of the positions with these 0-based indices, as if there were no others.
+
+        Raises:
+            ConstraintError: the constraints leave no sequence there.
+        """
+        return _only(self, live)
 
     # membership ----------------------------------------------------------------------------------
 
@@ -289,12 +336,15 @@ class DesignSpace:
             ok = ok & (total <= (total if c.high is None else c.high))
         if self._automaton is not None:
             # -1, the last row, is where what is refused stays
-            step = torch.tensor([*self._automaton.step, (-1,) * len(self.alphabet)])
+            step = torch.tensor([*self._automaton.step, (-1,) * len(self._automaton.step[0])])
+            column = x
+            if self._automaton.kept:
+                column = x + len(self.alphabet) * torch.tensor(self._fixed)
             ends = torch.tensor([*self._automaton.ends, False])
             for chain in dict.fromkeys(self._units.sites):
                 state = torch.zeros_like(x[..., 0])
                 for u in chain:
-                    state = step[state, x[..., u]]
+                    state = step[state, column[..., u]]
                 ok = ok & ends[state]
         return ok
 
@@ -323,16 +373,23 @@ class DesignSpace:
         """Return log h(x), (B, K), and the posterior given A: its marginals.
 
         `x` (B, K, L) are tokens, `unknown` (B, K, L) marks the open positions. Where h is 0 the
-        posterior is returned as is.
+        posterior is returned as is. Letters that the network calls impossible count in h as
+        `seqalign.space.impossible` says.
         """
         if posterior.columns is not None and not self.blocks:
-            found = self.lookahead.open(posterior.log_rows, x, posterior.columns)
+            log_rows, never = impossible.hoped(posterior.log_rows)
+            found = self.lookahead.open(log_rows, x, posterior.columns)
             if found is not None:
                 log_h, given, rows = found
+                if never is not None:
+                    given, rows = impossible.marked(given, never), None
                 return log_h, replace(posterior, log_rows=given, rows=rows)
         log_pi = posterior.log_probs
-        law, tokens, open_ = self._units.law(log_pi, x, unknown)
+        hoped, never = impossible.hoped(log_pi, unknown)
+        law, tokens, open_ = self._units.law(hoped, x, unknown)
         log_h, given = self.lookahead.condition(law, tokens, open_)
+        if never is not None:
+            given = impossible.marked(given, self._units.any(never))
         if self.blocks:
             # a known group whose letters differ is outside A
             apart = torch.isneginf(law.amax(-1)).any(-1)
@@ -382,6 +439,21 @@ class DesignSpace:
             assert isinstance(inner, Categorical)
             inner = RestrictedReveal(self.lookahead, inner, tokens, laws, open_)
         return TiedReveal(inner, self._units, x_t, unknown)
+
+
+@lru_cache(maxsize=128)
+def _only(space: DesignSpace, live: tuple[int, ...]) -> DesignSpace:
+    if len(live) == space.length:
+        return space
+    wild = space.wild_type
+    return replace(
+        space,
+        length=len(live),
+        constraints=tuple(Within(c, space.at, live) for c in space.constraints),
+        fixed="".join(space.fixed[i] for i in live),
+        wild_type=None if wild is None else "".join(wild[i] for i in live),
+        numbering=None if space.numbering is None else space.numbering.take(live),
+    )
 
 
 @lru_cache(maxsize=128)

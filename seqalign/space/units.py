@@ -72,6 +72,14 @@ class Units:
         np.add.at(table, self.of.numpy(), counter.weight)
         return Counter(counter.name, table, counter.low, counter.high)
 
+    def any(self, flags: Tensor) -> Tensor:
+        """Return whether a flag (B, K, L, V) is set at any position of a unit, (B, K, U, V)."""
+        if not self.ties:
+            return flags
+        shape = (*flags.shape[:2], len(self.leader), flags.shape[-1])
+        count = torch.zeros(shape, dtype=torch.int64, device=flags.device)
+        return count.index_add_(2, self.of, flags.long()) > 0
+
     def law(self, log_pi: Tensor, x: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return laws (B, K, U, V), tokens and open flags (B, K, U) from those of positions."""
         if not self.ties:

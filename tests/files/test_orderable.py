@@ -137,7 +137,7 @@ def test_what_stands_beside_a_chain_is_named_with_the_residues_near_it():
     zinc = next(text for text in said if text.startswith("ZN A101 is not seen"))
     assert "within 5 Å: A" in zinc
     assert "A8" in zinc
-    assert zinc.endswith("fix them?")
+    assert zinc.endswith('fix them, as "near ZN"?')
     assert "NAG A102 is not seen; no designed residue is within 5 Å." in said
 
 

@@ -36,6 +36,7 @@ from seqalign.methods.guidance import Guidance
 from seqalign.methods.smc import PlainSMC
 from seqalign.methods.tds import TDS
 from seqalign.space.constraint import ConstraintError
+from seqalign.space.impossible import hoped
 from seqalign.space.max_mutations import MaxMutations
 from seqalign.space.space import DesignSpace
 
@@ -267,8 +268,14 @@ def test_condition_equals_enumeration(space, seed, scale, zeros):
     point = torch.where(hot, 0.0, -torch.inf).double()
     log_pi = torch.where(unknown[..., None], log_pi, point)
     log_h, guide = space.condition(CategoricalPosterior(log_pi), x, unknown)
+    # h is that of the letters that may come later; what is impossible now is not drawn now
+    later, never = hoped(log_pi, unknown)
     for j in range(k):
-        p, marginals = brute(space, log_pi[0, j], x[0, j], unknown[0, j])
+        p, marginals = brute(space, later[0, j], x[0, j], unknown[0, j])
+        if never is not None:
+            now = marginals * ~never[0, j]
+            mass = now.sum(-1, keepdim=True)
+            marginals = torch.where(mass > 0, now / mass, marginals)
         if p == 0:
             assert float(log_h[0, j]) == -math.inf
             assert torch.equal(guide.log_probs[0, j], log_pi[0, j])
@@ -402,7 +409,8 @@ def test_probabilities_of_1e_minus_200_and_exact_zeros():
     x = torch.full((1, 1, 4), V)
     for budget in (1, 2, 3, 4):
         space = made("____", ("ABC",) * 4, "AAAA", budget)
-        log_h, guide = space.condition(CategoricalPosterior(log_pi[None, None]), x, x == V)
+        log_h, law = space.lookahead.condition(log_pi[None, None], x, x == V)
+        guide = CategoricalPosterior(law)
         every = words(4)
         every = every[space.contains(every[None])[0]]
         logs = log_pi[torch.arange(4), every].sum(-1)
@@ -573,6 +581,8 @@ def obeys(rule: dict[str, Any], word: str, skip: str = "") -> bool:
     shares = [(sum(a in k for a in word) / n, e) for k, e in rule.get("composition", {}).items()]
     bounds = [*shares, (charge, rule.get("net_charge", {}))]
     chains = ["".join(a for a, c in zip(word, named.chains, strict=True) if c == k) for k in "AB"]
+    free = [[i not in settled for i, c in enumerate(named.chains, 1) if c == k] for k in "AB"]
+    judged = list(zip(chains, free, strict=True))
     run = rule.get("max_homopolymer", n)
     return (
         all(word[i - 1] == a for i, a in fixed.items())
@@ -581,7 +591,16 @@ def obeys(rule: dict[str, Any], word: str, skip: str = "") -> bool:
         and sum(map(str.__ne__, word, rule["wild_type"])) <= rule.get("max_mutations", n)
         and all(e.get("min", -9) - 1e-9 <= x <= e.get("max", 9) + 1e-9 for x, e in bounds)
         and not any(re.search(rf"(.)\1{{{run}}}", c) for c in chains)
-        and not any(re.search(p, c) for p in rule.get("forbid", []) for c in chains if c)
+        and not any(matches(p, c, f) for p in rule.get("forbid", []) for c, f in judged)
+    )
+
+
+def matches(text: str, word: str, free: list[bool]) -> bool:
+    """Return whether some match of a pattern holds a free letter, span by span."""
+    return any(
+        re.compile(rf"(?:{text})(?=.{{{len(word) - e}}}\Z)").match(word, s)
+        for s, e in itertools.combinations(range(len(word) + 1), 2)
+        if any(free[s:e])
     )
 
 

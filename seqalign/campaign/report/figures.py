@@ -8,11 +8,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from seqalign.campaign.report.parts import Groups, Run, column, finite
 from seqalign.campaign.report.words import Verdict
@@ -65,6 +62,10 @@ def svg(
 
     `label` is what it is called where it cannot be seen: its title, if there is one.
     """
+    # slow to import, and most commands draw nothing
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
@@ -139,6 +140,8 @@ def histogram(
         ax.set_ylabel("percent")
         ax.locator_params(axis="x", nbins=5)
         if whole:
+            from matplotlib.ticker import MaxNLocator
+
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(axis="x", visible=False)
         titled(ax, title, handlelength=1)

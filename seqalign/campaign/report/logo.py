@@ -11,9 +11,6 @@ from functools import cache
 
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib.font_manager import FontProperties
-from matplotlib.path import Path as Outline
-from matplotlib.textpath import TextPath
 
 # chemistry of the amino acids; one color each works on light and on dark ground
 CHEMISTRY = {
@@ -32,6 +29,11 @@ LETTERS = "GPAVLIMCFWYSTNQKRHDE"
 @cache
 def _glyph(letter: str) -> str:
     """Return the outline of a letter as SVG path data in the unit square, baseline at the bottom."""
+    # slow to import, and most commands draw nothing
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.path import Path as Outline
+    from matplotlib.textpath import TextPath
+
     shape = TextPath(
         (0, 0), letter, size=100, prop=FontProperties(family="DejaVu Sans", weight="bold")
     )
