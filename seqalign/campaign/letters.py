@@ -34,6 +34,7 @@ from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
 from seqalign.core.streams import Streams
+from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
 from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
@@ -468,6 +469,7 @@ class Letters:
             {
                 "fasta": _sheet(plan, scored),
                 "orderable": chains_of(plan.model),
+                "backbone": None if plan.structure is None else Backbone.of(plan.structure),
                 "prior_orders": PRIOR_ORDERS,
             },
         )

@@ -23,6 +23,7 @@ from torch import Tensor
 from seqalign.campaign.summary import Summary, from_json
 from seqalign.core.particles import Samples, Step
 from seqalign.core.process import Designs
+from seqalign.files import cells
 from seqalign.files.text import finite, write_atomic
 from seqalign.load import Model
 
@@ -265,7 +266,13 @@ class RunFolder:
         if not path.is_file():
             return []
         with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
+        return [{_text(k): _text(v) for k, v in row.items()} for row in rows]
+
+
+def _text(cell: Any) -> Any:
+    """Return the text of a cell; a row someone made shorter or longer has cells that are none."""
+    return cells.text(cell) if isinstance(cell, str) else cell
 
 
 def read_island(path: Path) -> Mapping[str, Tensor] | None:

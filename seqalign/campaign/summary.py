@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
+from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
 from seqalign.files.sheet import Sheet
 
@@ -156,6 +157,7 @@ class Summary:
         seconds: per sampler, and of the evaluation.
         fasta: what designs.fasta says beside the designs; letters only.
         orderable: how designs are printed as chains; letters only.
+        backbone: the structure as points, to draw; letters only.
         prior_orders: reveal orders behind each log-likelihood; letters only.
         prompts: what was asked for; images only.
         paired: comparisons pair by pair; images only.
@@ -189,6 +191,7 @@ class Summary:
     seconds: Mapping[str, float]
     fasta: Sheet | None = None
     orderable: Orderable | None = None
+    backbone: Backbone | None = None
     prior_orders: int | None = None
     prompts: tuple[str, ...] | None = None
     paired: Paired | None = None

@@ -43,8 +43,10 @@ R = TypeVar("R")
 
 def terminal() -> Console:
     """Return where results go."""
-    # a pipe has no width: keep tables whole
-    return Console() if sys.stdout.isatty() else Console(width=160, color_system=None)
+    # a pipe has no width: keep tables whole; what is in brackets is a user's unit, and no style
+    if sys.stdout.isatty():
+        return Console(markup=False)
+    return Console(width=160, color_system=None, markup=False)
 
 
 def show_json(data: Any) -> None:

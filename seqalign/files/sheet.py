@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,6 +20,11 @@ __all__ = ["Sheet"]
 def _with_rejected(row: Any) -> Any:
     """Return a row as it was before it was stored: null stands for a rejected reward."""
     return row and {k: -math.inf if v is None else v for k, v in row.items()}
+
+
+def _fit(text: str) -> str:
+    """Return a text as a header can hold it: chains of a file may be called "[x" or "a,b"."""
+    return re.sub(r"^\[|[,\n\r]", "_", text)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Sheet:
                 -row["prior_per_residue"],
                 -(fixed[1] + row["prior"]) / size,
                 row["seq_recovery"],
-                extra=extra(row) | {"mutations": str(row["mutations"]) or "none"},
+                extra=extra(row) | {"mutations": _fit(str(row["mutations"])) or "none"},
             )
             for n, row in enumerate(kept, 1)
         ]

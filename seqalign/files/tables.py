@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from seqalign.files.cells import text as plain
 from seqalign.files.sequences import BLANK, lines_of
 from seqalign.files.text import text_of
 
@@ -136,10 +137,10 @@ def _rows(
 
 
 def _cell(text: str) -> str:
-    """Return a cell without white space around and without Excel's ="..." for text."""
+    """Return a cell without white space around, and without Excel's ="..." or ' for text."""
     text = text.strip(BLANK)
     protected = re.fullmatch(r'="([^"]*)"', text)
-    return protected[1].strip(BLANK) if protected else text
+    return protected[1].strip(BLANK) if protected else plain(text)
 
 
 def _header(lines: Sequence[str], separator: str | None, known: Collection[str]) -> Row | None:

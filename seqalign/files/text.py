@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from seqalign.files.cells import cell
+
 __all__ = ["fasta", "finite", "read_text", "text_of", "to_csv", "write_atomic"]
 
 
@@ -31,13 +33,22 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return CSV text; floats with six significant digits."""
+    """Return CSV text; floats with six significant digits, no cell a formula."""
+    lines = [columns, *([row.get(name) for name in columns] for row in rows)]
+    return "".join(_line([_printed(value) for value in line]) for line in lines)
+
+
+def _printed(value: Any) -> Any:
+    if isinstance(value, str):
+        return cell(value)
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _line(cells: Sequence[Any]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    return text.getvalue()
+    # quotes what holds a character of the line end; lines end with \n alone
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return f"{text.getvalue()[:-2]}\n"
 
 
 def fasta(records: Iterable[tuple[str, str]]) -> str:

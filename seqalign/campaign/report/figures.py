@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from seqalign.campaign.report.parts import Groups, Run, column, finite
 from seqalign.campaign.report.words import Verdict
@@ -25,6 +25,8 @@ _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
+    # a user's unit is text, also "$/mol$"
+    "text.parse_math": False,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -50,30 +52,46 @@ def titled(ax: Any, title: str, ncols: int = 3, **handles: float) -> None:
 
 
 def svg(
-    draw: Callable[[Any], None], width: float = 3.7, height: float = 2.75, name: str = "figure"
+    draw: Callable[[Any], None],
+    width: float = 3.7,
+    height: float = 2.75,
+    name: str = "figure",
+    label: str = "",
 ) -> Markup:
-    """Draw on one axes and return inline SVG that follows the page's theme."""
+    """Draw on one axes and return inline SVG that follows the page's theme.
+
+    `label` is what it is called where it cannot be seen: its title, if there is one.
+    """
     # slow to import, and most commands draw nothing
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        draw(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     page = text.getvalue()
     page = page[page.index("<svg") :]
-    page = re.sub(r"<metadata>.*?</metadata>", "", page, flags=re.S)
+    # its own style would be that of the whole page
+    page = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", page, flags=re.S)
     # ids are unique within a figure only
     stem = re.sub(r"\W", "-", name)
-    page = re.sub(r'id="([^"]+)"', rf'id="{stem}-\1"', page)
-    page = re.sub(r'(url\(|href=")#', rf"\1#{stem}-", page)
-    for color, variable in _VARIABLES.items():
-        page = page.replace(color, f"var(--{variable})")
+
+    def themed(match: re.Match[str]) -> str:
+        tag = re.sub(r'id="([^"]+)"', rf'id="{stem}-\1"', match[0])
+        tag = re.sub(r'(url\(|href=")#', rf"\1#{stem}-", tag)
+        for color, variable in _VARIABLES.items():
+            tag = tag.replace(color, f"var(--{variable})")
+        return re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", tag)
+
+    # in tags alone: what stands between them may be a user's
+    page = re.sub(r"<[^>]*>", themed, page)
     page = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", page, count=1)
-    page = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 class="figure" role="img"', page, count=1)
-    return Markup(re.sub(r"'DejaVu Sans'(, [^;\"]*)?", "system-ui, sans-serif", page))
+    said = escape(label or axes.get_title(loc="left") or axes.get_title())
+    head = f'class="figure" role="img" aria-label="{said}"'
+    return Markup(re.sub(r'(<svg[^>]*?) height="[^"]*"', lambda m: f"{m[1]} {head}", page, count=1))
 
 
 def scatter(rows: Groups, x: str, y: str, labels: tuple[str, str], title: str, name: str) -> Markup:

@@ -23,7 +23,17 @@ from seqalign.campaign.report.figures import (
     titled,
     two_guides,
 )
-from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column, finite, mean
+from seqalign.campaign.report.parts import (
+    SHOWN,
+    Figures,
+    Groups,
+    Run,
+    as_float,
+    column,
+    finite,
+    mean,
+)
+from seqalign.campaign.report.sheet import table
 
 
 def _tops(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -72,8 +82,7 @@ def _by_prompt(
                 ax.plot([known.min(), known.max()], [at, at], color=GRID, linewidth=3, zorder=0)
         names = [" ".join(p.split()) for p in prompts]
         names = [n if len(n) <= 26 else n[:25] + "…" for n in names]
-        # a dollar would begin a formula
-        ax.set_yticks(y, [n.replace("$", r"\$") for n in names])
+        ax.set_yticks(y, names)
         ax.tick_params(axis="y", labelcolor=INK)
         ax.set_ylim(-0.6, len(prompts) - 0.4)
         ax.grid(axis="y", visible=False)
@@ -94,6 +103,7 @@ def figures(run: Run) -> Figures:
     }
     values = {
         "told": "file",
+        "table": table(run, run.kept[:SHOWN]),
         "small": _small(run),
         "picture": lambda name: _picture(run.folder.path / name),
     }

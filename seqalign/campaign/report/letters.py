@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
 
 from seqalign.campaign.metrics import composition
+from seqalign.campaign.report.families import distances, families
 from seqalign.campaign.report.figures import (
     ALIGNED,
     BEST,
@@ -22,7 +24,11 @@ from seqalign.campaign.report.figures import (
     two_guides,
 )
 from seqalign.campaign.report.logo import CHEMISTRY, LETTERS, heat_map, logo
-from seqalign.campaign.report.parts import Figures, Groups, Run, as_float, column
+from seqalign.campaign.report.parts import SHOWN, Figures, Groups, Run, as_float, column
+from seqalign.campaign.report.plate import plates
+from seqalign.campaign.report.profile import most_mutated, profile, tracks
+from seqalign.campaign.report.sheet import sheet, table
+from seqalign.campaign.report.trace import trace
 
 # amino acids in UniProtKB/Swiss-Prot, percent
 _NATURAL = {
@@ -30,6 +36,9 @@ _NATURAL = {
     **{"K": 5.80, "L": 9.65, "M": 2.41, "N": 4.06, "P": 4.74, "Q": 3.93, "R": 5.53, "S": 6.65},
     **{"T": 5.36, "V": 6.86, "W": 1.10, "Y": 2.92},
 }
+
+# residues up to which a logo shows those that are fixed
+WHOLE: Final = 300
 
 
 def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None) -> Markup:
@@ -56,32 +65,26 @@ def _composition(designs: Sequence[str], plain: Sequence[str], wild: str | None)
         place: Any = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 4}
         ax.legend(**place, fontsize=8.5, handletextpad=0.4, columnspacing=1.2)
 
-    return svg(draw, width=10.2, height=3.0, name="composition")
+    label = "Composition of the designs, the wild type and natural proteins"
+    return svg(draw, width=10.2, height=3.0, name="composition", label=label)
 
 
 def _distances(sequences: Sequence[str]) -> np.ndarray:
     letters = np.array([list(s) for s in sequences[:400]])
     if len(letters) < 2:
         return np.zeros(0)
-    i, j = np.triu_indices(len(letters), 1)
-    return np.asarray((letters[i] != letters[j]).sum(-1), dtype=float)
-
-
-def _letters(run: Run, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the letters of all positions of each design."""
-    assert run.summary.orderable is not None
-    return [run.summary.orderable.letters(row["sequence"]) for row in rows]
+    return distances(letters)[np.triu_indices(len(letters), 1)].astype(float)
 
 
 def _free(run: Run) -> list[bool]:
     """Return which positions might change; all, where an older version did not say."""
-    length = len(_letters(run, run.aligned)[0])
+    length = len(run.letters(run.aligned[:1])[0])
     given = run.config["resolved"].get("free")
     return [c == "1" for c in (given if given and len(given) == length else "1" * length)]
 
 
 def figures(run: Run) -> Figures:
-    """Draw a run that designed letters: logo, mutations, composition, distances."""
+    """Draw a run that designed letters: the designs, the structure, logo, families, the plate."""
     resolved, aligned = run.config["resolved"], run.aligned
     wild = resolved["wild_type"]
     finite = [row for row in aligned if math.isfinite(as_float(row["total"]))]
@@ -91,28 +94,45 @@ def figures(run: Run) -> Figures:
         "top": sorted(finite, key=lambda row: -as_float(row["total"]))[:10],
         "wild": [row.mean for row in run.summary.rows if row.row == "wild type"],
     }
+    kept = sheet(run, wild)
     values = {
         "wild": wild,
         "told": "mutations" if wild else "sequence",
         "chemistry": [(name, color) for name, (_, color) in CHEMISTRY.items()],
+        "designs": kept,
+        "ready": sum(d.ready for d in kept),
+        "flagged": Counter(word for d in kept for word in d.words("stop", "look")).most_common(),
+        "known": Counter(word for d in kept for word in d.words("know")).most_common(),
+        "table": table(run, run.kept[:SHOWN]),
+        "notes": resolved.get("notes") or (),
     }
     drawn = _drawn(run, groups, wild) if aligned else {}
-    return Figures("letters.html.j2", groups, groups, "top 10", drawn, values)
+    return Figures("letters.html.j2", groups, groups, f"top {len(groups['top'])}", drawn, values)
 
 
-def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Markup]:
-    sequences = {name: _letters(run, groups[name]) for name in ("plain", "aligned")}
-    chosen = _letters(run, run.kept) or sequences["aligned"]
-    residues = run.config["resolved"]["residues"]
-    drawn: dict[str, Markup] = {}
+def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:
+    sequences = {name: run.letters(groups[name]) for name in ("plain", "aligned")}
+    chosen = run.letters(run.kept) or sequences["aligned"]
+    residues, free = run.config["resolved"]["residues"], _free(run)
+    # of a large assembly only what may change: the rest would hide it
+    some = [i for i in range(len(free)) if free[i] or len(free) <= WHOLE]
+    here = ["".join(s[i] for i in some) for s in chosen]
+    own = "".join(wild[i] for i in some) if wild else None
+    names = [residues[i] for i in some]
+    drawn: dict[str, Any] = {}
+    profiled = profile(run, chosen, free, wild) if wild else []
     if wild:
         words = ("mutations from the wild type", "Mutations", "mutations")
         drawn["mutations"] = histogram(lambda x: column(groups[x], "n_mut"), *words, whole=True)
-    names = ("log-likelihood, nats per residue", "sum of the guides")
+    backbone = run.summary.backbone
+    if backbone is not None and wild:
+        drawn["trace"] = trace(backbone, profiled)
+    axes = ("log-likelihood, nats per residue", "sum of the guides")
+    under = tracks([profiled[i] for i in some]) if wild else []
     return {
         **two_guides(run, groups),
         "prior": scatter(
-            groups, "prior_per_residue", "total", names, "Reward against the prior", "prior"
+            groups, "prior_per_residue", "total", axes, "Reward against the prior", "prior"
         ),
         **drawn,
         "distances": histogram(
@@ -122,7 +142,13 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Markup]:
             "distances",
             whole=True,
         ),
-        "logo": logo(chosen, wild, residues),
-        "heat_map": heat_map(chosen, wild, _free(run), residues),
+        "hot": most_mutated(profiled),
+        "profiled": profiled,
+        "tracks": under,
+        "left_out": len(free) - len(some),
+        "logo": logo(here, own, names, under),
+        "heat_map": heat_map(here, own, [free[i] for i in some], names),
         "composition": _composition(chosen, sequences["plain"], wild),
+        "families": families(run.letters(run.kept[:SHOWN]), residues),
+        "plates": plates(run.kept[:SHOWN], run.summary.orderable),
     }

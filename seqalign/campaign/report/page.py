@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from seqalign.campaign.media import MEDIA
 from seqalign.campaign.report.figures import gain_bars, lines, scatter
-from seqalign.campaign.report.parts import Groups, Run
+from seqalign.campaign.report.parts import SHOWN, Groups, Run
 from seqalign.campaign.report.words import asked, cards, shown, verdicts
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
@@ -52,13 +52,13 @@ def render(folder: RunFolder, summary: Summary) -> str:
         lstrip_blocks=True,
     )
     environment.filters["num"] = shown
-    environment.filters["big"] = lambda v: f"{v:,}".replace(",", " ")
+    environment.filters["big"] = lambda v: f"{v:,}".replace(",", "\u202f")
     html: str = environment.get_template(drawn.template).render(
         summary=summary,
         config=run.config,
         labels=summary.labels,
         units=summary.units,
-        cards=cards(summary),
+        cards=cards(summary, sound),
         asked=asked(run.config),
         figures=drawn.drawn,
         best=drawn.best,
@@ -69,7 +69,7 @@ def render(folder: RunFolder, summary: Summary) -> str:
         ess=[v for v in summary.ess if v is not None],
         survivors=[r["survivors"] for r in trace if r["step"] == max(steps)],
         particles=run.config["sampler"]["particles"],
-        kept=run.kept[:200],
+        kept=run.kept[:SHOWN],
         kept_total=len(run.kept),
         rejected=run.rejected[:20],
         reasons=reasons.most_common(),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
+
+# designs a page lists
+SHOWN: Final = 200
 
 Groups = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows with numbers: "plain" (unguided), "aligned", "top" (the best of them) and "wild"."""
@@ -52,6 +55,11 @@ class Run:
     def aligned(self) -> list[Mapping[str, str]]:
         """Every distinct design of the aligned sampler."""
         return [*self.kept, *self.rejected]
+
+    def letters(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the letters of all positions of each design."""
+        assert self.summary.orderable is not None
+        return [self.summary.orderable.letters(row["sequence"]) for row in rows]
 
     def named(self, label: str) -> str:
         """Return a reward with its unit, or what their sum is called."""

@@ -68,38 +68,96 @@ def shown(value: Any, digits: int = 2) -> str:
 
 @dataclass(frozen=True)
 class Card:
-    """A headline number."""
+    """A headline number with its verdict.
+
+    Attributes:
+        label: the reward.
+        value: what the best designs gain, with its sign, over what `over` says.
+        kind: of the verdict: "good", "bad", or "open" where nobody judged.
+        badge: the verdict in two words; `text` in a sentence.
+        held: the hold-out that judged; "" if none did.
+        gains: over what, the gain, and that of the hold-out.
+    """
 
     label: str
     value: str
     unit: str
+    over: str
+    kind: str
+    badge: str
     text: str
+    held: str
+    gains: tuple[tuple[str, str, str], ...]
 
 
-def cards(summary: Summary) -> list[Card]:
-    """Return the headline numbers: each guide against best-of-N, or else against the wild type."""
-    found = []
+_OVER = (
+    ("over_best_of_n", "best_of_n", "best-of-N at the same network calls"),
+    ("over_unguided", "unguided", "unguided designs"),
+    ("over_wild_type", "", "the wild type"),
+)
+
+
+def signed(value: float | None) -> str:
+    """Return a gain with its sign; a dash where there is none."""
+    return "–" if value is None else f"{'+' * (value >= 0)}{shown(value)}"
+
+
+def cards(summary: Summary, found: Sequence[Verdict]) -> list[Card]:
+    """Return a headline per guide: against best-of-N, or else what there is; and its verdict."""
+    return [card for label in summary.guides if (card := _card(summary, label, found)) is not None]
+
+
+def _card(summary: Summary, label: str, found: Sequence[Verdict]) -> Card | None:
+    own = [v for v in found if v.guide == label] or [v for v in found if v.guide == "total"]
+    # the strictest judge has the word
+    verdict = min(own, key=lambda v: v.ratio if v.gain > 0 else -math.inf, default=None)
+    held = "" if verdict is None else verdict.held
+    gains = [
+        (key, arm, words, getattr(summary.gains[label], key))
+        for key, arm, words in _OVER
+        if getattr(summary.gains[label], key) is not None
+    ]
+    if not gains:
+        return None
+    _, arm, over, value = gains[0]
     paired = summary.paired
-    # what a hold-out says is a headline where pairs say it: else it is among the verdicts
-    held = summary.holdouts if paired is not None else ()
-    for label in [*summary.guides, *held]:
-        gains = summary.gains[label]
-        for gain, name, text in (
-            (gains.over_best_of_n, "best_of_n", "over best-of-N at equal network calls"),
-            (gains.over_unguided, "unguided", "over unguided designs"),
-            (gains.over_wild_type, "", "over the wild type"),
-        ):
-            if gain is None:
-                continue
-            versus = getattr(paired, name).get(label) if paired is not None and name else None
-            if versus is not None and versus.low is not None:
-                text += f", 95 % interval {shown(versus.low)} to {shown(versus.high)}"
-            title = f"{label} · hold-out" if label in held else label
-            value = f"{'+' if gain >= 0 else ''}{shown(gain)}"
-            found.append(Card(title, value, summary.units.get(label) or "", text))
-            break
-    text = f"of {summary.drawn} drawn, {summary.distinct} distinct"
-    return [*found, Card("designs kept", str(summary.designs), "", text)]
+    versus = getattr(paired, arm).get(label) if paired is not None and arm else None
+    if versus is not None and versus.low is not None:
+        over += f", 95 % interval {shown(versus.low)} to {shown(versus.high)}"
+    kind, badge, text = spoken(verdict, label)
+    return Card(
+        label,
+        signed(value),
+        summary.units.get(label) or "",
+        f"over {over}",
+        kind,
+        badge,
+        text,
+        held,
+        tuple(
+            (words, signed(gain), signed(getattr(summary.gains[held], key)) if held else "")
+            for key, _, words, gain in gains
+        ),
+    )
+
+
+def spoken(verdict: Verdict | None, label: str) -> tuple[str, str, str]:
+    """Return what kind of verdict it is, its badge, and its sentence."""
+    if verdict is None:
+        return (
+            "open",
+            "Not checked",
+            "No hold-out judged this gain. A reward with role: holdout would.",
+        )
+    whose = "the sum of the guides" if verdict.guide == "total" else label
+    if verdict.none:
+        return "bad", "No gain", f"The best designs are no better in {whose} than unguided ones."
+    part = f"{100 * verdict.ratio:.0f} %" if verdict.ratio > 0.005 else "nothing"
+    what = f"{verdict.held}, never optimized, "
+    if verdict.flag:
+        text = f"{what}confirms {part} of the gain in {whose}: take the rest for an artifact."
+        return "bad", "They part", text
+    return "good", "Confirmed", f"{what}confirms {part} of the gain in {whose}."
 
 
 def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
