@@ -17,6 +17,7 @@ from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step
 from seqalign.core.process import Designs
+from seqalign.files.logo import LETTERS, logo
 from seqalign.files.pictures import contact_sheet, data_uri, png
 from seqalign.files.text import fasta, to_csv, write_atomic
 from seqalign.load import Model
@@ -28,6 +29,12 @@ SHOWN = 8
 """Designs that a result prints; with prompts, so many of all of them."""
 ROWS, COLUMNS, WIDTH, SIDE = 18, 12, 120, 128
 """What a table shows at most: rows, columns of HTML, characters of a line, pixels of a picture."""
+
+
+_LOGO = (
+    "max-width:100%;text-anchor:middle;font:10px ui-monospace,monospace;fill:currentColor;"
+    "--native:#b4bac2;--ink:currentColor"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +60,19 @@ class Picks:
         return _text(self.rows())
 
     def _repr_html_(self) -> str:
-        return _html(self.rows(), self._images())
+        return _html(self.rows(), self._images()) + self._logo()
+
+    def _logo(self) -> str:
+        """Return the logo of what is ordered as HTML that needs no style sheet; "" without one."""
+        chains, wild = self.model.orderable, self.model.wild_type
+        letters = [s.replace("/", "") for s in self.sequences] if chains is not None else []
+        if chains is None or len(letters) < 2 or not {*"".join(letters)} <= {*LETTERS, "X"}:
+            return ""
+        several = len(chains.records) > 1
+        names = [f"{r.chains[0]}{n}" if several else n for r in chains.records for n in r.numbers]
+        native = None if wild is None else chains.text(wild).replace("/", "")
+        wide = 22 * min(len(names), 42)
+        return f'<div style="width:{wide}px;{_LOGO}">{logo(letters, native, names)}</div>'
 
     @property
     def sequences(self) -> list[str]:

@@ -288,6 +288,9 @@ def test_large_pictures_are_shown_small(tmp_path):
 
 def test_html_of_sequences_is_one_table():
     page = sa.sample(letters(), Lysines(), "smc", particles=8)._repr_html_()
+    # a table of the best, and their logo, which needs no style sheet
+    assert page.count("<svg") == 1
+    assert "<style" not in page
     assert page.startswith("<p>smc on masked")
     assert page.count("<table>") == 1
     assert "<img" not in page

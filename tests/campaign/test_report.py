@@ -13,7 +13,6 @@ from seqalign.campaign.check import check as prepare
 from seqalign.campaign.export import export
 from seqalign.campaign.report.families import families
 from seqalign.campaign.report.figures import svg
-from seqalign.campaign.report.logo import heat_map, logo
 from seqalign.campaign.report.page import render
 from seqalign.campaign.report.parts import Run, as_float
 from seqalign.campaign.report.plate import filled, plates
@@ -25,6 +24,7 @@ from seqalign.campaign.report.words import Verdict, cards, signed, spoken
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import read
+from seqalign.files.logo import heat_map, logo
 from seqalign.files.orderable import Orderable, Record
 from seqalign.files.plate import wells
 

@@ -23,12 +23,12 @@ from seqalign.campaign.report.figures import (
     svg,
     two_guides,
 )
-from seqalign.campaign.report.logo import CHEMISTRY, LETTERS, heat_map, logo
 from seqalign.campaign.report.parts import SHOWN, Figures, Groups, Run, as_float, column
 from seqalign.campaign.report.plate import plates
 from seqalign.campaign.report.profile import most_mutated, profile, tracks
 from seqalign.campaign.report.sheet import sheet, table
 from seqalign.campaign.report.trace import trace
+from seqalign.files.logo import CHEMISTRY, LETTERS, heat_map, logo
 
 # amino acids in UniProtKB/Swiss-Prot, percent
 _NATURAL = {

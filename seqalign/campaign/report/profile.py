@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from seqalign.campaign.report.logo import Track
 from seqalign.campaign.report.parts import Run, column
 from seqalign.campaign.report.words import signed
+from seqalign.files.logo import Track
 
 # designs with and without a mutation that a difference needs on either side
 ENOUGH: Final = 5
