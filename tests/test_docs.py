@@ -64,10 +64,10 @@ def test_the_readme_lists_every_method_and_what_it_claims():
     }
 
 
-def test_the_house_has_a_map_of_ten_questions():
+def test_the_house_has_a_map():
     text = (ROOT / "CONTRIBUTING.md").read_text().split("## The house")[1].split("\n## ")[0]
     rows = re.findall(r"^\| ([^|]+\?) \| `([^`]+)`", text, flags=re.M)
-    assert len(rows) == 10
+    assert len(rows) >= 10
     assert all((ROOT / path).is_file() for _, path in rows)
 
 
