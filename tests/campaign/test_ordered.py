@@ -170,14 +170,3 @@ def test_a_wild_type_can_be_given_as_it_is_ordered(campaign):
     result = call("check", path)
     assert result.exit_code == 2
     assert "has 17 letters, but the designed chains of atoms are A 16" in words(result)
-
-
-@pytest.mark.parametrize("name", ["T=0.1_x", "1abc,A", "a>b", "x [1]", "ä%s"])
-def test_a_structure_of_any_name_runs_to_its_end(campaign, tmp_path, name):
-    path = campaign("dimer.pdb")
-    (tmp_path / f"{name}.pdb").write_bytes((CASES / "dimer.pdb").read_bytes())
-    path.write_text(path.read_text().replace("dimer.pdb", f"'{name}.pdb'"))
-    rows, _ = ran(path)
-    assert rows
-    folder = path.parent / "runs" / "x"
-    assert call("score", folder / "designs.fasta", "-c", path, "--no-prior").exit_code == 0
