@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -156,7 +157,9 @@ def read_candidates(path: Path, plan: Plan) -> Candidates:
     found, notes = candidates(path)
     ways = [letters.chains_of(model)]
     if plan.structure is not None:
-        ways.append(Orderable.by_numbers(ways[0].base, plan.structure))
+        # numbers too far apart are nothing that ProteinMPNN prints
+        with suppress(ValueError):
+            ways.append(Orderable.by_numbers(ways[0].base, plan.structure))
     variants = _variants(model)
     entries: list[Entry] = []
     said: list[tuple[str, str]] = []

@@ -27,7 +27,7 @@ class Native:
 
     Attributes:
         name: of the structure.
-        sequence: the designed chains, joined by '/' (`by_chain`).
+        sequence: the designed chains, joined by '/'.
         score: mean negative log-probability of the designed residues, nats.
         global_score: the same over all residues.
         fixed_chains: seen, not designed.
@@ -68,7 +68,7 @@ class Sample:
     """A designed sequence in ProteinMPNN's FASTA.
 
     Attributes:
-        sequence: the designed chains, joined by '/' (`by_chain`).
+        sequence: the designed chains, joined by '/'.
         temperature: of sampling.
         sample: its number, from 1.
         score: mean negative log-probability of the designed residues, nats.

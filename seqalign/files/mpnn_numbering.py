@@ -1,4 +1,4 @@
-"""How ProteinMPNN counts and prints residues: from 1 along each chain, gaps included.
+"""How ProteinMPNN counts residues: from 1 along each chain, gaps included.
 
 It goes from the lowest author number to the highest, missing numbers included ("gaps", printed as
 X) and insertion codes in alphabetical order.
@@ -9,11 +9,9 @@ selenomethionine only, which shifts its indices if another one is the first resi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from seqalign.files.numbering import Numbering
 
-__all__ = ["by_chain", "indices"]
+__all__ = ["indices"]
 
 _LONGEST = 100_000
 
@@ -38,30 +36,3 @@ def indices(numbering: Numbering) -> dict[str, list[int | None]]:
             row += [i for _, i in sorted(numbers[number])] if number in numbers else [None]
         found[chain] = row
     return found
-
-
-def by_chain(
-    letters: str,
-    numbering: Numbering,
-    chains: Sequence[str] | None = None,
-    known: Sequence[int] | None = None,
-) -> str:
-    """Return a sequence as ProteinMPNN prints it: chains by name, joined by '/', X for gaps.
-
-    Args:
-        letters: one letter per position of the numbering, or per `known` position.
-        numbering: the L residues of the structure, all chains.
-        chains: the designed ones, which alone are printed; all if None.
-        known: 0-based positions that `letters` speaks of; the others are printed as X.
-    """
-    where = range(len(numbering)) if known is None else known
-    if len(letters) != len(where):
-        raise ValueError(f"{len(letters)} letters do not fit {len(where)} positions.")
-    full = ["X"] * len(numbering)
-    for i, letter in zip(where, letters, strict=True):
-        full[i] = letter
-    table = indices(numbering)
-    return "/".join(
-        "".join("X" if i is None else full[i - 1] for i in table[chain])
-        for chain in sorted(table if chains is None else chains)
-    )

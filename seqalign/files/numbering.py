@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Final, NamedTuple, Protocol, Self
 
-__all__ = ["Numbering", "ResidueError", "Surroundings", "mutations", "split", "spoken"]
+__all__ = ["Numbering", "ResidueError", "Surroundings", "split", "spoken"]
 
 # what a text begins with that names residues by where they are
 _WORDS: Final = tuple("within near interface surface core boundary cdr cdr1 cdr2 cdr3".split())
@@ -467,14 +467,3 @@ def _refuse_comma(pair: Sequence[str], chains: dict[str, dict[str, int]], where:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def mutations(sequence: str, wild_type: str, residues: Sequence[str] | None = None) -> list[str]:
-    """Return mutations such as V39A: wild type, residue (by default counted from 1), letter."""
-    if len(sequence) != len(wild_type):
-        raise ValueError(
-            f"A design of {len(sequence)} letters cannot be compared with a wild type of "
-            f"{len(wild_type)}."
-        )
-    residues = residues or [str(i) for i in range(1, len(wild_type) + 1)]
-    return [f"{w}{i}{a}" for i, a, w in zip(residues, sequence, wild_type, strict=True) if a != w]

@@ -19,14 +19,6 @@ from seqalign.campaign.metrics import (
 )
 from seqalign.core.discrete import MaskedProcess
 from seqalign.core.sequence import Alphabet
-from seqalign.files.numbering import mutations
-
-
-def test_mutations_count_from_one():
-    assert mutations("MAT", "MKT") == ["K2A"]
-    assert mutations("MKT", "MKT") == []
-    with pytest.raises(ValueError, match="3 letters"):
-        mutations("MKT", "MK")
 
 
 def test_recovery_looks_at_free_positions():

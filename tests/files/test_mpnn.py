@@ -6,14 +6,16 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.mpnn_fasta import Native, Sample, mpnn_fasta, read_mpnn_fasta
-from seqalign.files.mpnn_numbering import by_chain
 from seqalign.files.mpnn_options import import_options
 from seqalign.files.numbering import Numbering
+from seqalign.files.orderable import Orderable
+from seqalign.files.structure import Structure
 
 # chain A: 5 6 (7 missing) 8 8A 8B 9, counted 1 2 3 4 5 6 7; chain B: -1 0 1 2, counted 1 2 3 4
 NUMBERING = Numbering(
@@ -430,15 +432,23 @@ def test_a_header_holds_one_value_per_key():
         mpnn_fasta(Native("a, b", "MK", 0, 0, (), ("A",), "x", 1), [])
 
 
+def printed(sequence, numbering, designed="AB", absent=()):
+    """How ProteinMPNN prints the letters of a backbone; `absent` residues lack atoms."""
+    coords = torch.zeros(len(sequence), 4, 3)
+    coords[list(absent)] = torch.nan
+    design = torch.tensor([c in designed for c in numbering.chains])
+    index = torch.arange(len(sequence))
+    structure = Structure("x", sequence, coords, numbering, design, index)
+    order = Orderable.by_numbers(structure.wild_type, structure)
+    text = order.text(structure.wild_type)
+    assert order.letters(text) == structure.wild_type
+    return text
+
+
 def test_chains_are_printed_by_name_with_gaps():
-    assert by_chain(SEQUENCE, NUMBERING) == "MKXTAYI/AKQR"
-    assert by_chain(SEQUENCE, NUMBERING, ["B"]) == "AKQR"
-    known = [0, 2, 3, 4, 5, 6, 7, 8]
-    letters = "".join(SEQUENCE[i] for i in known)
-    assert by_chain(letters, NUMBERING, ["B", "A"], known) == "MXXTAYI/AKQX"
-    with pytest.raises(ValueError, match="9 letters do not fit 10 positions"):
-        by_chain(SEQUENCE[1:], NUMBERING)
+    assert printed(SEQUENCE, NUMBERING) == "MKXTAYI/AKQR"
+    assert printed(SEQUENCE, NUMBERING, "B") == "AKQR"
+    assert printed(SEQUENCE, NUMBERING, absent=[1, 9]) == "MXXTAYI/AKQX"
     # chains stand in the file in any order, and are printed by name
     swapped = NUMBERING.take([6, 7, 8, 9, 0, 1, 2, 3, 4, 5])
-    assert by_chain(SEQUENCE[6:] + SEQUENCE[:6], swapped) == "MKXTAYI/AKQR"
-    assert by_chain("MK", Numbering.plain(2)) == "MK"
+    assert printed(SEQUENCE[6:] + SEQUENCE[:6], swapped) == "MKXTAYI/AKQR"
