@@ -80,7 +80,7 @@ class Model:
 
     @property
     def residues(self) -> tuple[str, ...]:
-        """Names of the L positions in mutations: author numbers, with the chain if several."""
+        """Names of the L positions: author numbers, with the chain if several."""
         numbering = self.numbering or Numbering((), ())
         if len(set(numbering.chains)) == 1:
             return numbering.numbers
@@ -172,6 +172,13 @@ def load_model(
     structure = None
     if "structure" in known and params.get("structure") is not None:
         how = {k: params.pop(k) for k in _READING if k in params}
+        if isinstance(params["structure"], Structure) and how:
+            key = next(iter(how))
+            raise SpecError(
+                f"The structure {params['structure'].name} is read already; give {key} to "
+                "read_structure, or load_model the file.",
+                (key,),
+            )
         structure = params["structure"] = read_structure(params["structure"], **how)
     process = _process(name, own, params, names("constraint"))
     if getattr(process, "discrete", True) is False:
@@ -185,12 +192,13 @@ def load_model(
     wild_type = wild_type or getattr(process, "wild_type", None)
     length = process.length
     if structure is not None and wild_type and len(wild_type) != length:
-        # as it is ordered, with the letters that no design changes
+        # chain by chain, with the letters that no design changes
         whole = Orderable.of(structure.wild_type, structure.known_numbering, structure)
         try:
             wild_type = whole.letters(wild_type)
         except ValueError as error:
-            raise ConstraintError(f"The wild type {error}.", ("wild_type",)) from error
+            said = f"The wild type {error}; copies of a chain have theirs, too."
+            raise ConstraintError(said, ("wild_type",)) from error
     numbering = getattr(process, "numbering", None) or Numbering.plain(length)
     wanted, keep = design, getattr(process, "keep", "")
     if wanted is None and keep:

@@ -116,6 +116,7 @@ def export(
             )
         if plate is not None:
             _refuse_unknown(chains, config, rows, f"--plate {plate}")
+            fill(designs, plate, wild * controls)  # what has no room is said before genes are made
         genes: dict[str, Gene] = {}
         if dna is not None:
             _refuse_unknown(chains, config, rows, "--dna")
@@ -167,13 +168,7 @@ def _refuse_unknown(
         return
     where = "; ".join(f"chain {name}: {', '.join(found)}" for name, found in unknown.items())
     whose = f"{rows[0]['id']} has" if len(rows) == 1 else f"{rows[0]['id']} and all others have"
-    cures = []
-    if " after " in where:
-        filled = config["input"].get("fill", "none") != "none"
-        cure = "give a structure that has" if filled else "say input.fill: seqres for"
-        cures.append(f"{cure} residues without atoms")
-    if " at " in where:
-        cures.append("say input.map for a residue without a letter, such as {SEP: S}")
+    cures = chains.cures(config["input"].get("fill", "none") != "none")
     raise ValueError(
         f"{option}: an order needs every letter, and {whose} an X where nobody knows it ({where}). "
         f"In the campaign, {', and '.join(cures)}; run it again. --fasta and --csv keep the X."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,19 @@ from seqalign.space.installed import constraints
 
 # keys that people look for below `model`, or that a constraint's error names, and where they are
 _ELSEWHERE: dict[str, KeyPath] = {
-    **{key: ("input", key) for key in ("structure", "chains", "context", "numbering", "wild_type")},
+    **{
+        key: ("input", key)
+        for key in (
+            "structure",
+            "chains",
+            "context",
+            "numbering",
+            "map",
+            "ignore",
+            "fill",
+            "wild_type",
+        )
+    },
     "design": ("design", "residues"),
     "fix": ("design", "fix"),
 }
@@ -55,7 +68,8 @@ def _wild_type(
         raise source.error(
             path, "the wild type is empty. Give a sequence, a FASTA file, or 'model'."
         )
-    if not any(c in "./\\" for c in text):
+    chains = re.fullmatch("[A-Z]+(/[A-Z]+)+", text) and not (source.folder / text).exists()
+    if chains or not any(c in "./\\" for c in text):
         with source.blame(path, ValueError):
             found = spelled(text)
         return found.letters, None, tuple(summed((str(path[-1]), note) for note in found.notes))
@@ -255,6 +269,10 @@ def load_images(campaign: Campaign, source: Source, own: Process | None) -> Load
         ("input", "structure"): asked.structure is not None,
         ("input", "chains"): asked.chains is not None,
         ("input", "context"): asked.context is not None,
+        ("input", "numbering"): asked.numbering != "author",
+        ("input", "map"): bool(asked.map),
+        ("input", "ignore"): bool(asked.ignore),
+        ("input", "fill"): asked.fill != "none",
         ("input", "wild_type"): asked.wild_type != "model",
         ("design",): campaign.design != DesignSpec(),
         ("constraints",): bool(campaign.constraints),

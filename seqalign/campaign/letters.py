@@ -278,8 +278,8 @@ class Letters:
             if why := columns.lacks(column):
                 raise source.error(
                     ("select",),
-                    f"{text!r}: {column} has no value, as {why}. Say input.fill: seqres where the "
-                    "file has SEQRES, or leave it out.",
+                    f"{text!r}: {column} has no value, as {why}. Leave it out, or "
+                    f"{', or '.join(columns.chains.cures(campaign.input.fill != 'none'))}.",
                 )
         return loaded
 

@@ -96,7 +96,8 @@ def load_term(
         raise source.error(
             path,
             f"{label!r} cannot name a column: use letters, digits, '_' and '-', beginning with a "
-            f"letter, and none of {', '.join(_RESERVED)}.",
+            f"letter, not with sequence_, not ending in _scaled or _sd, and none of "
+            f"{', '.join(_RESERVED)}.",
         )
     kinds = [k for k in ("oracle", "python", "command") if getattr(spec, k) is not None]
     if len(kinds) != 1:

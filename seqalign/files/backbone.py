@@ -41,7 +41,9 @@ class Backbone:
             return None
         cb = structure.virtual_cb[known]
         cb = torch.where(cb.isfinite().all(-1, keepdim=True), cb, ca)
-        near = (torch.cdist(cb, cb) < NEIGHBORHOOD).sum(-1) - 1
+        near = (
+            torch.cdist(cb, cb, compute_mode="donot_use_mm_for_euclid_dist") < NEIGHBORHOOD
+        ).sum(-1) - 1
         pieces = structure.breaks.long().cumsum(0)[known]
         starts = pieces.diff(prepend=torch.tensor([-1])).nonzero()[:, 0]
         return cls(

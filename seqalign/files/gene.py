@@ -136,7 +136,7 @@ def organisms() -> Mapping[str, str]:
     """Return the codon tables there are, by the name of the organism.
 
     Raises:
-        ValueError: DNA Chisel is not installed.
+        ImportError: DNA Chisel is not installed.
     """
     tables = _chisel()[1]
     return {re.sub(r"_\d+$", "", name): name for name in tables.available_codon_tables_names}

@@ -103,7 +103,7 @@ class Orderable:
             mask: the letter of an open position.
         """
         if structure is None:
-            # a chain is a run of its name
+            # a chain is all that has its name
             name, context = "", tuple[str, ...]()
             records = [
                 Record((chain,), tuple(some), tuple(numbering.numbers[i].lower() for i in some))
@@ -211,6 +211,16 @@ class Orderable:
         joint = ":" if len(self.records) == 1 else "+"
         return joint.join(self.mutations(positions, wild_type))
 
+    def cures(self, filled: bool) -> list[str]:
+        """Return what makes unknown letters known, in words; `filled`: input.fill was said."""
+        places, found = " ".join(w for some in self.unknown().values() for w in some), []
+        if " after " in places:
+            cure = "give a structure that has" if filled else "say input.fill: seqres for"
+            found.append(f"{cure} residues without atoms")
+        if " at " in places:
+            found.append("say input.map for a residue without a letter, such as {SEP: S}")
+        return found
+
     def unknown(self) -> dict[str, list[str]]:
         """Return where letters are not known, in words, by record; records without such are not."""
         return {r.name: found for r in self.records if (found := r.unknown())}
@@ -281,5 +291,7 @@ def _merged(
         pairs = list(zip(kept[k].places, record.places, strict=True))
         copies += [(b, a) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
         places = tuple(b if a == "X" else a for a, b in pairs)
-        kept[k] = Record((*kept[k].chains, *record.chains), places, kept[k].numbers)
+        numbers = zip(kept[k].numbers, record.numbers, strict=True)
+        named = tuple(one or other for one, other in numbers)
+        kept[k] = Record((*kept[k].chains, *record.chains), places, named)
     return tuple(kept), tuple(copies)

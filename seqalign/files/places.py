@@ -35,6 +35,8 @@ __all__ = ["CDRS", "CONTACT", "Geometry", "Places"]
 
 # Å between heavy atoms: what "near" and "interface" mean
 CONTACT: Final = 5.0
+# characters of one expression; words within words have an end
+LONGEST: Final = 1000
 # neighbors in the cone: the core has more, the surface fewer
 CORE: Final = 5.2
 SURFACE: Final = 2.0
@@ -146,6 +148,8 @@ class Geometry:
         Raises:
             ResidueError: it cannot be read, or speaks of what is not there.
         """
+        if len(text) > LONGEST:
+            raise ResidueError(f"{_shown(text)} is too long; name the residues themselves.")
         word = spoken(text)
         assert word is not None
         rest = text[len(word) :].strip()
@@ -224,9 +228,11 @@ class Geometry:
         others = [b for b in self.beside if _is(b, text) or (kind is not None and b.kind == kind)]
         if residues and others:
             b = others[0]
+            own = self.residues.names([i + 1 for i in sorted(residues)])
+            chain = f"{text}:" if text in self.residues.chains else _shown(own)[1:-1]
             raise ResidueError(
                 f"{_shown(text)} can be read as residues and as {_called(b)} beside the chains; "
-                f"write {text}: for a chain, or {_called(b)}."
+                f"write {chain} for the residues, or {_called(b)}."
             )
         return (residues, others) if residues or others else None
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
+from seqalign.files.places import CONTACT
 from seqalign.files.residues import BACKBONE
 from seqalign.files.structure import Beside, Structure
 
 __all__ = ["remarks"]
-
-# Å: what is not seen and lies nearer may matter to a residue
-NEAR = 5.0
 
 
 def remarks(structure: Structure) -> list[str]:
@@ -78,17 +77,19 @@ def _incomplete(structure: Structure) -> list[str]:
 def _unseen(structure: Structure) -> list[str]:
     """Name what no network here sees, with the residues to be designed that are near it."""
     numbering = structure.numbering
-    mine = structure.design[structure.heavy_of] if len(structure.heavy) else torch.zeros(0).bool()
-    heavy, owner = structure.heavy[mine], structure.heavy_of[mine]
+    from scipy.spatial import KDTree
+
+    mine = structure.design[structure.heavy_of]
+    heavy, owner = structure.heavy[mine].numpy(), structure.heavy_of[mine].numpy()
     alike: dict[tuple[str, str], list[Beside]] = {}
     for thing in structure.beside:
         whole = thing.kind in ("nucleic", "chain")
         alike.setdefault((thing.kind, thing.chain if whole else thing.residue), []).append(thing)
     found = []
     for (kind, key), things in alike.items():
-        xyz = torch.cat([thing.xyz for thing in things])
-        close = (torch.cdist(heavy, xyz) <= NEAR).any(1) if len(heavy) else torch.zeros(0).bool()
-        near = [numbering.name(i + 1) for i in owner[close].unique().tolist()]
+        xyz = torch.cat([thing.xyz for thing in things]).numpy()
+        gap = KDTree(xyz).query(heavy)[0] if len(heavy) else np.zeros(0)
+        near = [numbering.name(i + 1) for i in np.unique(owner[gap <= CONTACT]).tolist()]
         size = sum(thing.size for thing in things)
         if kind == "nucleic":
             what = f"DNA or RNA chain {key or '(no name)'} ({size} nucleotides)"
@@ -97,8 +98,14 @@ def _unseen(structure: Structure) -> list[str]:
         else:
             places = [f"{thing.chain}{thing.number}" for thing in things]
             what = f"{key} {_some(places, 4)}"
-        word = f"within {NEAR:g} of {key}" if kind == "nucleic" and key else f"near {key}"
+        word = (
+            f"within {CONTACT:g} of {key}" if kind == "nucleic" and key else f"near {key or kind}"
+        )
+        if key.isdigit() and kind != "nucleic":
+            word += f" {things[0].chain}{things[0].number}"
         ask = "name it in context?" if kind == "chain" else f'fix them, as "{word}"?'
-        said = f"within {NEAR:g} Å: {_some(near, 12)}: {ask}" if near else ""
-        found.append(f"{what} is not seen; {said or f'no designed residue is within {NEAR:g} Å.'}")
+        said = f"within {CONTACT:g} Å: {_some(near, 12)}: {ask}" if near else ""
+        found.append(
+            f"{what} is not seen; {said or f'no designed residue is within {CONTACT:g} Å.'}"
+        )
     return found

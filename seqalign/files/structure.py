@@ -350,8 +350,10 @@ def read_structure(
     if not 1 <= model <= len(models):
         fail(f"has {len(models)} model{'s' * (len(models) > 1)}; there is no model {model}")
     atoms = [a for a in atoms if a.model == models[model - 1]]
+    apart: list[Atom] = []
     if numbering == "label":
-        # what is no polymer has no label number
+        # what is no polymer has no label number: it keeps the author's
+        apart = [a._replace(chain=a.label_chain) for a in atoms if not a.label]
         atoms = [a._replace(chain=a.label_chain, number=a.label, code="") for a in atoms if a.label]
     table = parents() | {k.upper(): v for k, v in (map or {}).items()}
     dropped = {residue.upper() for residue in ignore}
@@ -367,13 +369,13 @@ def read_structure(
         said.append(f"The file has {len(models)} models, and model {model} is read.")
     if chains is None:
         sizes = Counter(key[0] for key, *_ in read)
-        apart = {c for c in designed if 5 * len(odd.get(c, ())) > sizes[c]}
-        if apart < designed:
-            designed -= apart
+        strange = {c for c in designed if 5 * len(odd.get(c, ())) > sizes[c]}
+        if strange < designed:
+            designed -= strange
             said += [
                 f"Chain {c} is kept as it is and not designed: {_some(odd[c])} "
                 f"ha{'ve' if len(odd[c]) > 1 else 's'} no standard letter."
-                for c in sorted(apart)
+                for c in sorted(strange)
             ]
     chosen = [
         (*row, some) for row, (_, some) in zip(read, residues, strict=True) if row[0][0] in wanted
@@ -426,7 +428,7 @@ def read_structure(
         residue_index=_residue_index(coords, keys),
         modified=tuple(modified),
         require=needs,
-        beside=_beside([a for a in atoms if id(a) not in mine], residues),
+        beside=_beside([a for a in (*atoms, *apart) if id(a) not in mine], residues),
         heavy=torch.tensor([xyz for xyz, _ in heavy]),
         heavy_of=torch.tensor([i for _, i in heavy]),
         said=tuple(said),
@@ -499,8 +501,12 @@ def _beside(atoms: Sequence[Atom], residues: Sequence[Residue]) -> tuple[Beside,
     found = []
     for (kind, chain, *rest), some in groups.items():
         number, residue = rest or ("", "")
-        first = next(a.altloc for a in some)
-        xyz = torch.tensor([a.xyz for a in some if a.altloc in ("", first)])
+        # of alternate locations the first of each residue
+        first: dict[tuple[str, str], str] = {}
+        for a in some:
+            if a.altloc:
+                first.setdefault((a.number, a.code), a.altloc)
+        xyz = torch.tensor([a.xyz for a in some if a.altloc in ("", first.get((a.number, a.code)))])
         kind = kind or ("sugar" if residue in _SUGARS else "ion" if len(xyz) == 1 else "ligand")
         size = len({(a.number, a.code) for a in some})
         found.append(Beside(kind, residue, chain, number, size, xyz))

@@ -7,7 +7,6 @@ made; which of its letters have atoms is found by where the pieces of the chain 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 __all__ = ["unresolved"]
 
@@ -52,32 +51,36 @@ def _placed(whole: str, seen: str, broken: Sequence[bool], steps: Sequence[int])
     """Return the 0-based place of each residue: whole pieces, as the numbers say if it can be."""
     starts = [i for i in range(len(seen)) if i == 0 or broken[i]]
     ends = [*starts[1:], len(seen)]
+    # how many letters may be missing in all
+    slack = len(whole) - len(seen)
     fits = [
         [
             at
-            for at in range(len(whole) - (end - start) + 1)
+            for at in range(start, start + slack + 1)
             if all(map(_alike, whole[at : at + end - start], seen[start:end]))
         ]
         for start, end in zip(starts, ends, strict=True)
     ]
-
-    @cache
-    def best(piece: int, after: int) -> tuple[float, int, tuple[int, ...]]:
-        """Return the least disagreement with the numbers from a piece on, in how many ways."""
-        if piece == len(starts):
-            return 0, 1, ()
-        found: tuple[float, int, tuple[int, ...]] = (float("inf"), 0, ())
-        for at in fits[piece]:
-            if at < after:
-                continue
-            cost, ways, rest = best(piece + 1, at + ends[piece] - starts[piece])
-            cost += abs(at - after - steps[starts[piece]] + 1) if piece else 0
-            if ways and cost <= found[0]:
-                same = cost == found[0]
-                found = (cost, ways + found[1], found[2]) if same else (cost, ways, (at, *rest))
-        return found
-
-    _, ways, places = best(0, 0)
+    # from the last piece to the first: where the one before ends -> the least disagreement with the
+    # numbers from here on, in how many ways, and one of them
+    best: dict[int, tuple[float, int, tuple[int, ...]]] = {}
+    for piece in reversed(range(len(starts))):
+        size = ends[piece] - starts[piece]
+        later = best if piece < len(starts) - 1 else None
+        best = {}
+        after_all = {0} if not piece else {at + starts[piece] for at in range(slack + 1)}
+        for after in after_all:
+            found: tuple[float, int, tuple[int, ...]] = (float("inf"), 0, ())
+            for at in fits[piece]:
+                if at < after:
+                    continue
+                cost, ways, rest = (0.0, 1, ()) if later is None else later[at + size]
+                cost += abs(at - after - steps[starts[piece]] + 1) if piece else 0
+                if ways and cost <= found[0]:
+                    same = cost == found[0]
+                    found = (cost, ways + found[1], found[2]) if same else (cost, ways, (at, *rest))
+            best[after] = found
+    _, ways, places = best.get(0, (0.0, 0, ()))
     if not ways:
         raise ValueError("the residues that have atoms are not found in it")
     if ways > 1:

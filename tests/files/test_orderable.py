@@ -12,6 +12,7 @@ from seqalign.files.orderable import Orderable
 from seqalign.files.remarks import remarks
 from seqalign.files.residues import LETTERS
 from seqalign.files.structure import Structure, StructureError, read_structure
+from seqalign.files.unresolved import unresolved
 
 CASES = Path(__file__).parent / "cases"
 SUMO = files("seqalign").joinpath("data", "3a4r.pdb").read_text().splitlines()
@@ -102,6 +103,25 @@ def test_context_chains_are_never_ordered_and_copies_once():
     assert len(chains(both, [(i, i + 16) for i in range(1, 16)])[1]) == 2
 
 
+def test_copies_lend_each_other_letters_and_numbers(tmp_path):
+    """What one copy of a chain lacks the other has: the gene holds it, with its number."""
+    missing = {350, 351}
+    path = pdb(
+        tmp_path / "x.pdb",
+        ("A", 340, 356, lambda n: None if n in missing else plain(n), 0),
+        ("B", 340, 356, plain, 60),
+    )
+    structure = read_structure(path)
+    names = structure.known_numbering
+    at = {n: i for i, n in enumerate(zip(names.chains, names.numbers, strict=True), 1)}
+    ties = [(at["A", n], i) for (c, n), i in at.items() if c == "B" and ("A", n) in at]
+    order, found = chains(structure, ties)
+    assert found == {"A=B": letters(340, 356)}
+    wild = structure.wild_type
+    k = at["B", "350"] - 1
+    assert order.mutations(f"{wild[:k]}W{wild[k + 1 :]}", wild) == [f"{wild[k]}350W"]
+
+
 def test_names_of_residues_are_read_as_force_fields_mean_them():
     assert chains(read("protonation"))[1] == {"A": "AFCHHQEAHLKDCFNE"}
 
@@ -139,6 +159,31 @@ def test_what_stands_beside_a_chain_is_named_with_the_residues_near_it():
     assert "A8" in zinc
     assert zinc.endswith('fix them, as "near ZN"?')
     assert "NAG A102 is not seen; no designed residue is within 5 Å." in said
+
+
+def test_nothing_beside_a_chain_is_lost_by_alternate_locations_or_labels(tmp_path):
+    place = [float(SUMO[10][i : i + 8]) for i in (30, 38, 46)]
+    line = "HETATM 9999  {:<3}{}GOL A 901    {:8.3f}{:8.3f}{:8.3f}  1.00  0.00           C"
+    far = (place[0] + 50, place[1], place[2])
+    rows = [line.format("C1", " ", *far)]
+    rows += [line.format("C2", alt, place[0] + 2, *place[1:]) for alt in "AB"]
+    path = pdb(tmp_path / "x.pdb", ("A", 340, 356, plain, 0), after=rows)
+    (glycerol,) = read_structure(path).beside
+    assert glycerol.kind == "ligand"
+    assert len(glycerol.xyz) == 2
+    ion = "HETATM 99999 ZN ZN Q . 901 1.0 2.0 3.0 A"
+    text = mmcif(set(range(340, 350)), list(range(340, 350)))
+    (tmp_path / "x.cif").write_text(text.rstrip("#\n") + f"\n{ion}\n#\n")
+    for numbering in ("author", "label", "index"):
+        found = read_structure(tmp_path / "x.cif", numbering=numbering).beside
+        assert [(b.residue, b.number) for b in found] == [("ZN", "901")]
+
+
+def test_a_chain_in_hundreds_of_pieces_is_filled():
+    whole = "ACDEFGHIKL" * 140
+    seen = whole[::2]
+    found = unresolved(whole, seen, [True] * len(seen), [2] * len(seen))
+    assert "".join(a + b for a, b in zip(["", *seen], found, strict=True)) == whole
 
 
 def test_a_backbone_without_oxygens_gets_them_with_a_word():

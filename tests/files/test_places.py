@@ -316,7 +316,9 @@ def test_a_chain_may_have_the_name_of_a_word_or_of_an_ion():
     assert names.positions("core:") == names.positions("core") == tuple(range(1, 8))
     assert names.positions("core layer, surface, boundary") == tuple(range(1, 17))
     assert names.positions("near ZN:") != names.positions("near ZN A101")
-    with pytest.raises(ResidueError, match="as ZN A101 beside the chains; write ZN: for a chain"):
+    with pytest.raises(
+        ResidueError, match="as ZN A101 beside the chains; write ZN: for the residues"
+    ):
         names.positions("near ZN")
 
 

@@ -77,10 +77,8 @@ def _distances(sequences: Sequence[str]) -> np.ndarray:
 
 
 def _free(run: Run) -> list[bool]:
-    """Return which positions might change; all, where an older version did not say."""
-    length = len(run.letters(run.aligned[:1])[0])
-    given = run.config["resolved"].get("free")
-    return [c == "1" for c in (given if given and len(given) == length else "1" * length)]
+    """Return which positions might change."""
+    return [c == "1" for c in run.config["resolved"]["free"]]
 
 
 def figures(run: Run) -> Figures:

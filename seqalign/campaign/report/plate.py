@@ -32,7 +32,7 @@ class Well:
 def filled(rows: Sequence[Mapping[str, Any]], orderable: Orderable | None) -> list[Well]:
     """Return the wells of designs as `export` fills them without controls.
 
-    None where a design has more chains than a plate has wells.
+    Empty where a design has more chains than a plate has wells.
     """
     chains = [r.name for r in orderable.records] if orderable else [""]
     several = len(chains) > 1
