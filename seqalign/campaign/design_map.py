@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from seqalign.campaign.schema import Campaign
@@ -15,7 +14,7 @@ from seqalign.space.space import DesignSpace
 
 def design_map(model: Model, space: DesignSpace) -> list[str]:
     """Draw the design map, chain by chain: wild type, and below it what may change."""
-    names = model.residues
+    names, called = model.residues, model.numbering or Numbering.plain(space.length)
     free = space.alphabet.mask_symbol
     letters = space.alphabet.letters
     top = space.wild_type or "".join(a if a != free else "?" for a in space.fixed)
@@ -38,7 +37,7 @@ def design_map(model: Model, space: DesignSpace) -> list[str]:
     for some, where in groups.items():
         missing = "".join(a for a in letters if a not in some)
         text = f"all but {missing}" if len(missing) < len(some) else some
-        lines.append(f"  {ranges(where, names)}: {text}")
+        lines.append(f"  {called.names([i + 1 for i in where])}: {text}")
     for c in space.constraints:
         label, said = c.words()
         lines.append(f"  {c.key}: {label[0].lower()}{label[1:]} {said}")
@@ -90,12 +89,3 @@ def _expressions(value: Any) -> Iterator[str]:
         for below in value:
             if not isinstance(below, str | int):
                 yield from _expressions(below)
-
-
-def ranges(indices: Sequence[int], names: Sequence[object]) -> str:
-    """Return ascending indices as names, runs as FIRST-LAST."""
-    parts = []
-    for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0]):
-        some = [names[i] for _, i in run]
-        parts.append(f"{some[0]}-{some[-1]}" if len(some) > 1 else f"{some[0]}")
-    return ", ".join(parts)

@@ -17,7 +17,6 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from seqalign import weights
-from seqalign.campaign.design_map import ranges
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.remarks import remarks
@@ -253,7 +252,7 @@ def _of_sequence(file: Path, model: str | None, notes: list[str]) -> Mapping[str
     about = [f"Wild type {header[:60]}, {len(letters)} residues, counted from 1"]
     about += [f"{i + 1:>5} {letters[i : i + 50]}" for i in range(0, len(letters), 50)]
     if kept:
-        shown = ranges(sorted(kept), range(len(letters) + 1))
+        shown = numbering.names(sorted(kept))
         about.append(f"The model knows nothing about {shown}; they keep the wild type.")
     guides, alpha = ("pdz3", 0.15) if model == "pdz-mini" else ("", 0.5)
     return {
