@@ -171,16 +171,9 @@ def load_model(
         params["wild_type"] = wild_type
     structure = None
     if "structure" in known and params.get("structure") is not None:
-        how = {k: params.pop(k) for k in _READING if k in params}
-        if isinstance(params["structure"], Structure) and how:
-            key = next(iter(how))
-            raise SpecError(
-                f"The structure {params['structure'].name} is read already; give {key} to "
-                "read_structure, or load_model the file.",
-                (key,),
-            )
-        structure = params["structure"] = read_structure(params["structure"], **how)
-    process = _process(name, own, params, names("constraint"))
+        structure = params["structure"] = _structure(params)
+    reading = _READING if "structure" in known else ()
+    process = _process(name, own, params, [*names("constraint"), "design", "fix", *reading])
     if getattr(process, "discrete", True) is False:
         # a plugin whose signature does not tell
         return _image_model(name, own, letters, steps, params)
@@ -242,6 +235,19 @@ def load_model(
     return Model(name, process, space, about, dict(params), structure)
 
 
+def _structure(params: dict[str, Any]) -> Structure:
+    """Return the structure that parameters give, and take out how it is read."""
+    given, how = params["structure"], {k: params.pop(k) for k in _READING if k in params}
+    if isinstance(given, Structure) and how:
+        key = next(iter(how))
+        raise SpecError(
+            f"The structure {given.name} is read already; give {key} to read_structure, or give "
+            "the file here.",
+            (key,),
+        )
+    return read_structure(given, **how)
+
+
 def _process(
     name: str, own: Process | None, params: Mapping[str, Any], more: Sequence[str] = ()
 ) -> Any:
@@ -282,7 +288,10 @@ def load_method(name: str, /, **params: Any) -> Method:
 
 
 def load_reward(name: str, /, **params: Any) -> Reward:
-    """Return a reward by name."""
+    """Return a reward by name; one of a backbone reads `structure` as `load_model` does."""
+    known = parameters("reward", name)
+    if "structure" in known and params.get("structure") is not None:
+        params["structure"] = _structure(params)
     made = call(f"The reward {name!r}", load("reward", name), params, name)
     if not isinstance(made, Reward):
         raise SpecError(f"The reward {name!r} made a {type(made).__name__}, not a Reward.")

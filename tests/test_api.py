@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import seqalign as sa
 from seqalign.core.budget import OverBudget
 from seqalign.core.process import Designs
 from seqalign.load import Model
+from seqalign.registry import SpecError
 
 WILD = "MKTAYIAKQR"
 NUMBERS = torch.Generator().manual_seed(0)
@@ -326,3 +328,14 @@ def test_tables_hold_every_distinct_design(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", frames)
     assert result.to_dataframe() == result.best(16).rows()
     assert len(result.best(3).to_dataframe()) == 3
+
+
+def test_a_reward_reads_a_structure_as_a_model_does(tmp_path):
+    path = Path(__file__).parent / "files" / "cases" / "noncanonical_chain.pdb"
+    how = {"structure": path, "map": {"7T2": "F", "IAE": "E"}, "chains": ["A", "I"]}
+    model = sa.load_model("mpnn-mini", **how)
+    reward = sa.load_reward("ddg-mini", **how)
+    assert reward.wild_type == model.wild_type
+    assert len(model.wild_type) == 22
+    with pytest.raises(SpecError, match="is read already; give chains to read_structure"):
+        sa.load_reward("ddg-mini", structure=model.structure, chains="A")

@@ -260,6 +260,7 @@ def _notes(order: Order, genes: Sequence[Gene]) -> list[str]:
     if not order.start_met:
         bare = sum(not one.protein.startswith("M") for one in genes)
         found += [f"{bare} of {len(genes)} begin without M, as asked."] if bare else []
+    found += [f"{site}." for site in order.flanked()]
     if not order.stop:
         found.append("The genes end without a stop codon, as asked.")
     return found

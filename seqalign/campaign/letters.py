@@ -419,6 +419,12 @@ class Letters:
                 say(f"    {letters[at : at + 60]}")
             for where in record.unknown():
                 say(f"    X: {where}; plates and DNA refuse it")
+            beside = [p for p in record.places if isinstance(p, str) and p != "X"]
+            if beside:
+                say(
+                    f"    {len(beside)} of these letters have no whole backbone: models, rewards "
+                    "and constraints do not see them"
+                )
         if plan.structure is not None and (notes := remarks(plan.structure)):
             say("\nThe structure as it was read")
             for note in notes:

@@ -215,9 +215,13 @@ def _agreed(
     """Return the letters of all positions that a record speaks of in one or several columns."""
     read: list[tuple[Claim, str]] = []
     unread: list[tuple[Claim, NotAVariant]] = []
+    notes: list[str] = []
     for claim in given.claims:
         if claim.kind == "sequence":
             read.append((claim, _of_sequence(claim, given.place, model, ways)))
+            order = ways[0].text(read[-1][1])
+            if order.upper() != claim.text and len(ways[0].sizes) == claim.text.count("/") + 1:
+                notes.append("letters without a whole backbone are those of the structure")
             continue
         try:
             if claim.kind == "combo":
@@ -239,7 +243,7 @@ def _agreed(
                     f"{first.column!r} and {claim.column!r} disagree: at {model.residues[n]} the "
                     f"one has {a}, the other {b} ({claim.text[:40]}); correct one, or empty it"
                 )
-    return found, [
+    return found, notes + [
         f"{claim.column!r} is not read where it is no variant; {first.column!r} counts"
         for claim, _ in unread
     ]
@@ -266,7 +270,8 @@ def _fitted(text: str, where: str, model: Model, ways: Sequence[Orderable]) -> s
         except ValueError as error:
             raise ValueError(f"{where} {error}.") from error
     elif sizes not in ([sum(model.chains)], list(model.chains)):
-        wanted = " or ".join(" / ".join(map(str, way.sizes)) for way in ways)
+        every = (*(way.sizes for way in ways), list(model.chains))
+        wanted = " or ".join(dict.fromkeys(" / ".join(map(str, some)) for some in every))
         raise ValueError(
             f"{where} has {' / '.join(map(str, sizes))} letters, the model designs {wanted}. "
             "Insertions and deletions cannot be scored."

@@ -228,7 +228,9 @@ def new_(
     ] = None,
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="Read a residue as a letter, X for kept as it is: 7T2=A."),
+        typer.Option(
+            "--map", help="Read residues as letters, X for kept as they are: 7T2=A,SEP=S."
+        ),
     ] = None,
     ignore: Annotated[
         str | None, typer.Option("--ignore", help="Residue names to leave out: 7T2,IAE.")
@@ -244,13 +246,14 @@ def new_(
         raise fail(f"{out} is a folder; give --out a file name, as {out / 'campaign.yaml'}.", 2)
     if out.exists() and not force:
         raise fail(f"{out} is there already. Choose another --out, or say --force.", 2)
-    odd = [text for text in maps or () if not re.fullmatch(r"\s*\w+\s*=\s*\w\s*", text)]
+    maps = [text for some in maps or () for text in some.split(",")]
+    odd = [text for text in maps if not re.fullmatch(r"\s*\w+\s*=\s*\w\s*", text)]
     if odd:
         raise fail(f"--map {odd[0]}: write NAME=LETTER, as --map 7T2=A.", 2)
     reading = Reading(
         chains=_words(chains),
         context=_words(context),
-        map={name.strip(): a.strip().upper() for name, a in (m.split("=") for m in maps or ())},
+        map={name.strip(): a.strip().upper() for name, a in (m.split("=") for m in maps)},
         ignore=_words(ignore),
         fill=fill.value,
     )

@@ -128,7 +128,11 @@ def function(
     unit: str = "",
     on_failure: OnFailure = "raise",
 ) -> Function:
-    """Turn a Python function of sequences into a reward."""
+    """Turn a Python function of sequences into a reward.
+
+    It sees the letters of all positions of the model, chain after chain: of a structure the
+    residues with a whole backbone, context chains too, which can be fewer than are ordered.
+    """
     return Function(
         fn, name or getattr(fn, "__name__", "function").strip("<>"), unit, on_failure=on_failure
     )

@@ -76,7 +76,13 @@ class Order:
 
     def __post_init__(self) -> None:
         for name, text in (("--n-tag", self.n_tag), ("--c-tag", self.c_tag)):
-            _refuse_letters(name, text.replace("-", ""), PROTEIN.letters, "amino acids")
+            bare = text.replace("-", "")
+            _refuse_letters(name, bare, PROTEIN.letters, "amino acids")
+            if len(bare) > 5 and len(set(bare)) > 2 and set(bare) <= set(DNA.letters):
+                raise ValueError(
+                    f"{name} {text!r} looks like DNA; a tag is amino acids, such as MHHHHHH. Give "
+                    "bases to --prefix or --suffix."
+                )
         for name, text in (("--prefix", self.prefix), ("--suffix", self.suffix)):
             _refuse_letters(name, text, DNA.letters, "bases")
         for name, low, high in (("--gc", *self.gc), ("--gc-window", *self.window[1:])):
@@ -109,6 +115,21 @@ class Order:
             f"GC {self.gc[0]:.0%}-{self.gc[1]:.0%}, in {self.window[0]} bp "
             f"{self.window[1]:.0%}-{self.window[2]:.0%}, runs to {self.run}{repeat}{sites}"
         )
+
+    def flanked(self) -> list[str]:
+        """Return which sites lie inside the given ends, in words: those are kept as they are."""
+        from Bio.Seq import Seq
+        from Bio.SeqUtils import nt_search
+
+        return [
+            f"{name} cuts inside {option}, which is kept as it is"
+            for name, site in self.sites.items()
+            for option, text in (("--prefix", self.prefix), ("--suffix", self.suffix))
+            if any(
+                len(nt_search(text, strand)) > 1
+                for strand in (site, str(Seq(site).reverse_complement()))
+            )
+        ]
 
 
 def _refuse_letters(option: str, text: str, allowed: str, what: str) -> None:

@@ -49,6 +49,8 @@ class Record:
     def unknown(self) -> list[str]:
         """Return where the letters are not known, in words: "3 residues after A9"."""
         chain = self.chains[0]
+        # "1:368": digits behind digits would be read as one number
+        chain += ":" * (chain != "" and not chain.isalpha())
         found = []
         at = 0
         for odd, run in groupby(self.places, lambda p: p == "X"):
@@ -196,9 +198,14 @@ class Orderable:
             found[copy] = found[origin]
         return "".join(found)
 
+    @property
+    def _several(self) -> bool:
+        """Whether a number alone may be that of another chain, one that is only seen or a copy."""
+        return len(self.records) + len(self.context) > 1
+
     def mutations(self, positions: str, wild_type: str) -> list[str]:
-        """Return what changed, "S52aF", or "A:S52aF" where there are several records."""
-        several = len(self.records) > 1
+        """Return what changed, "S52aF", or "A:S52aF" where the structure has several chains."""
+        several = self._several
         return [
             f"{f'{r.chains[0]}:' * several}{wild_type[p]}{number}{positions[p]}"
             for r in self.records
@@ -207,8 +214,8 @@ class Orderable:
         ]
 
     def mutated(self, positions: str, wild_type: str) -> str:
-        """Return the mutations as one text: V39A:D40G, or A:V39A+B:D40G of several records."""
-        joint = ":" if len(self.records) == 1 else "+"
+        """Return the mutations as one text: V39A:D40G, or A:V39A+B:D40G of several chains."""
+        joint = "+" if self._several else ":"
         return joint.join(self.mutations(positions, wild_type))
 
     def cures(self, filled: bool) -> list[str]:
@@ -216,7 +223,7 @@ class Orderable:
         places, found = " ".join(w for some in self.unknown().values() for w in some), []
         if " after " in places:
             cure = "give a structure that has" if filled else "say input.fill: seqres for"
-            found.append(f"{cure} residues without atoms")
+            found.append(f"{cure} residues without atoms, where the file has their letters")
         if " at " in places:
             found.append("say input.map for a residue without a letter, such as {SEP: S}")
         return found

@@ -123,6 +123,8 @@ class Liability:
 
 
 def _name(chain: str, numbers: Sequence[str], i: int) -> str:
+    # digits behind digits would be read as one number
+    chain += ":" * (chain != "" and not chain.isalpha())
     last = next((j for j in range(i, -1, -1) if numbers[j]), -1)
     return f"{chain}{numbers[last] if last >= 0 else ''}{f'+{i - last}' if i > last else ''}"
 

@@ -47,9 +47,14 @@ def _gaps(structure: Structure) -> list[str]:
     ]
     if not pairs:
         return []
+    cure = (
+        "The file does not have the letters (no SEQRES, no _entity_poly_seq); that of the PDB may."
+    )
+    if structure.polymers:
+        cure = "input.fill: seqres takes the letters from the file."
     return [
         f"The chain is broken between {_some(pairs, 6)}: X stands for what is missing, and plates "
-        f"and DNA refuse it. input.fill: seqres takes the letters from the file, if it has them."
+        f"and DNA refuse it. {cure}"
     ]
 
 

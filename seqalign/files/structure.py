@@ -110,6 +110,7 @@ class Structure:
         heavy: (n, 3) float32, Å, the heavy atoms of all residues, side chains too.
         heavy_of: (n,) int64, the residue of each.
         said: what reading decided, in sentences.
+        polymers: whether the file gives the sequences of its chains beside the atoms.
     """
 
     name: str
@@ -125,6 +126,7 @@ class Structure:
     heavy: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
     heavy_of: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     said: tuple[str, ...] = ()
+    polymers: bool = False
 
     def __post_init__(self) -> None:
         length = len(self.sequence)
@@ -365,6 +367,11 @@ def read_structure(
             odd.setdefault(chain, []).append(f"{residue} {chain}{number}{code}")
     designed, wanted = _choose(residues, chains, context, fail)
     said = []
+    there = {a.residue for a in atoms}
+    for option, asked in (("map", [k.upper() for k in map or ()]), ("ignore", sorted(dropped))):
+        said += [
+            f"{option}: no residue of the file is called {r}." for r in asked if r not in there
+        ]
     if len(models) > 1:
         said.append(f"The file has {len(models)} models, and model {model} is read.")
     if chains is None:
@@ -386,13 +393,19 @@ def read_structure(
     for i, ((chain, _, _), residue, place, _) in enumerate(chosen):
         known = letter_of(residue, place, table)
         if known is None and chain in designed:
-            first = residue
+            every = [r.split()[0] for c in designed for r in odd.get(c, ())]
+            kinds = list(dict.fromkeys(every))[:5]
+            yaml, told = (
+                ", ".join(f"{r}: A" for r in kinds),
+                " ".join(f"--map {r}=A" for r in kinds),
+            )
             fail(
                 f"has residues without a standard letter in the chains to be designed: "
-                f"{_some([r for c in designed for r in odd.get(c, ())])}. Map {first} to a letter, "
-                f"or to X to keep it as fixed context: input.map: {{{first}: A}} in a campaign, "
-                f"seqalign new --map {first}=A, map={{{first!r}: 'A'}} in Python. Or leave it out: "
-                f"input.ignore: [{first}], --ignore {first}, ignore=[{first!r}]"
+                f"{_some([r for c in designed for r in odd.get(c, ())])}. Say which letter each is "
+                f"read as, or X to keep it as it is: input.map: {{{yaml}}} in a campaign, seqalign "
+                f"new {told}, map={dict.fromkeys(kinds, 'A')} in Python. Or leave it out, which "
+                f"inside a chain leaves an X: input.ignore: [{', '.join(kinds)}], --ignore "
+                f"{','.join(kinds)}, ignore={kinds}"
             )
         letter = known or "X"
         if standard.get(residue) != letter:
@@ -432,6 +445,7 @@ def read_structure(
         heavy=torch.tensor([xyz for xyz, _ in heavy]),
         heavy_of=torch.tensor([i for _, i in heavy]),
         said=tuple(said),
+        polymers=bool(polymers),
     )
     if fill != "none":
         molecules = {
@@ -549,6 +563,7 @@ def _filled(
                 [bool(structure.breaks[i]) for i in here],
                 [steps[i] for i in here],
                 [labels[i] for i in here],
+                [structure.numbering.name(i + 1) for i in here],
             )
         except ValueError as error:
             fail(f"fill: {named} does not fit the sequence the file gives for it: {error}")

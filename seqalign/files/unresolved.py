@@ -17,6 +17,7 @@ def unresolved(
     broken: Sequence[bool],
     steps: Sequence[int],
     labels: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> list[str]:
     """Return the letters without atoms before each of n residues, and after the last: n + 1 texts.
 
@@ -26,6 +27,7 @@ def unresolved(
         broken: whether the chain is broken before each.
         steps: how much further its number is than the one before; the first does not count.
         labels: 1-based places in `whole` where the file gives them (mmCIF).
+        names: of the residues, for messages.
 
     Raises:
         ValueError: they do not fit, or in more than one way; a sentence without a head.
@@ -34,7 +36,7 @@ def unresolved(
     if labels and all(labels):
         places = [int(label) - 1 for label in labels]
     else:
-        places = _placed(whole, seen, broken, steps)
+        places = _placed(whole, seen, broken, steps, names)
     for i, at in enumerate(places):
         before = places[i - 1] if i else -1
         if not before < at < len(whole) or not _alike(whole[at], seen[i]):
@@ -47,7 +49,9 @@ def _alike(a: str, b: str) -> bool:
     return a == b or "X" in (a, b)
 
 
-def _placed(whole: str, seen: str, broken: Sequence[bool], steps: Sequence[int]) -> list[int]:
+def _placed(
+    whole: str, seen: str, broken: Sequence[bool], steps: Sequence[int], names: Sequence[str]
+) -> list[int]:
     """Return the 0-based place of each residue: whole pieces, as the numbers say if it can be."""
     starts = [i for i in range(len(seen)) if i == 0 or broken[i]]
     ends = [*starts[1:], len(seen)]
@@ -82,7 +86,18 @@ def _placed(whole: str, seen: str, broken: Sequence[bool], steps: Sequence[int])
             best[after] = found
     _, ways, places = best.get(0, (0.0, 0, ()))
     if not ways:
-        raise ValueError("the residues that have atoms are not found in it")
+        odd = next((k for k, some in enumerate(fits) if not some), None)
+        if odd is None or slack < 0:
+            raise ValueError("the residues that have atoms are not found in it in their order")
+        piece = seen[starts[odd] : ends[odd]]
+
+        def unlike(at: int) -> list[int]:
+            return [k for k, a in enumerate(piece) if not _alike(whole[at + k], a)]
+
+        at = min(range(starts[odd], starts[odd] + slack + 1), key=lambda at: len(unlike(at)))
+        k = unlike(at)[0]
+        name = names[starts[odd] + k] if names else f"residue {starts[odd] + k + 1}"
+        raise ValueError(f"{name} is {piece[k]} by its atoms and {whole[at + k]} in it")
     if ways > 1:
         raise ValueError("the residues that have atoms can be found in it in more than one way")
     return [

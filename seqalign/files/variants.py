@@ -295,6 +295,11 @@ class Variants:
 
     def _absent(self, m: Mutation) -> str:
         """Say why a mutation is nowhere, in the words of the residue language."""
+        homes = [c for c, n, code in self._places if c and (n, code) == (m.number, m.code)]
+        if not m.chain and len(homes) > 1:
+            return (
+                f"{m} can be of several chains; write {' or '.join(f'{c}:{m}' for c in homes[:4])}"
+            )
         place = f"{m.chain}:{m.number}{m.code}" if m.chain else f"{m.number}{m.code}"
         try:
             self.numbering.positions(place, str(m))

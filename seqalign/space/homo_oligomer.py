@@ -45,12 +45,18 @@ class HomoOligomer(
         for other in self.chains[1:]:
             a, b = _numbers(at, one), _numbers(at, other)
             if len(a) != len(b) or (a != b and not _parallel(a, b)):
+                shared = next((n for n in a if n in b), None)
+                pair = (
+                    [found[c][_numbers(at, c).index(shared)] for c in (one, other)]
+                    if shared
+                    else []
+                )
+                hint = f", as [[{', '.join(at.name(i) for i in pair)}]]" if pair else ""
                 lone = sorted(set(a) ^ set(b), key=lambda n: [*a, *b].index(n))
                 raise ConstraintError(
                     f"homo_oligomer: chains {one} ({len(a)} positions) and {other} ({len(b)}) "
                     f"cannot be tied position by position: residue {lone[0]} is in one of them "
-                    f"only. Tie what they share with tie, as "
-                    f"[[{at.name(found[one][0])}, {at.name(found[other][0])}]].",
+                    f"only. Tie what they share with tie{hint}, and fix the rest.",
                     self.path,
                 )
         groups = zip(*(found[c] for c in self.chains), strict=True)

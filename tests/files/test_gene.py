@@ -232,3 +232,18 @@ def test_without_the_extra_the_install_line_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "dnachisel", None)
     with pytest.raises(ImportError, match=r'pip install "seqalign\[dna\]"'):
         Order()
+
+
+def test_given_ends_may_hold_a_site_and_that_is_said():
+    order = Order(avoid=("NdeI",), prefix="CATATGCC")
+    assert order.flanked() == ["NdeI cuts inside --prefix, which is kept as it is"]
+    assert Order(avoid=("NdeI",), prefix="CATCC").flanked() == []
+
+
+@pytest.mark.parametrize(("tag", "fine"), [("ATGCATCAC", False), ("GGGGGG", True), ("CATG", True)])
+def test_a_tag_that_looks_like_dna_is_refused(tag, fine):
+    if fine:
+        assert Order(n_tag=tag).n_tag == tag
+        return
+    with pytest.raises(ValueError, match="looks like DNA"):
+        Order(n_tag=tag)

@@ -97,6 +97,7 @@ def test_context_chains_are_never_ordered_and_copies_once():
     assert chains(both)[1] == dict.fromkeys("AB", "AFSSEQLARLKREFNE")
     order, found = chains(both, [(i, i + 16) for i in range(1, 17)])
     assert found == {"A=B": "AFSSEQLARLKREFNE"}
+    assert order.mutated("W" + both.wild_type[1:], both.wild_type) == "A1W"
     # the copy is read with the chain that stands for it
     assert order.letters("W" * 16) == "W" * 32
     # one letter that is not tied makes two genes
@@ -120,6 +121,26 @@ def test_copies_lend_each_other_letters_and_numbers(tmp_path):
     wild = structure.wild_type
     k = at["B", "350"] - 1
     assert order.mutations(f"{wild[:k]}W{wild[k + 1 :]}", wild) == [f"{wild[k]}350W"]
+
+
+def test_a_mutation_names_its_chain_where_another_is_seen():
+    for chosen in ({"chains": "A", "context": "B"}, {}):
+        structure = read("dimer", **chosen)
+        order, _ = chains(structure)
+        assert order.mutated("W" + structure.wild_type[1:], structure.wild_type) == "A:A1W"
+
+
+def test_a_letter_that_differs_from_the_files_own_sequence_is_named(tmp_path):
+    lines = (CASES / "gap.pdb").read_text().replace("SER SER GLU", "SER TRP GLU", 1)
+    (tmp_path / "x.pdb").write_text(lines)
+    with pytest.raises(StructureError, match="A4 is S by its atoms and W in it"):
+        read_structure(tmp_path / "x.pdb", fill="seqres")
+
+
+def test_a_name_to_map_that_is_nowhere_is_said():
+    said = remarks(read("dimer", map={"FOO": "A"}, ignore=["BAR"]))
+    assert "map: no residue of the file is called FOO." in said
+    assert "ignore: no residue of the file is called BAR." in said
 
 
 def test_names_of_residues_are_read_as_force_fields_mean_them():

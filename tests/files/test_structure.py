@@ -104,9 +104,9 @@ READABLE = [
 ]
 # file, options, what the sentence says
 REFUSED = [
-    ("unknown.pdb", {"chains": "A"}, "UNK A2, ZZZ A4. Map UNK to a letter"),
-    ("selenocysteine.pdb", {}, "SEC A2. Map SEC"),
-    ("long_name.cif", {}, "A1LU6 A2. Map A1LU6"),
+    ("unknown.pdb", {"chains": "A"}, "UNK A2, ZZZ A4. Say which letter each is read as"),
+    ("selenocysteine.pdb", {}, "input.map: {SEC: A}"),
+    ("long_name.cif", {}, "seqalign new --map A1LU6=A"),
     ("plain.pdb", {"map": {"UNK": "B"}}, "map reads UNK as 'B'; allowed are the letters"),
     ("duplicate_residue.pdb", {}, "residue A2 is both LYS and LEU (line 14). Give copies"),
     ("duplicate_atom.pdb", {}, "residue A2 has CA twice (line 7 and line 10)"),

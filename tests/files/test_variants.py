@@ -140,7 +140,7 @@ def test_what_is_no_substitution_is_said(text):
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
-        ("S52F", VariantError, "is in several chains; write H52 or L52"),
+        ("S52F", VariantError, "S52F can be of several chains; write H:S52F or L:S52F"),
         ("X:S52F", WrongWildType, "names chain 'X', which is not there"),
         ("H:S54F", WrongWildType, "is not in the structure"),
         ("L:S52F", WrongWildType, "the wild type at L52 is M, not S"),
