@@ -89,15 +89,15 @@ def _placed(
         odd = next((k for k, some in enumerate(fits) if not some), None)
         if odd is None or slack < 0:
             raise ValueError("the residues that have atoms are not found in it in their order")
-        piece = seen[starts[odd] : ends[odd]]
+        lost = seen[starts[odd] : ends[odd]]
 
         def unlike(at: int) -> list[int]:
-            return [k for k, a in enumerate(piece) if not _alike(whole[at + k], a)]
+            return [k for k, a in enumerate(lost) if not _alike(whole[at + k], a)]
 
         at = min(range(starts[odd], starts[odd] + slack + 1), key=lambda at: len(unlike(at)))
         k = unlike(at)[0]
         name = names[starts[odd] + k] if names else f"residue {starts[odd] + k + 1}"
-        raise ValueError(f"{name} is {piece[k]} by its atoms and {whole[at + k]} in it")
+        raise ValueError(f"{name} is {lost[k]} by its atoms and {whole[at + k]} in it")
     if ways > 1:
         raise ValueError("the residues that have atoms can be found in it in more than one way")
     return [
