@@ -118,20 +118,11 @@ class Order:
 
     def flanked(self) -> list[str]:
         """Return which sites lie inside the given ends, in words: those are kept as they are."""
-        from Bio.Seq import Seq
-        from Bio.SeqUtils import nt_search
-
-        def cuts(site: str, text: str) -> bool:
-            other = str(Seq(site).reverse_complement())  # type: ignore[no-untyped-call]
-            # the first entry is the pattern itself
-            found = [nt_search(text, s) for s in (site, other)]  # type: ignore[no-untyped-call]
-            return any(len(some) > 1 for some in found)
-
         return [
             f"{name} cuts inside {option}, which is kept as it is"
             for name, site in self.sites.items()
             for option, text in (("--prefix", self.prefix), ("--suffix", self.suffix))
-            if cuts(site, text)
+            if re.search(_either_strand(site), text)
         ]
 
 
