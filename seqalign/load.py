@@ -19,6 +19,7 @@ from seqalign.files.structure import Structure, read_structure
 from seqalign.registry import build_method, call, card, draws_images, parameters
 from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.space import DesignSpace
+from seqalign.space.whole import Whole
 
 __all__ = ["Model", "load_method", "load_model", "load_reward"]
 
@@ -93,6 +94,22 @@ class Model:
             return None
         mask, ties = self.space.alphabet.mask_symbol, self.space.blocks
         return Orderable.of(self.space.fixed, self.numbering, self.structure, ties, mask)
+
+    @cached_property
+    def whole(self) -> Whole | None:
+        """What judges designs with the letters beside their positions; None where all are one."""
+        if self.space is None or self.structure is None or self.numbering is None:
+            return None
+        mask = self.space.alphabet.mask_symbol
+        apart = Orderable.of(self.space.fixed, self.numbering, self.structure, mask=mask)
+        return Whole.of(self.space, apart)
+
+    def violations(self, positions: str) -> list[str]:
+        """Return one sentence per constraint that the letters of all positions break."""
+        if self.space is None:
+            return []
+        more = [] if self.whole is None else self.whole.violations(positions)
+        return [*self.space.violations(positions), *more]
 
     @property
     def chains(self) -> tuple[int, ...]:
@@ -232,7 +249,10 @@ def load_model(
             )
         process = replace(process, steps=steps)
     about = card("model", name) if own is None else {}
-    return Model(name, process, space, about, dict(params), structure)
+    model = Model(name, process, space, about, dict(params), structure)
+    # what no design can obey is said now
+    _ = model.whole
+    return model
 
 
 def _structure(params: dict[str, Any]) -> Structure:

@@ -422,8 +422,9 @@ class Letters:
             beside = [p for p in record.places if isinstance(p, str) and p != "X"]
             if beside:
                 say(
-                    f"    {len(beside)} of these letters have no whole backbone: models, rewards "
-                    "and constraints do not see them"
+                    f"    {len(beside)} of these letters have no whole backbone: models and "
+                    "rewards do not see them, and a design that breaks a constraint by them is "
+                    "rejected"
                 )
         if plan.structure is not None and (notes := remarks(plan.structure)):
             say("\nThe structure as it was read")
@@ -482,7 +483,7 @@ class Letters:
 
     def broken(self, model: Model, row: Record) -> str | None:
         """Return the first constraint a design breaks, in words."""
-        return next(iter(space_of(model).violations(row["letters"])), None)
+        return next(iter(model.violations(row["letters"])), None)
 
     def publish(
         self, folder: RunFolder, summary: Summary, kept: Sequence[Record], every: Sequence[Record]

@@ -54,8 +54,9 @@ def score(
     scored = letters.score(plan, objective, sequences)
     if prior:
         scored = letters.with_prior(plan, scored, sequences, evaluating)
-    space = letters.space_of(plan.model)
-    rows = [{**scored.rows[s], "violations": "; ".join(space.violations(s))} for s in sequences]
+    rows = [
+        {**scored.rows[s], "violations": "; ".join(plan.model.violations(s))} for s in sequences
+    ]
     columns = plan.medium.columns(plan.campaign.rewards, plan.model)
     there = [c for c in columns if c in rows[0]]
     return rows, [*there, "violations"]

@@ -170,3 +170,37 @@ def test_a_wild_type_can_be_given_as_it_is_ordered(campaign):
     result = call("check", path)
     assert result.exit_code == 2
     assert "has 17 letters, but the designed chains of atoms are A 16" in words(result)
+
+
+def test_constraints_hold_for_all_that_is_ordered(campaign):
+    """Letters without atoms count: a pattern across them, a charge with them."""
+    path = campaign("gap.pdb")
+    rules = 'constraints: {forbid: ["[FILV]LK"], net_charge: {min: -1, max: 1}}\n'
+    text = (
+        path.read_text()
+        .replace("chains: [A]", "fill: seqres")
+        .replace("particles: 4", "particles: 48")
+    )
+    path.write_text(text + rules)
+    rows, _ = ran(path)
+    with (path.parent / "runs" / "x" / "rejected.csv").open(newline="") as file:
+        rejected = list(csv.DictReader(file))
+
+    def breaks(s):
+        charge = sum(s.count(a) for a in "KR") - sum(s.count(a) for a in "DE")
+        return any(f"{a}LK" in s for a in "FILV") or abs(charge) > 1
+
+    assert rows
+    assert rejected
+    assert not any(breaks(row["sequence"]) for row in rows)
+    assert all(breaks(row["sequence"]) for row in rejected)
+    assert all("with the letters that have no whole backbone" in r["reason"] for r in rejected)
+    # score says the same of them
+    table = path.parent / "runs" / "x" / "rejected.csv"
+    found = call("score", table, "-c", path, "--no-prior").stdout
+    assert all(row["violations"] for row in csv.DictReader(found.splitlines()))
+    # L10 is there whatever is designed: what no design can obey is said before anything runs
+    path.write_text(text + "constraints: {composition: {L: {max: 0.0}}}\n")
+    result = call("check", path)
+    assert result.exit_code == 2
+    assert "with the letters that have no whole backbone" in words(result)
