@@ -233,7 +233,7 @@ MUTANTS = (
         "the gradient is averaged over the batch: guidance weakens as particles are added",
         edit(
             "core/look",
-            "(score,) = torch.autograd.grad(value, leaf, torch.ones_like(value))",
+            "(score,) = torch.autograd.grad(value.sum(), leaf)",
             "(score,) = torch.autograd.grad(value.mean(), leaf)",
         ),
         (FRESH,),
