@@ -21,11 +21,12 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from seqalign.files.beside import Beside
 from seqalign.files.numbering import Numbering, ResidueError, spoken
 
 if TYPE_CHECKING:
@@ -67,30 +68,6 @@ _MARKS: Final = {
     ("chothia", "light"): ("23", "35", "88"),
     ("chothia", "heavy"): ("22", "36", "92"),
 }
-
-
-class Beside(Protocol):
-    """What stands beside the chains (`seqalign.files.structure.Beside`)."""
-
-    @property
-    def kind(self) -> str:
-        """One of ion, ligand, sugar, nucleic, chain."""
-
-    @property
-    def residue(self) -> str:
-        """Its name; "" for a chain."""
-
-    @property
-    def chain(self) -> str:
-        """Of it."""
-
-    @property
-    def number(self) -> str:
-        """Of it; "" for a chain."""
-
-    @property
-    def xyz(self) -> Tensor:
-        """(n, 3) float32, Å, heavy atoms."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

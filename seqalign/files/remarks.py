@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from seqalign.files.beside import Beside
 from seqalign.files.places import CONTACT
 from seqalign.files.residues import BACKBONE
-from seqalign.files.structure import Beside, Structure
+from seqalign.files.structure import Structure
 
 __all__ = ["remarks"]
 

@@ -13,6 +13,8 @@ acids are kept (`residues`); what becomes of these is stated because it is a cho
 - What stands beside the chains (ions, ligands, nucleic acids, chains left out) is kept by name and
   place (`beside`), and no network here sees it.
 
+The file is long, as reading is one row of decisions about the same residues.
+
 References:
     Dauparas et al., "Robust deep learning-based protein sequence design using ProteinMPNN",
     Science 2022 (virtual CB, residue numbers across chains).
@@ -33,7 +35,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqalign.files.atoms import WATERS, Atom, Fail, format_of, read_atoms
+from seqalign.files.atoms import Atom, Fail, format_of, read_atoms
+from seqalign.files.beside import Beside, beside, is_hydrogen
 from seqalign.files.numbering import Numbering, ResidueError
 from seqalign.files.places import Geometry, Places
 from seqalign.files.residues import (
@@ -51,7 +54,7 @@ from seqalign.files.residues import (
 )
 from seqalign.files.unresolved import unresolved
 
-__all__ = ["Beside", "Structure", "StructureError", "demo_backbone", "read_structure"]
+__all__ = ["Structure", "StructureError", "demo_backbone", "read_structure"]
 
 # Å: a CA-CA pair further apart is no pair of neighbors
 STRIDE: Final = 4.5
@@ -65,26 +68,6 @@ JUMP = 100
 
 class StructureError(ValueError):
     """A file that cannot be read as a structure; the message names it, and the cure."""
-
-
-@dataclass(frozen=True, eq=False)
-class Beside:
-    """What stands beside the chains that are read, and no network here sees.
-
-    Attributes:
-        kind: "ion", "ligand", "sugar", "nucleic" (a chain of it), or "chain" (a protein left out).
-        residue: its name in the file, "ZN"; "" for a chain.
-        chain, number: where it is, "A" and "101"; no number for a chain.
-        size: residues.
-        xyz: (n, 3) float32, Å, its heavy atoms.
-    """
-
-    kind: str
-    residue: str
-    chain: str
-    number: str
-    size: int
-    xyz: Tensor
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -429,7 +412,7 @@ def read_structure(
         (xyz, i)
         for i, (_, _, place, _) in enumerate(chosen)
         for atom, xyz in place.items()
-        if not _is_hydrogen(atom)
+        if not is_hydrogen(atom)
     ]
     mine = {id(a) for *_, some in chosen for a in some}
     structure = Structure(
@@ -441,7 +424,7 @@ def read_structure(
         residue_index=_residue_index(coords, keys),
         modified=tuple(modified),
         require=needs,
-        beside=_beside([a for a in (*atoms, *apart) if id(a) not in mine], residues),
+        beside=beside([a for a in (*atoms, *apart) if id(a) not in mine], residues),
         heavy=torch.tensor([xyz for xyz, _ in heavy]),
         heavy_of=torch.tensor([i for _, i in heavy]),
         said=tuple(said),
@@ -488,43 +471,6 @@ def _with_oxygens(coords: Tensor) -> Tensor:
     toward = [torch.nn.functional.normalize(x - c, dim=-1) for x in (ca, follows)]
     o = c - 1.23 * torch.nn.functional.normalize(toward[0] + toward[1], dim=-1)
     return torch.stack([n, ca, c, o], 1)
-
-
-_SUGARS: Final = set(
-    "NAG NDG BMA MAN FUC FUL GAL GLA GLC BGC SIA XYS XYP NGA A2G BOG SUC TRE MAL LMT".split()
-)
-_NUCLEIC: Final = set("A C G U I N DA DC DG DT DU DI ADE CYT GUA THY URA".split())
-
-
-def _is_hydrogen(atom: str) -> bool:
-    """Whether the name of an atom is that of a hydrogen; of an ion it can be another element's."""
-    return atom.lstrip("0123456789").startswith(("H", "D"))
-
-
-def _beside(atoms: Sequence[Atom], residues: Sequence[Residue]) -> tuple[Beside, ...]:
-    """Return what the atoms that are not read are: chains as one, all else by residue."""
-    proteins = {id(a) for _, some in residues for a in some}
-    groups: dict[tuple[str, ...], list[Atom]] = {}
-    for a in atoms:
-        if a.residue in WATERS or (_is_hydrogen(a.name) and a.name != a.residue):
-            continue
-        kind = "chain" if id(a) in proteins else "nucleic" if a.residue in _NUCLEIC else ""
-        groups.setdefault(
-            (kind, a.chain, *(() if kind else (a.number + a.code, a.residue))), []
-        ).append(a)
-    found = []
-    for (kind, chain, *rest), some in groups.items():
-        number, residue = rest or ("", "")
-        # of alternate locations the first of each residue
-        first: dict[tuple[str, str], str] = {}
-        for a in some:
-            if a.altloc:
-                first.setdefault((a.number, a.code), a.altloc)
-        xyz = torch.tensor([a.xyz for a in some if a.altloc in ("", first.get((a.number, a.code)))])
-        kind = kind or ("sugar" if residue in _SUGARS else "ion" if len(xyz) == 1 else "ligand")
-        size = len({(a.number, a.code) for a in some})
-        found.append(Beside(kind, residue, chain, number, size, xyz))
-    return tuple(found)
 
 
 def _homes(chosen: Sequence[Any], pdb: bool) -> dict[str, str]:

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from seqalign.core.sequence import PROTEIN
+from seqalign.files.beside import Beside
 from seqalign.files.numbering import Numbering, ResidueError
 from seqalign.files.places import CDRS, CONTACT, Geometry
-from seqalign.files.structure import JUMP, Beside, Structure, demo_backbone
+from seqalign.files.structure import JUMP, Structure, demo_backbone
 from seqalign.space.positions import ConstraintError, Positions
 
 
