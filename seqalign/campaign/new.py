@@ -190,12 +190,13 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
     may = tuple(p for p, i in enumerate(structure.known.tolist(), 1) if bool(structure.design[i]))
     fixed = "".join(PROTEIN.mask_symbol if p in may else a for p, a in enumerate(letters, 1))
     at = Positions(PROTEIN, len(letters), letters, fixed, numbering)
+    said = remarks(structure)
     return {
         "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
         "model": model,
         "at": at,
-        "notes": remarks(structure),
-        "about": [*_about(structure), *(line for r in remarks(structure) for line in wrap(r, 92))],
+        "notes": said,
+        "about": [*_about(structure), *(line for r in said for line in wrap(r, 92))],
         "ends": numbering.name(1),
         "active": "max_homopolymer",
         "guides": "stability",
