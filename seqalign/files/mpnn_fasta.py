@@ -118,6 +118,12 @@ def mpnn_fasta(native: Native | None, samples: Iterable[Sample]) -> str:
         )
     records: list[Native | Sample] = [] if native is None else [native]
     records += samples
+    for n, record in enumerate(records, 1):
+        if not any(map(str.isalpha, record.sequence)):
+            raise ValueError(
+                f"Record {n} has the sequence {record.sequence!r}, which has no letter: a FASTA "
+                "record needs one; leave it out."
+            )
     return fasta((r.header, r.sequence) for r in records)
 
 
