@@ -186,7 +186,7 @@ def test_the_loop_knows_protocols_only():
         called = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
         tested = [c.args[1] for c in called if getattr(c.func, "id", "") == "isinstance"]
         kinds = {n.id for test in tested for n in ast.walk(test) if isinstance(n, ast.Name)}
-        assert kinds <= {"Particles", "PosteriorMean", "Tilted"}, kinds
+        assert kinds <= {"Particles", "Automatic", "Linearized", "PosteriorMean", "Tilted"}, kinds
     assert size["smc"] <= 260
     methods = [p for n, p in ENGINE.items() if n.startswith("seqalign.methods")]
     assert sum(len(p.read_text().splitlines()) for p in methods) <= 700

@@ -74,6 +74,16 @@ class CategoricalPosterior(Whole):
         b, k, length, v = self.log_probs.shape
         return rng.categorical(self.log_probs[:, :, None].expand(b, k, n, length, v))
 
+    def expect(self, g: Tensor) -> Tensor:
+        """Return E[<g, x_0>], (B, K); g (B, K, L, V)."""
+        return (self.mean * g).double().sum((-1, -2))
+
+    def tilt(self, g: Tensor) -> tuple[Tensor, Self]:
+        """Return log E[exp(<g, x_0>)], (B, K), and the law ∝ π · exp(<g, x_0>); g (B, K, L, V)."""
+        letters = self.log_probs + g
+        mass = torch.logsumexp(letters, -1, keepdim=True)
+        return mass.double().sum((-1, -2)), replace(self, log_probs=letters - mass, relaxed=None)
+
     def at(self, mean: Tensor) -> Self:
         """Return the same with another mean, (B, K, L, V), in which a gradient is taken."""
         return replace(self, relaxed=mean)
@@ -152,6 +162,21 @@ class OpenPosterior:
     def sample(self, n: int, rng: Streams) -> Tensor:
         """Draw n sequences per particle, (B, K, n, L)."""
         return self.whole().sample(n, rng)
+
+    def _rows(self, g: Tensor) -> Tensor:
+        """Return what (B, K, L, V) says of the open positions, (B, K, m, V)."""
+        return g.reshape(-1, g.shape[-1]).index_select(0, self.index).view(self.log_rows.shape)
+
+    def expect(self, g: Tensor) -> Tensor:
+        """Return E[<g, x_0>] of the open positions, (B, K); g (B, K, L, V)."""
+        return (self.letters * self._rows(g)).double().sum((-1, -2))
+
+    def tilt(self, g: Tensor) -> tuple[Tensor, Self]:
+        """Return log E[exp(<g, x_0>)] of the open positions, (B, K), and the law ∝ π · exp(…)."""
+        letters = self.log_rows + self._rows(g)
+        mass = torch.logsumexp(letters, -1, keepdim=True)
+        tilted = replace(self, log_rows=letters.sub_(mass), rows=None, relaxed=None)
+        return mass.double().sum((-1, -2)), tilted
 
     def at(self, mean: Tensor) -> Self:
         """Return the same with another mean, (B, K, L, V), in which a gradient is taken."""

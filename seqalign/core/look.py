@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles
 from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Proposal, Tilted
 from seqalign.core.streams import Streams
-from seqalign.core.value import Estimate, PosteriorMean, Value
+from seqalign.core.value import Automatic, Estimate, Linearized, PosteriorMean, Value, finite
 
 __all__ = ["Look", "Through", "Visit", "filled"]
 
@@ -186,6 +187,8 @@ class Visit:
                     f"through='posterior' (discrete processes) or a gradient-free method."
                 )
         slope = None if through == "none" else PosteriorMean().bind(reward)
+        if isinstance(value, Automatic):
+            value = value.fit(process.discrete, reward)
         # after the proposal, whose message names a method that works
         bound = None if value is None else value.bind(reward)
         return cls(process, alpha, bound, slope, through, space)
@@ -225,10 +228,11 @@ class Visit:
             posterior = process.posterior(x if leaf is None else leaf, t)
         zero = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
         log_h, value, score = zero, zero, None
+        letters = through == "posterior"
+        linear = letters and isinstance(self.value, Linearized)
         guide = seen = posterior
         if space is not None:
             log_h, guide = space.condition(posterior, x, process.unknown(x))
-            log_h = log_h * (1.0 - space.discount * t)
         if self.slope is not None:
             if leaf is None:
                 leaf = guide.mean.detach().requires_grad_()
@@ -237,18 +241,58 @@ class Visit:
                 value = self.slope(process, x, seen, t, self.alpha, rng)
                 # of the sum: with grad_outputs torch would load its symbolic shapes, half a second
                 (score,) = torch.autograd.grad(value.sum(), leaf)
-            value = value.detach()
-            if through == "posterior":
-                score = process.lift(score, guide)
-            score = score.detach().contiguous().nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+            value, score = value.detach(), finite(score)
+            if linear:
+                gain, guide, score = self._linear(process, space, posterior, guide, score, log_h, x)
+                value = value + gain
+            elif letters:
+                score = finite(process.lift(score, guide))
+        if space is not None:
+            log_h = log_h * (1.0 - space.discount * t)
         # the slope's value is the particle's own if both are the mean of the same posterior
-        same = through == "posterior" or (through == "network" and space is None)
-        fused = same and isinstance(self.value, PosteriorMean)
+        same = letters or (through == "network" and space is None)
+        fused = linear or (same and isinstance(self.value, PosteriorMean))
         if self.value is not None and not fused:
             with torch.no_grad():
                 value = self.value(process, x, guide, t, self.alpha, rng)
         look = Look(posterior, guide, log_h, value.double(), score)
         return look.map(lambda v: v.detach()) if through == "network" else look
+
+    def _linear(
+        self,
+        process: Process,
+        space: Space | None,
+        posterior: Any,
+        guide: Any,
+        g: Tensor,
+        log_h: Tensor,
+        x: Tensor,
+    ) -> tuple[Tensor, Any, Tensor]:
+        """Return log E[exp(<g, x_0 − mean>) | A], (B, K), the guide, and the score.
+
+        Letters follow `posterior`, given A `guide`; g (B, K, L, V) is a gradient in the mean of the
+        guide. Tilted by the score, the guide is the law of single letters under π · exp(<g, x>) ·
+        1_A.
+        """
+        gain, given = posterior.tilt(g)
+        mean = guide.expect(g)
+        if space is not None:
+            again, given = space.condition(given, x, process.unknown(x))
+            gain = torch.where(torch.isneginf(log_h), 0.0, gain + again - log_h)
+        if given.columns is None or guide.columns is None:
+            given, guide = given.whole(), guide.whole()
+            score = finite(given.log_probs - guide.log_probs)
+            if process.absorbing:
+                score = F.pad(score, (0, 1))
+        else:
+            score = finite(given.log_rows - guide.log_rows)
+        if space is not None and space.blocks:
+            # a tied group is drawn once, by the sum over its positions
+            size = torch.ones(score.shape[2], dtype=score.dtype, device=score.device)
+            for group in space.blocks:
+                size[[i - 1 for i in group]] = len(group)
+            score = score / size[:, None]
+        return gain - mean, guide, score
 
     def again(self, x: Tensor, before: Particles, t: float, rng: Streams) -> Look:
         """Look at the states that became of others, only where they changed if time is nothing."""

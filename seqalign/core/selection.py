@@ -57,7 +57,7 @@ class Resample:
     """
 
     scheme: Scheme = "ssp"
-    ess_below: float = 0.5
+    ess_below: float = 0.75
     every: int = 1
 
     def __post_init__(self) -> None:
@@ -112,7 +112,11 @@ class OneChild:
     greedy: bool = False
     weigh: bool = False
     then: Resample | None = None
-    ess_below: ClassVar[float] = 1.0
+
+    @property
+    def ess_below(self) -> float:
+        """The threshold of `then`; without one every step chooses."""
+        return 1.0 if self.then is None else self.then.ess_below
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""

@@ -33,7 +33,7 @@ from seqalign.core.proposal import Base, Proposal, Tilted
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, pin
 from seqalign.core.streams import Streams
-from seqalign.core.tempering import Constant, Tempering
+from seqalign.core.tempering import Constant, Tempering, ahead, fit
 from seqalign.core.value import PosteriorMean, Value
 
 __all__ = ["SMC", "Move", "Observe"]
@@ -90,7 +90,10 @@ class SMC:
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
-        for name, part in (found | {"value": look.value, "space": look.space}).items():
+        below = self.selection.ess_below
+        tempering = fit(self.tempering, look.value, self.potential, below)
+        found |= {"value": look.value, "space": look.space, "tempering": tempering}
+        for name, part in found.items():
             object.__setattr__(self, name, part)
 
     @cached_property
@@ -148,9 +151,7 @@ class SMC:
         if self.space is not None and (i == n or self.process.absorbing):
             q = self.space.restrict(q, state.x, state.guide, self.process.unknown(state.x))
         if state.score is not None and isinstance(self.proposal, Tilted):
-            lam = state.lam
-            if not self.tempering.adaptive:
-                lam = torch.ones_like(lam) if i == n else self.tempering(i, n, lam, ess)
+            lam = ahead(self.tempering, i, n, state.lam)
             strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
             q = q.tilt(strength.to(state.score.dtype) * state.score)
         rng = rng.at("proposal")

@@ -15,7 +15,7 @@ from seqalign.core.method import Looped
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.proposal import Base, Proposal
 from seqalign.core.selection import Resample
-from seqalign.core.tempering import Constant, Tempering
+from seqalign.core.tempering import Fitted, Tempering
 from seqalign.core.value import Automatic, Value
 
 __all__ = ["FKSteering"]
@@ -26,7 +26,7 @@ class FKSteering(Looped):
     """SMC with a difference, max or sum potential."""
 
     value: Value = Automatic()
-    tempering: Tempering = Constant()
+    tempering: Tempering = Fitted()
     potential: Potential = Difference()
     proposal: Proposal = Base()
     resample: Resample = Resample("multinomial", 1.0, every=5)

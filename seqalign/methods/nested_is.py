@@ -16,7 +16,7 @@ from typing import Any
 from seqalign.core.method import Looped
 from seqalign.core.proposal import Base, Proposal
 from seqalign.core.selection import OneChild, Resample
-from seqalign.core.tempering import Linear, Tempering
+from seqalign.core.tempering import Fitted, Tempering
 from seqalign.core.value import Automatic, Value
 
 __all__ = ["NestedIS"]
@@ -28,7 +28,7 @@ class NestedIS(Looped):
 
     branch: int = 4
     value: Value = Automatic()
-    tempering: Tempering = Linear()
+    tempering: Tempering = Fitted()
     proposal: Proposal = Base()
     resample: Resample = Resample()
 

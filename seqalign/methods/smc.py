@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from seqalign.core.method import Looped
 from seqalign.core.selection import Resample
-from seqalign.core.tempering import Linear, Tempering
+from seqalign.core.tempering import Fitted, Tempering
 from seqalign.core.value import Automatic, Value
 
 __all__ = ["PlainSMC"]
@@ -25,5 +25,5 @@ class PlainSMC(Looped):
     """Tempered SMC, gradient-free."""
 
     value: Value = Automatic()
-    tempering: Tempering = Linear()
+    tempering: Tempering = Fitted()
     resample: Resample = Resample()

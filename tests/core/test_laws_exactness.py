@@ -244,7 +244,10 @@ def test_islands_of_different_length(kind):
     live = torch.tensor([[True, True, True], [True, True, False]]).repeat(ISLANDS // 2, 1)
     p = exact.uniform() if kind == "uniform" else exact.masked(kind)
     process = replace(p.process, event_mask=live)
-    for method in (PlainSMC(resample=ALWAYS), DAS(resample=ALWAYS)):
+    for method in (
+        PlainSMC(tempering=Linear(), resample=ALWAYS),
+        DAS(tempering=Adaptive(pace=1.0)),
+    ):
         samples = method(process, p.reward, (ISLANDS, 2), rng=Streams(11, range(ISLANDS)))
         for row, mask in enumerate(([True] * 3, [True, True, False])):
             table = process.network

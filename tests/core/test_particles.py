@@ -138,7 +138,7 @@ def test_a_rejected_design_keeps_its_verdict():
             return torch.where(designs.x[..., 0] == 0, -torch.inf, super().__call__(designs))
 
     loop = SMC(MaskedProcess(network, ABC, L, L), Picky(L, V, 0), 0.5, proposal=Tilted())
-    p, trace = loop.run((8, K), Streams(2, tuple(range(8))))
+    p, trace = loop.run((40, K), Streams(2, tuple(range(40))))
     rejected = torch.isneginf(p.reward)
     assert bool((rejected == (p.x[..., 0] == 0)).all())
     assert 0 < int(rejected.sum()) < rejected.numel()

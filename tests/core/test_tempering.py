@@ -6,14 +6,27 @@ from __future__ import annotations
 
 import math
 
+import exact
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from seqalign.core.potential import Difference, Max, Sum
 from seqalign.core.resampling import ess
-from seqalign.core.tempering import Adaptive, Constant, Geometric, Linear
+from seqalign.core.selection import Resample
+from seqalign.core.tempering import (
+    Adaptive,
+    Constant,
+    Even,
+    Fitted,
+    Geometric,
+    Linear,
+    ahead,
+    fit,
+)  # fmt: skip
+from seqalign.methods.das import DAS
 
 N = 20
 
@@ -100,14 +113,63 @@ def test_adaptive_does_not_spend_everything_where_all_values_are_equal():
     for i in range(1, N):
         lam = Adaptive(pace=1.0)(i, N, lam, ess_of(v))
         assert torch.allclose(lam, torch.full((3,), i / N, dtype=torch.float64))
-    # the default has a pace, and its limit bites at every step before the last
-    default = Adaptive()
-    assert default.pace > 0
-    for i in range(1, N):
-        lam = default(i, N, torch.zeros(3, dtype=torch.float64), ess_of(v))
-        assert bool((lam < 1).all())
-        assert torch.allclose(lam, torch.full((3,), (i / N) ** default.pace, dtype=torch.float64))
     assert bool((Adaptive(pace=0.0)(1, N, torch.zeros(3).double(), ess_of(v)) == 1).all())
+
+
+class Known:
+    calibrated = True
+
+
+def test_what_is_left_open_fits_the_value_and_the_potential():
+    """A rough value gets a pace, an estimate of the soft value counts at once."""
+    for value, pace in ((object(), 1.0), (Known(), 0.0)):
+        assert fit(Adaptive(0.6), value, Difference(), 0.7) == Adaptive(0.6, pace)
+        assert fit(Adaptive(0.6, 0.3), value, Difference(), 0.7) == Adaptive(0.6, 0.3)
+        assert fit(Fitted(), value, Sum(), 0.5) == fit(Fitted(), value, Max(), 0.5) == Even()
+        for fixed in (Constant(0.3), Linear(2.0), Geometric()):
+            assert fit(fixed, value, Sum(), 0.0) == fixed
+    assert fit(Fitted(), object(), Difference(), 0.5) == Linear()
+    assert fit(Fitted(), Known(), Difference(), 0.5) == Constant()
+
+
+@pytest.mark.parametrize("below", [0.0, 0.3, 0.69])
+def test_tempering_and_resampling_may_not_wait_for_each_other(below):
+    """Between the two thresholds lam would freeze, and jump to 1 at the end."""
+    with pytest.raises(ValueError, match=r"Set resample.ess_below to 0.7 or more"):
+        fit(Adaptive(0.7), object(), Difference(), below)
+    assert fit(Adaptive(0.7), object(), Difference(), 0.7).ess == 0.7
+    p = exact.masked("random")
+    with pytest.raises(ValueError, match="lam would stand still"):
+        DAS(resample=Resample(ess_below=below)).loop(p.process, p.reward)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1e-3, 1e-6, 1e-9])
+def test_adaptive_moves_at_any_temperature(alpha):
+    """Steps are relative to what is needed: a fixed grid of 2^-10 rounds a small lam to 0."""
+    v = values(3, 40, 2, 1.0) / alpha
+    lam = Adaptive(0.7, 0.0)(1, N, torch.zeros(3, dtype=torch.float64), ess_of(v))
+    assert bool((lam > 0).all())
+    size = ess_of(v)(lam)
+    assert bool(((size >= 0.7) & ((size < 0.702) | (lam == 1))).all())
+
+
+def test_adaptive_takes_the_best_where_none_will_do():
+    """A proposal that ran ahead leaves weights that a larger lam makes even again."""
+    v = values(2, 30, 3, 20.0)
+    base = -0.6 * v
+    lam = torch.full((2,), 0.1, dtype=torch.float64)
+    found = Adaptive(0.999, 0.0)(3, N, lam, ess_of(v, base))
+    assert bool((found > 0.5).all() and (found < 0.7).all())
+
+
+def test_the_tilt_is_not_behind_the_tempering():
+    """An island at its pace is tilted by what its next lam will be; one held back by its own."""
+    lam = torch.tensor([0.0, 0.25, 0.1], dtype=torch.float64)
+    assert ahead(Adaptive(pace=1.0), 6, N, lam).tolist() == [0.0, 6 / N, 0.1]
+    assert ahead(Adaptive(pace=0.0), 1, N, lam).tolist() == [1.0, 1.0, 1.0]
+    assert ahead(Adaptive(pace=0.0), 6, N, lam).tolist() == lam.tolist()
+    assert ahead(Linear(), 6, N, lam).tolist() == [6 / N] * 3
+    assert ahead(Linear(), N, N, lam).tolist() == [1.0] * 3
 
 
 def test_adaptive_is_per_island_and_never_goes_back():

@@ -1,0 +1,116 @@
+"""The linearized value is the soft value where letters are independent and the reward is a sum.
+
+Every path then has the same weight: log Ẑ is log Z to rounding on every island with one particle,
+under every constraint whose look-ahead is exact, and a step of the loop draws from the target.
+"""
+
+from __future__ import annotations
+
+import math
+
+import exact
+import pytest
+import torch
+
+from seqalign.core.callables import function
+from seqalign.core.discrete import MaskedProcess
+from seqalign.core.objective import Reward
+from seqalign.core.process import Designs
+from seqalign.core.streams import Streams
+from seqalign.core.value import Linearized, PosteriorMean
+from seqalign.methods.das import DAS
+from seqalign.methods.smc import PlainSMC
+from seqalign.methods.tds import TDS
+
+ALPHA = 0.4
+
+
+class Sum(Reward):
+    """Σ_i s[i, x_i]: no pairs."""
+
+    name = "sum"
+    differentiable = True
+
+    def __init__(self, length: int, v: int, constant: float = 0.0) -> None:
+        gen = torch.Generator().manual_seed(4)
+        self.score = torch.randn(length, v, generator=gen, dtype=torch.float64)
+        self.constant = constant
+
+    def relaxed(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.score).sum((-1, -2)) + self.constant
+
+    def __call__(self, designs: Designs) -> torch.Tensor:
+        hot = torch.nn.functional.one_hot(designs.x, self.score.shape[1]).double()
+        return self.relaxed(hot)
+
+
+def problem(space=None, length=4, constant=0.0) -> exact.Problem:
+    """Independent letters, the same whatever is known."""
+    letters = exact.ABC if space is None else space.alphabet
+    gen = torch.Generator().manual_seed(9)
+    logits = torch.randn(length, len(letters), generator=gen, dtype=torch.float64)
+    process = MaskedProcess(
+        lambda x, t: logits.expand(*x.shape[:2], *logits.shape),
+        letters,
+        length,
+        length,
+        blocks=() if space is None else space.blocks,
+    )
+    p = torch.softmax(logits, -1)
+    full = torch.tensor(exact.grid(len(letters), length))
+    p_pre = p[torch.arange(length), full].prod(-1)
+    reward = Sum(length, len(letters), constant)
+    return exact.enumerated(process, reward, ALPHA, p_pre.numpy(), space)
+
+
+# what is fixed is conditioned on, which the enumeration here does not do
+SPACES = {
+    name: make
+    for name, make in exact.CONSTRAINED.items()
+    if make().exact_lookahead and name != "tie-fixed"
+}
+
+
+@pytest.mark.parametrize("method", [TDS, DAS], ids=["tds", "das"])
+@pytest.mark.parametrize("name", ["none", *SPACES])
+def test_every_weight_is_z(name, method):
+    p = problem(None if name == "none" else SPACES[name]())
+    samples = p.run(method(ALPHA), (400, 1), 1)
+    assert torch.allclose(samples.log_z, torch.full_like(samples.log_z, p.log_z), atol=1e-6)
+    # with equal weights the draws themselves follow the target
+    draws = p.run(method(ALPHA), (8000, 1), 2).designs.x[:, 0]
+    places = len(p.process.alphabet) ** torch.arange(4).flip(0)
+    seen = torch.bincount((draws * places).sum(-1), minlength=len(p.target)) / 8000
+    target = torch.tensor(p.target)
+    error = (target * (1 - target) / 8000).sqrt()
+    often = target > 0.002
+    assert bool(((seen - target).abs() <= exact.FALSE_ALARM * error)[often].all())
+    # what the posterior mean knows does not suffice
+    plain = p.run(method(ALPHA, value=PosteriorMean()), (400, 1), 1)
+    assert float((plain.log_z - p.log_z).abs().max()) > 0.05
+
+
+def test_the_value_is_the_soft_value():
+    p = problem()
+    x = p.process.prior((1, 1), Streams(0, (0,)))
+    x[0, 0, 1] = 2
+    posterior = p.process.posterior(x, 0.75)
+    value = Linearized().bind(p.reward)
+    v = value(p.process, x, posterior, 0.75, ALPHA, Streams(0, (0,)))
+    full = torch.tensor(exact.grid(3, 4))
+    some = full[full[:, 1] == 2]
+    law = posterior.mean[0, 0][torch.arange(4), some].prod(-1)
+    r = p.reward(Designs(some[None], exact.ABC))[0]
+    want = math.log(float((law * torch.exp(r / ALPHA)).sum()))
+    assert abs(float(v[0, 0]) - want) < 1e-9
+    # whichever way the posterior keeps its rows
+    again = value(p.process, x, posterior.whole(), 0.75, ALPHA, Streams(0, (0,)))
+    assert torch.allclose(v, again)
+
+
+def test_what_has_no_letters_or_no_gradient_is_refused():
+    plain = exact.gaussian()
+    with pytest.raises(TypeError, match="'posterior_mean'"):
+        plain.run(PlainSMC(value=Linearized()), (2, 2), 0)
+    with pytest.raises(TypeError, match="'posterior_mode'"):
+        Linearized().bind(function(lambda s: [0.0] * len(s)))
