@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
+from seqalign.core.discrete import limited
 from seqalign.core.look import Look, Visit, filled
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, weigh
-from seqalign.core.proposal import Base, Proposal, Tilted
+from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, kernel
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, pin
 from seqalign.core.streams import Streams
@@ -142,17 +143,18 @@ class SMC:
     ) -> tuple[Tensor, Tensor]:
         """Return x_s and log p − log q."""
         t, s, n = self._times[i - 1], self._times[i], len(self._times) - 1
-        q = p = self.process.transition(state.x, state.posterior, t, s)
-        if state.guide is not state.posterior:
-            q = self.process.transition(state.x, state.guide, t, s)
-        if self.space is not None and (i == n or self.process.absorbing):
-            q = self.space.restrict(q, state.x, state.guide, self.process.unknown(state.x))
+        q = wide = p = self.process.transition(state.x, state.posterior, t, s)
+        if self.space is not None:
+            kept = self.space if i == n or self.process.absorbing else None
+            laws = state.guide, limited(state.posterior, state.guide)
+            q, wide = (kernel(self.process, state.x, law, t, s, kept) for law in laws)
         if state.score is not None and isinstance(self.proposal, Tilted):
             lam = state.lam
             if not self.tempering.adaptive:
                 lam = torch.ones_like(lam) if i == n else self.tempering(i, n, lam, ess)
             strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
             q = q.tilt(strength.to(state.score.dtype) * state.score)
+        q = q if q is p else defended(q, wide, DEFENSE / n)
         rng = rng.at("proposal")
         if q is p and pinned is None:
             x_s = p.sample(rng)
