@@ -473,7 +473,7 @@ MUTANTS = (
     Mutant(
         "invisible-tails",
         "a proposal is as sure as its look-ahead and its gradient: what they miss is never drawn",
-        edit("core/smc", "q = q if q is p else defended(q, wide, DEFENSE / n)", "_ = wide"),
+        edit("core/smc", "q = q if q is p else defended(q, wide, self.defense / n)", "_ = wide"),
         (
             f"{TAILS}[sure look-ahead-patterns-random]",
             f"{TAILS}[sure gradient-letters-parallel]",

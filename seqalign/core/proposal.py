@@ -16,10 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from seqalign.core.discrete import limited
+from seqalign.core.particles import Particles
 from seqalign.core.process import Process, Space, Transition, draw
 from seqalign.core.streams import Streams
 
-__all__ = ["DEFENSE", "Base", "Defended", "Proposal", "Tilted", "defended", "kernel"]
+__all__ = ["DEFENSE", "Base", "Defended", "Proposal", "Tilted", "defended", "inside"]
 
 # Share of the paths that leave the proposal once, for the base process inside the allowed set. A
 # look-ahead with independent letters, or a gradient far from where it was taken, can be so sure
@@ -96,14 +98,20 @@ class Defended:
 
 def defended(q: Transition, wide: Transition, share: float) -> Transition:
     """Mix `wide` into a proposal, in the proposal's own way if it has one."""
+    if share == 0:
+        return q
     own = getattr(q, "defended", None)
     found: Transition = Defended(q, wide, share) if own is None else own(wide, share)
     return found
 
 
-def kernel(
-    process: Process, x_t: Tensor, law: Any, t: float, s: float, space: Space | None
-) -> Transition:
-    """Return the transition that a posterior makes, kept inside a space."""
-    q = process.transition(x_t, law, t, s)
-    return q if space is None else space.restrict(q, x_t, law, process.unknown(x_t))
+def inside(
+    process: Process, state: Particles, t: float, s: float, space: Space | None
+) -> tuple[Transition, Transition]:
+    """Return the proposal given the space, and the base process where that is not 0."""
+
+    def kernel(law: Any) -> Transition:
+        q = process.transition(state.x, law, t, s)
+        return q if space is None else space.restrict(q, state.x, law, process.unknown(state.x))
+
+    return kernel(state.guide), kernel(limited(state.posterior, state.guide))

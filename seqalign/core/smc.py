@@ -24,13 +24,12 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
-from seqalign.core.discrete import limited
 from seqalign.core.look import Look, Visit, filled
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, weigh
-from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, kernel
+from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, pin
 from seqalign.core.streams import Streams
@@ -62,6 +61,7 @@ class SMC:
         branch: children per particle and step.
         space: hard constraints.
         move: MCMC kernel after selection.
+        defense: share of the paths that leave the proposal once for the base process; 0 for none.
         meter: calls made so far.
     """
 
@@ -76,6 +76,7 @@ class SMC:
     branch: int = 1
     space: Space | None = None
     move: Move | None = None
+    defense: float = DEFENSE
     meter: Meter = field(init=False, repr=False, compare=False)
     _look: Visit = field(init=False, repr=False, compare=False)
 
@@ -146,15 +147,14 @@ class SMC:
         q = wide = p = self.process.transition(state.x, state.posterior, t, s)
         if self.space is not None:
             kept = self.space if i == n or self.process.absorbing else None
-            laws = state.guide, limited(state.posterior, state.guide)
-            q, wide = (kernel(self.process, state.x, law, t, s, kept) for law in laws)
+            q, wide = inside(self.process, state, t, s, kept)
         if state.score is not None and isinstance(self.proposal, Tilted):
             lam = state.lam
             if not self.tempering.adaptive:
                 lam = torch.ones_like(lam) if i == n else self.tempering(i, n, lam, ess)
             strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
             q = q.tilt(strength.to(state.score.dtype) * state.score)
-        q = q if q is p else defended(q, wide, DEFENSE / n)
+        q = q if q is p else defended(q, wide, self.defense / n)
         rng = rng.at("proposal")
         if q is p and pinned is None:
             x_s = p.sample(rng)
