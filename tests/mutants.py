@@ -486,6 +486,16 @@ MUTANTS = (
         (f"{TAILS}[sure look-ahead-patterns-parallel]",),
     ),
     Mutant(
+        "mixture-weighed-as-one",
+        "what a defended proposal draws is weighed as if it were not mixed",
+        edit(
+            "core/proposal",
+            "torch.where(dead, -torch.inf, self._mixed(log_q, x_s))",
+            "torch.where(dead, -torch.inf, log_q)",
+        ),
+        ("core/test_laws_tails.py::test_any_defense_is_exact[random]",),
+    ),
+    Mutant(
         "children-summed",
         "nested importance sampling keeps the sum of the children's weights, not their mean",
         edit(

@@ -15,11 +15,14 @@ import pytest
 import torch
 
 from seqalign.core.discrete import MaskedProcess
+from seqalign.core.method import samples
 from seqalign.core.objective import Reward
 from seqalign.core.process import Designs
 from seqalign.core.proposal import Base, Tilted
+from seqalign.core.selection import Resample
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
+from seqalign.core.tempering import Linear
 from seqalign.space.space import DesignSpace
 
 LENGTH, V = 4, 3
@@ -140,3 +143,40 @@ def test_what_holds_a_percent_of_the_target_is_drawn(case, space, order):
         f"{exact.grid(V, LENGTH)[worst]} holds {p.target[worst]:.3f} of the target and is drawn "
         f"with probability {found[worst]:.1e}"
     )
+
+
+MIXED: dict[str, tuple[Callable[[Any], exact.Problem], Any]] = {
+    "random": (lambda space: exact.masked("random", space=space), None),
+    "parallel": (lambda space: exact.masked("parallel", space=space), None),
+    "uniform": (lambda space: exact.uniform(space=space), exact.space(fixed="_B_")),
+    "gaussian": (lambda space: exact.gaussian(), None),
+    "patterns": (
+        lambda space: exact.masked("parallel", length=4, steps=4, bias=0.2, space=space, scale=0.3),
+        exact.CONSTRAINED["forbid"](),
+    ),
+    "split": (
+        lambda space: exact.masked("random", length=4, steps=4, bias=0.2, space=space, scale=0.3),
+        exact.CONSTRAINED["all-split"](),
+    ),
+    "tied": (
+        lambda space: exact.masked("random", length=4, steps=4, bias=0.2, space=space, scale=0.3),
+        exact.CONSTRAINED["tie-budget"](),
+    ),
+    "tied-parallel": (
+        lambda space: exact.masked("parallel", length=4, steps=4, bias=0.2, space=space, scale=0.3),
+        exact.CONSTRAINED["tie-charge"](),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_any_defense_is_exact(name):
+    # a share of almost all, so that the weights of what is mixed in count
+    make, space = MIXED[name]
+    p = make(space)
+    loop = SMC(
+        p.process, p.reward, 1.0, proposal=Tilted(), tempering=Linear(), space=space, defense=0.9,
+        selection=Resample("ssp", 1.0),
+    )  # fmt: skip
+    shape = (12_000, 2)
+    exact.assert_exact(samples(loop, *loop.run(shape, Streams(40, range(shape[0])))), p, error=0.02)
