@@ -76,6 +76,7 @@ COLLECT = (
 )
 EXACT = "core/test_laws_exactness.py::test_every_consistent_method_is_exact"
 FRESH = "core/test_particles.py::test_the_state_is_what_a_fresh_look_at_it_says"
+TAILS = "core/test_laws_tails.py::test_what_holds_a_percent_of_the_target_is_drawn"
 TELESCOPE = "core/test_laws_mutants.py::test_tilted_weights_telescope_too"
 
 MUTANTS = (
@@ -468,6 +469,31 @@ MUTANTS = (
             "        return x_s, torch.zeros_like(shift)\n",
         ),
         (TELESCOPE, f"{EXACT}[masked-random-tds]"),
+    ),
+    Mutant(
+        "invisible-tails",
+        "a proposal is as sure as its look-ahead and its gradient: what they miss is never drawn",
+        edit("core/smc", "q = q if q is p else defended(q, wide, self.defense / n)", "_ = wide"),
+        (
+            f"{TAILS}[sure look-ahead-patterns-random]",
+            f"{TAILS}[sure gradient-letters-parallel]",
+        ),
+    ),
+    Mutant(
+        "sure-letters",
+        "a parallel reveal mixes what it reveals, and not the letters that the look-ahead weighs",
+        edit("space/restrict", "wide=more[..., :v], share=share)", "wide=None, share=share)"),
+        (f"{TAILS}[sure look-ahead-patterns-parallel]",),
+    ),
+    Mutant(
+        "mixture-weighed-as-one",
+        "what a defended proposal draws is weighed as if it were not mixed",
+        edit(
+            "core/proposal",
+            "torch.where(dead, -torch.inf, self._mixed(log_q, x_s))",
+            "torch.where(dead, -torch.inf, log_q)",
+        ),
+        ("core/test_laws_tails.py::test_any_defense_is_exact[random]",),
     ),
     Mutant(
         "children-summed",

@@ -27,7 +27,7 @@ from seqalign.core.streams import Streams
 
 __all__ = [
     "BlockReveal", "Categorical", "CategoricalPosterior", "MaskedProcess", "Network", "OneReveal",
-    "OpenPosterior", "Order", "UniformProcess", "probabilities",
+    "OpenPosterior", "Order", "UniformProcess", "limited", "probabilities",
 ]  # fmt: skip
 
 Order = Literal["random", "parallel"]
@@ -193,6 +193,24 @@ class OpenPosterior:
     def map(self, f: Callable[[Tensor], Tensor]) -> Self:
         """Apply `f` to every tensor; `rows` are found again where they are wanted."""
         return over_tensors(replace(self, rows=None), f)
+
+
+def limited(
+    posterior: CategoricalPosterior | OpenPosterior, guide: CategoricalPosterior | OpenPosterior
+) -> CategoricalPosterior | OpenPosterior:
+    """Return a posterior without the letters that are impossible in another of the same states.
+
+    Letters that it calls impossible itself stay possible where there are no others.
+    """
+    if isinstance(posterior, OpenPosterior) and isinstance(guide, OpenPosterior):
+        log_rows = _limited(posterior.log_rows, guide.log_rows)
+        return replace(posterior, log_rows=log_rows, rows=None, relaxed=None)
+    return CategoricalPosterior(_limited(posterior.log_probs, guide.log_probs))
+
+
+def _limited(log_p: Tensor, other: Tensor) -> Tensor:
+    # finite and as good as nothing in every precision
+    return log_p.clamp(min=-8192.0).masked_fill_(torch.isneginf(other), -torch.inf)
 
 
 def _first(x: Tensor) -> Tensor:

@@ -90,6 +90,9 @@ class Looped:
         named = {"tilt": "proposal", "resample": "selection"}
         own = {named.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
         given = {k: v for k, v in own.items() if k in known} | dict(self.parts())
+        if not self.consistent:
+            # without weights the proposal is the law that the method has
+            given["defense"] = 0.0
         return SMC(process, reward, space=space, **given)
 
     def __call__(

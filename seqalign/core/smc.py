@@ -29,7 +29,7 @@ from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, weigh
-from seqalign.core.proposal import Base, Proposal, Tilted
+from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, pin
 from seqalign.core.streams import Streams
@@ -61,6 +61,7 @@ class SMC:
         branch: children per particle and step.
         space: hard constraints.
         move: MCMC kernel after selection.
+        defense: share of the paths that leave the proposal once for the base process; 0 for none.
         meter: calls made so far.
     """
 
@@ -75,6 +76,7 @@ class SMC:
     branch: int = 1
     space: Space | None = None
     move: Move | None = None
+    defense: float = DEFENSE
     meter: Meter = field(init=False, repr=False, compare=False)
     _look: Visit = field(init=False, repr=False, compare=False)
 
@@ -145,15 +147,15 @@ class SMC:
     ) -> tuple[Tensor, Tensor]:
         """Return x_s and log p − log q."""
         t, s, n = self._times[i - 1], self._times[i], len(self._times) - 1
-        q = p = self.process.transition(state.x, state.posterior, t, s)
-        if state.guide is not state.posterior:
-            q = self.process.transition(state.x, state.guide, t, s)
-        if self.space is not None and (i == n or self.process.absorbing):
-            q = self.space.restrict(q, state.x, state.guide, self.process.unknown(state.x))
+        q = wide = p = self.process.transition(state.x, state.posterior, t, s)
+        if self.space is not None:
+            kept = self.space if i == n or self.process.absorbing else None
+            q, wide = inside(self.process, state, t, s, kept)
         if state.score is not None and isinstance(self.proposal, Tilted):
             lam = ahead(self.tempering, i, n, state.lam)
             strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
             q = q.tilt(strength.to(state.score.dtype) * state.score)
+        q = q if q is p else defended(q, wide, self.defense / n)
         rng = rng.at("proposal")
         if q is p and pinned is None:
             x_s = p.sample(rng)

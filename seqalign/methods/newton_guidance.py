@@ -85,4 +85,4 @@ class NewtonGuidance(Looped):
         if process.discrete or not reward.differentiable:
             raise TypeError("newton_guidance needs continuous states and a reward with a gradient.")
         solver = _Newton(process, Meter(), self, reward)
-        return SMC(solver, reward, self.alpha, selection=Keep(), space=space)
+        return SMC(solver, reward, self.alpha, selection=Keep(), space=space, defense=0.0)

@@ -86,4 +86,6 @@ class PnPULA(Looped):
         if min(self.iterations, self.sigma, self.step, self.box) <= 0:
             raise ValueError(f"iterations, sigma, step and box must be > 0, got {self}.")
         chain, half = _Langevin(process, self), Tilted("network", 0.5)
-        return SMC(chain, reward, self.alpha, proposal=half, selection=Keep(), space=space)
+        return SMC(
+            chain, reward, self.alpha, proposal=half, selection=Keep(), space=space, defense=0.0
+        )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from seqalign.core.discrete import Categorical, CategoricalPosterior
 from seqalign.core.process import Transition, draw
+from seqalign.core.proposal import defended
 from seqalign.core.streams import Streams
 from seqalign.space.automaton import Automaton
 from seqalign.space.constraint import Constraint
@@ -215,3 +216,8 @@ class _Reveal:
     def tilt(self, g: Tensor) -> _Reveal:
         """Tilt the letters; g (B, K, L, V [+ 1])."""
         return _Reveal(tuple((group, q.tilt(group.of(g))) for group, q in self.parts), self.x_t)
+
+    def defended(self, wide: _Reveal, share: float) -> _Reveal:
+        """Mix another proposal into that of every length."""
+        pairs = zip(self.parts, wide.parts, strict=True)
+        return _Reveal(tuple((g, defended(q, w, share)) for (g, q), (_, w) in pairs), self.x_t)

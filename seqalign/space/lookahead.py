@@ -18,6 +18,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -209,25 +210,46 @@ class Lookahead:
         return torch.where(dead, -torch.inf, log_h), given
 
     def draw(
-        self, log_p: Tensor, chosen: Tensor, given: Tensor | None, noise: Tensor | None
+        self,
+        log_p: Tensor,
+        chosen: Tensor,
+        given: Tensor | None,
+        noise: Tensor | None,
+        wide: Tensor | None = None,
+        share: float = 0.0,
     ) -> tuple[Tensor, Tensor]:
         """Draw the chosen letters one after another, q(a) ∝ p(a) · h(what is drawn, and a).
 
         `log_p` (N, U, V) are the laws of the chosen and of all other open letters, point masses at
         known ones; `chosen` (N, U) marks what is drawn: from Gumbel `noise` (N, U, V), or read from
-        `given` (N, U). Return the letters (N, U) and their log-probability (N,); -inf where nothing
-        is possible.
+        `given` (N, U). With probability `share` a letter comes from `wide` (N, U, V) instead, as
+        far as h is not 0. Return the letters (N, U) and their log-probability (N,); -inf where
+        nothing is possible.
         """
         law = self.legal(log_p).double().permute(1, 2, 0)
         top = law.amax(1, keepdim=True)
         law = (law - torch.where(torch.isfinite(top), top, 0.0)).contiguous()
-        letters, log_q, weak = self._walk(SCALED, law, chosen, given, noise)
+        rest = (
+            chosen,
+            given,
+            noise,
+            (None if wide is None else wide.double().permute(1, 2, 0)),
+            share,
+        )
+        letters, log_q, weak = self._walk(SCALED, law, *rest)
         if weak:
-            letters, log_q, _ = self._walk(LOGARITHMIC, law, chosen, given, noise)
+            letters, log_q, _ = self._walk(LOGARITHMIC, law, *rest)
         return letters, log_q
 
     def _walk(
-        self, ring: Ring, law: Tensor, chosen: Tensor, given: Tensor | None, noise: Tensor | None
+        self,
+        ring: Ring,
+        law: Tensor,
+        chosen: Tensor,
+        given: Tensor | None,
+        noise: Tensor | None,
+        wide: Tensor | None,
+        share: float,
     ) -> tuple[Tensor, Tensor, bool]:
         p = ring.enter(law.clone())
         filters = [Filter(c, ring, p) for c in self._chains]
@@ -238,6 +260,12 @@ class Lookahead:
             for f in filters:
                 ahead = f.ahead(u)
                 logits = logits if ahead is None else logits + ahead
+            if wide is not None:
+                # what h leaves, without what it thinks of that
+                more = wide[u].masked_fill(torch.isneginf(logits), -torch.inf)
+                more = torch.log_softmax(more, 0).nan_to_num(nan=-torch.inf) + math.log(share)
+                logits = torch.log_softmax(logits, 0).nan_to_num(nan=-torch.inf)
+                logits = torch.logaddexp(logits + math.log1p(-share), more)
             logits = torch.log_softmax(logits, 0).nan_to_num(nan=-torch.inf, neginf=-torch.inf).T
             if noise is not None:
                 a = (logits + noise[:, u]).argmax(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from seqalign.core.discrete import Categorical, CategoricalPosterior, OpenPosterior
 from seqalign.core.process import draw
+from seqalign.core.proposal import defended
 from seqalign.core.streams import Streams
 from seqalign.space import impossible
 from seqalign.space.lookahead import Lookahead
@@ -32,6 +34,8 @@ class RestrictedReveal:
         x_t: (B, K, U) tokens.
         guide: the conditioned posterior, (B, K, U, V).
         unknown: (B, K, U) open units.
+        wide: (B, K, U, V) laws mixed into that of each letter, as far as h is not 0; None is none.
+        share: how much of them.
     """
 
     lookahead: Lookahead
@@ -39,6 +43,8 @@ class RestrictedReveal:
     x_t: Tensor
     guide: CategoricalPosterior | OpenPosterior
     unknown: Tensor
+    wide: Tensor | None = None
+    share: float = 0.0
 
     def sample(self, rng: Streams) -> Tensor:
         """Draw x_s, (B, K, U)."""
@@ -62,6 +68,17 @@ class RestrictedReveal:
         """Tilt the letters and the reveal rate; the constraints hold as before."""
         return replace(self, q=self.q.tilt(g))
 
+    def defended(self, wide: RestrictedReveal, share: float) -> RestrictedReveal:
+        """Mix the letters of another reveal into those that the look-ahead leaves.
+
+        Which units are revealed is mixed too. One letter in U / share is drawn so.
+        """
+        share = share / max(1, self.x_t.shape[-1])
+        v = self.lookahead.allowed.shape[1]
+        more = wide.q.log_probs
+        mixed = torch.logaddexp(self.q.log_probs + math.log1p(-share), more + math.log(share))
+        return replace(self, q=Categorical(mixed), wide=more[..., :v], share=share)
+
     def _walk(
         self, chosen: Tensor, noise: Tensor | None, given: Tensor | None
     ) -> tuple[Tensor, Tensor]:
@@ -74,8 +91,11 @@ class RestrictedReveal:
             log_q = log_q + torch.where(self.unknown & ~chosen, self.q.log_probs[..., v], 0.0)
         later = impossible.recalled(self.guide.log_probs)
         source = torch.where(chosen[..., None], letters - mass[..., None], later)
-        flat = (None if v is None else v.flatten(0, 1) for v in (given, noise))
-        a, more = self.lookahead.draw(source.flatten(0, 1), chosen.flatten(0, 1), *flat)
+        some, noise, wide = (
+            None if v is None else v.flatten(0, 1) for v in (given, noise, self.wide)
+        )
+        laws, where = source.flatten(0, 1), chosen.flatten(0, 1)
+        a, more = self.lookahead.draw(laws, where, some, noise, wide, self.share)
         x_s = torch.where(chosen, a.view_as(self.x_t), self.x_t)
         return x_s, log_q.sum(-1) + more.view(chosen.shape[:-1])
 
@@ -104,6 +124,10 @@ class TiedReveal:
         """Draw x_s (B, K, L) with its log-probability (B, K)."""
         units, log_q = draw(self.inner, rng)
         return self._spread(units), log_q
+
+    def defended(self, wide: TiedReveal, share: float) -> TiedReveal:
+        """Mix another proposal into that over units."""
+        return replace(self, inner=defended(self.inner, wide.inner, share))
 
     def _spread(self, units: Tensor) -> Tensor:
         return torch.where(self.unknown, units[..., self.units.of], self.x_t)

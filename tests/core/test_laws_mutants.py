@@ -14,7 +14,7 @@ import torch
 from seqalign.core.discrete import MaskedProcess
 from seqalign.core.particles import log_mean_exp
 from seqalign.core.potential import Max, Sum
-from seqalign.core.proposal import Tilted
+from seqalign.core.proposal import DEFENSE, Tilted, defended
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Keep, Resample
 from seqalign.core.smc import SMC
@@ -96,7 +96,8 @@ def test_tilted_weights_telescope_too():
             if i == len(times) - 1
             else torch.full((10,), i / (len(times) - 1))
         )
-        q = base.tilt(lam.double()[:, None, None, None] * before.score)
+        tilted = base.tilt(lam.double()[:, None, None, None] * before.score)
+        q = defended(tilted, base, DEFENSE / (len(times) - 1))
         shift = shift + base.log_prob(state.x) - q.log_prob(state.x)
     assert torch.allclose(state.log_w, state.reward + shift, atol=1e-8)
 
