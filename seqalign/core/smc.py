@@ -92,8 +92,7 @@ class SMC:
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
-        below = self.selection.ess_below
-        tempering = fit(self.tempering, look.value, self.potential, below)
+        tempering = fit(self.tempering, look.value, self.potential, self.selection.ess_below)
         found |= {"value": look.value, "space": look.space, "tempering": tempering}
         for name, part in found.items():
             object.__setattr__(self, name, part)

@@ -14,13 +14,16 @@ import torch
 
 from seqalign.core.callables import function
 from seqalign.core.discrete import MaskedProcess
+from seqalign.core.method import samples
 from seqalign.core.objective import Reward
+from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
+from seqalign.core.proposal import Tilted
+from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
-from seqalign.core.value import Linearized, PosteriorMean
-from seqalign.methods.das import DAS
+from seqalign.core.tempering import Adaptive, Constant, Tempering
+from seqalign.core.value import Linearized, PosteriorMean, Value
 from seqalign.methods.smc import PlainSMC
-from seqalign.methods.tds import TDS
 
 ALPHA = 0.4
 
@@ -71,14 +74,29 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("method", [TDS, DAS], ids=["tds", "das"])
+def run(p: exact.Problem, value: Value, tempering: Tempering, islands: int) -> Samples:
+    """One particle per island, with no defense against values that are wrong."""
+    loop = SMC(
+        p.process,
+        p.reward,
+        ALPHA,
+        value=value,
+        proposal=Tilted(),
+        tempering=tempering,
+        space=p.space,
+        defense=0.0,
+    )
+    return samples(loop, *loop.run((islands, 1), Streams(1, range(islands))))
+
+
+@pytest.mark.parametrize("tempering", [Constant(), Adaptive()], ids=["tds", "das"])
 @pytest.mark.parametrize("name", ["none", *SPACES])
-def test_every_weight_is_z(name, method):
+def test_every_weight_is_z(name, tempering):
     p = problem(None if name == "none" else SPACES[name]())
-    samples = p.run(method(ALPHA), (400, 1), 1)
-    assert torch.allclose(samples.log_z, torch.full_like(samples.log_z, p.log_z), atol=1e-6)
+    found = run(p, Linearized(), tempering, 8000)
+    assert torch.allclose(found.log_z, torch.full_like(found.log_z, p.log_z), atol=1e-6)
     # with equal weights the draws themselves follow the target
-    draws = p.run(method(ALPHA), (8000, 1), 2).designs.x[:, 0]
+    draws = found.designs.x[:, 0]
     places = len(p.process.alphabet) ** torch.arange(4).flip(0)
     seen = torch.bincount((draws * places).sum(-1), minlength=len(p.target)) / 8000
     target = torch.tensor(p.target)
@@ -86,7 +104,7 @@ def test_every_weight_is_z(name, method):
     often = target > 0.002
     assert bool(((seen - target).abs() <= exact.FALSE_ALARM * error)[often].all())
     # what the posterior mean knows does not suffice
-    plain = p.run(method(ALPHA, value=PosteriorMean()), (400, 1), 1)
+    plain = run(p, PosteriorMean(), tempering, 400)
     assert float((plain.log_z - p.log_z).abs().max()) > 0.05
 
 
