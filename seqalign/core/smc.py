@@ -31,7 +31,7 @@ from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, weigh
 from seqalign.core.proposal import Base, Proposal, Tilted
 from seqalign.core.resampling import ess
-from seqalign.core.selection import Resample, Selection, pin
+from seqalign.core.selection import Resample, Selection, fitted
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Constant, Tempering
 from seqalign.core.value import PosteriorMean, Value
@@ -89,8 +89,10 @@ class SMC:
             raise ValueError(f"branch must be >= 1, got {self.branch}.")
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
+        selection = fitted(self.selection, process, self.branch, isinstance(self.proposal, Tilted))
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
-        for name, part in (found | {"value": look.value, "space": look.space}).items():
+        found |= {"value": look.value, "space": look.space, "selection": selection}
+        for name, part in found.items():
             object.__setattr__(self, name, part)
 
     @cached_property
@@ -116,6 +118,8 @@ class SMC:
         self, particles: Particles, rng: Streams, pinned: Tensor | None = None
     ) -> tuple[Particles, Step]:
         """Advance by one step; `pinned` (B, *event) is what particle 0 must become."""
+        if pinned is not None and self.move is not None:
+            raise ValueError("A path is kept without moves: set move to None in this sweep.")
         before, (b, k) = self.meter.calls, particles.log_w.shape
         i, n = particles.step + 1, len(self._times) - 1
         rng, last = rng.at(i), i == n
@@ -128,10 +132,8 @@ class SMC:
             look, reward = self._look.again(x_s, state, self._times[i], rng), None
         moved = self._weigh(state, shift, look, i, last)
         moved = replace(moved, step=i, x=x_s, reward=reward)
-        if pinned is None:
-            chosen = self.selection(moved, k, rng.at("select"))
-        else:
-            chosen = moved if last else pin(moved, rng.at("select"), self.selection.ess_below)
+        select = self.selection if pinned is None else self.selection.pinned
+        chosen = select(moved, k, rng.at("select"))
         report = Step.of(moved, chosen, self.meter.since(before))
         if self.move is not None and not last:
             chosen = self.move(self, chosen, rng.at("move"))
@@ -160,7 +162,8 @@ class SMC:
         x_s, shift = weigh(q, p, rng)
         if pinned is not None:
             x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
-            shift = p.log_prob(x_s) - q.log_prob(x_s)
+            log_q = q.log_prob(x_s)
+            shift = torch.where(torch.isneginf(log_q), log_q, p.log_prob(x_s) - log_q)
         return x_s, shift
 
     def _judge(self, x_0: Tensor, state: Particles) -> tuple[Look, Tensor]:
