@@ -39,10 +39,16 @@ CHAINS = {
         lambda: exact.masked("parallel", space=BUDGET),
         ParticleGibbs(proposal=Tilted(), tempering=Constant(0.6), resample=Resample("ssp", 0.8)),
     ),
-    "uniform": (exact.uniform, ParticleGibbs(tempering=Constant(), resample=ALWAYS)),
-    "uniform-max": (exact.uniform, ParticleGibbs(potential=Max(), resample=ALWAYS)),
+    "uniform": (
+        lambda: exact.uniform(steps=4),
+        ParticleGibbs(tempering=Constant(), resample=ALWAYS),
+    ),
+    "uniform-max": (
+        lambda: exact.uniform(steps=4),
+        ParticleGibbs(potential=Max(), resample=ALWAYS),
+    ),
     "uniform-space": (
-        lambda: exact.uniform(space=BUDGET),
+        lambda: exact.uniform(steps=4, space=exact.space(wild_type="CAB", budget=1)),
         ParticleGibbs(tempering=Constant(), resample=ALWAYS),
     ),
     "gaussian": (exact.gaussian, ParticleGibbs(proposal=Tilted(), resample=ALWAYS)),
@@ -53,24 +59,35 @@ CHAINS = {
 }
 
 
+def along(path: torch.Tensor) -> torch.Tensor:
+    """Test functions (N, F) of whole paths (N, T + 1, *event): states, and pairs of neighbors."""
+    if path.is_floating_point():
+        found = path, path * path, path[:, 1:] * path[:, :-1]
+    else:
+        hot = torch.nn.functional.one_hot(path, 4).double()
+        pairs = hot[:, 1:, :, None, :, None] * hot[:, :-1, None, :, None, :]
+        found = hot, pairs
+    return torch.cat([f.flatten(1) for f in found], 1)
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_target_is_stationary(name):
     make, method = CHAINS[name]
     p, method = make(), replace(method, particles=3)
-    path = exact.target_paths(p, 40_000, 21)
-    islands = len(path[0])
+    old = torch.stack(exact.target_paths(p, 40_000, 21), 1)
+    islands, chain = len(old), particle_gibbs._Chain(old)
     assert islands > 1_500
-    chain = particle_gibbs._Chain(torch.stack(path, 1))
     loop = method.loop(p.process, p.reward, p.space)
-    changed = torch.zeros(islands)
     for sweep in range(2):
         streams = Streams(22, range(islands)).at(sweep)
         end, new, _ = method._sweep(loop, islands, streams, chain)
         assert torch.equal(new[:, -1], end.x[:, 0])
-        changed += (new != chain.path).flatten(1).any(1)
         chain = replace(chain, path=new)
-    assert float(changed.mean()) > 0.6, "the chain hardly moves"
+    assert float((new != old).flatten(1).any(1).double().mean()) > 0.6, "the chain hardly moves"
     mean_is(p.features(end.x)[:, 0], p.expected)
+    # what the paths were drawn from, at every step: each island is compared with itself
+    change = along(new) - along(old)
+    mean_is(change[:, (change != 0).sum(0) > 200], 0.0)
 
 
 @pytest.mark.parametrize("name", ["random-space", "parallel", "uniform"])
