@@ -28,7 +28,7 @@ from seqalign.core.look import Look, Visit, filled
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
-from seqalign.core.process import Process, Space, weigh
+from seqalign.core.process import Process, Space, shifted, weigh
 from seqalign.core.proposal import Base, Proposal, Tilted
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, fitted
@@ -162,8 +162,7 @@ class SMC:
         x_s, shift = weigh(q, p, rng)
         if pinned is not None:
             x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
-            log_q = q.log_prob(x_s)
-            shift = torch.where(torch.isneginf(log_q), log_q, p.log_prob(x_s) - log_q)
+            shift = shifted(p, x_s, q.log_prob(x_s))
         return x_s, shift
 
     def _judge(self, x_0: Tensor, state: Particles) -> tuple[Look, Tensor]:

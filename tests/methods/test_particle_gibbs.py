@@ -13,14 +13,13 @@ import pytest
 import torch
 from checks import mean_is
 
-from seqalign.core.potential import Max
+from seqalign.core import gibbs
 from seqalign.core.proposal import Base, Tilted
 from seqalign.core.selection import Resample
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Adaptive, Constant
 from seqalign.core.value import PosteriorSample
 from seqalign.core.wrappers import Counted
-from seqalign.methods import particle_gibbs
 from seqalign.methods.particle_gibbs import ParticleGibbs
 
 BUDGET = exact.space(wild_type="CAB", budget=2)
@@ -42,10 +41,6 @@ CHAINS = {
     "uniform": (
         lambda: exact.uniform(steps=4),
         ParticleGibbs(tempering=Constant(), resample=ALWAYS),
-    ),
-    "uniform-max": (
-        lambda: exact.uniform(steps=4),
-        ParticleGibbs(potential=Max(), resample=ALWAYS),
     ),
     "uniform-space": (
         lambda: exact.uniform(steps=4, space=exact.space(wild_type="CAB", budget=1)),
@@ -75,12 +70,12 @@ def test_the_target_is_stationary(name):
     make, method = CHAINS[name]
     p, method = make(), replace(method, particles=3)
     old = torch.stack(exact.target_paths(p, 40_000, 21), 1)
-    islands, chain = len(old), particle_gibbs._Chain(old)
+    islands, chain = len(old), gibbs.Chain(old)
     assert islands > 1_500
     loop = method.loop(p.process, p.reward, p.space)
     for sweep in range(2):
         streams = Streams(22, range(islands)).at(sweep)
-        end, new, _ = method._sweep(loop, islands, streams, chain)
+        end, new, _ = gibbs.sweep(loop, (islands, 3), streams, chain)
         assert torch.equal(new[:, -1], end.x[:, 0])
         chain = replace(chain, path=new)
     assert float((new != old).flatten(1).any(1).double().mean()) > 0.6, "the chain hardly moves"
@@ -121,10 +116,10 @@ def test_a_long_run_has_the_law_of_the_target(name):
 def test_the_kept_path_is_renewed_to_its_beginning_where_letters_change():
     p = exact.gaussian()
     path = torch.stack(exact.target_paths(p, 4_000, 25), 1)
-    chain, islands = particle_gibbs._Chain(path), len(path)
+    chain, islands = gibbs.Chain(path), len(path)
     method = ParticleGibbs(particles=3, tempering=Constant(), resample=ALWAYS)
     loop = method.loop(p.process, p.reward)
-    _, new, _ = method._sweep(loop, islands, Streams(26, range(islands)), chain)
+    _, new, _ = gibbs.sweep(loop, (islands, 3), Streams(26, range(islands)), chain)
     # the end is the old one and its beginning is not: only a new ancestor does that
     same = (new[:, -1] == path[:, -1]).all(-1)
     fresh = (new[:, 0] != path[:, 0]).any(-1)
