@@ -92,7 +92,6 @@ def run(
     rng: Streams,
     state: Particles | None,
     chain: Chain,
-    *,
     stop: int,
     budget: Budget | None = None,
     observe: Observe | None = None,
@@ -159,6 +158,7 @@ def _taken(
     new = new.gather(torch.zeros(shape, dtype=torch.int64, device=end.x.device))
     # a path that ended outside the target is no draw
     log_w = torch.zeros_like(new.log_w).masked_fill(torch.isneginf(new.log_w), -torch.inf)
+    assert new.reward is not None
     found = [new.x, log_w, new.value, new.reward]
     if state is not None:
         earlier = [state.x, state.log_w, state.value, state.posterior.rewards]

@@ -221,8 +221,9 @@ def fitted(selection: Selection, process: Process, branch: int, tilted: bool) ->
             f"OneChild(weigh=True, then=Resample()) or TopK()."
         )
     inner: Any = selection
-    if isinstance(getattr(selection, "then", None), Resample):
-        return replace(inner, then=_fitted(inner.then, steps))
+    if isinstance(getattr(inner, "then", None), Resample):
+        whole: Selection = replace(inner, then=_fitted(inner.then, steps))
+        return whole
     return _fitted(selection, steps) if isinstance(selection, Resample) else selection
 
 

@@ -57,8 +57,8 @@ class ParticleGibbs(Looped):
         """Refuse what is no chain."""
         if self.particles < 2 or self.burn_in < 0:
             raise ValueError(
-                f"particle_gibbs needs particles >= 2 (with one, the kept trajectory is never "
-                f"left) and burn_in >= 0, got {self.particles} and {self.burn_in}."
+                f"particle_gibbs needs particles >= 2, one of them kept, and burn_in >= 0; got "
+                f"{self.particles} and {self.burn_in}."
             )
 
     def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
@@ -84,7 +84,8 @@ class ParticleGibbs(Looped):
         """Draw (B, K) designs, one per sweep; see `Method`. There is no estimate of log Z."""
         loop, steps = self.loop(process, reward, space), len(process.times) - 1
         state = start if isinstance(start, Particles) else None
-        chain = Chain(start=start, begin=begin) if state is None else state.posterior
+        x = None if isinstance(start, Particles) else start
+        chain = Chain(start=x, begin=begin) if state is None else state.posterior
         first, last = 0 if state is None else state.step, self.burn_in + shape[1] - 1
         stop = last if stop is None else stop
         if not first <= stop <= last:
@@ -94,6 +95,5 @@ class ParticleGibbs(Looped):
                 f"begin = {begin} is no step of {steps} at which trajectories begin: choose "
                 f"0 <= begin < {steps}, and give start where begin > 0."
             )
-        looks = {"stop": stop, "budget": budget, "observe": observe}
-        done = run(loop, shape, self.particles, last, rng, state, chain, **looks)
+        done = run(loop, shape, self.particles, last, rng, state, chain, stop, budget, observe)
         return replace(samples(loop, *done), log_z=None)

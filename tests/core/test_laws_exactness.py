@@ -297,6 +297,26 @@ def test_starting_later_from_given_states():
     exact.assert_exact(ran, exact.enumerated(p.process, p.reward, 1.0, p_pre))
 
 
+@pytest.mark.parametrize("space", ["fixed", "all", "budget-1"])
+@pytest.mark.parametrize("kind", ["random", "parallel", "uniform"])
+def test_what_is_corrupted_can_be_refined_at_every_step(kind, space):
+    # what a space fixes is never masked, so that as many reveals are left as steps
+    make = exact.uniform if kind == "uniform" else lambda **more: exact.masked(kind, **more)
+    p = make(space=SPACES[space])
+    x = p.run(PlainSMC(), (20, 6)).designs.x
+    blank = torch.full_like(x, p.process.alphabet.mask)
+    given = p.space.start(blank)
+    fixed = given != blank
+    for step in range(len(p.process.times) - 1):
+        rng = Streams(step, range(20))
+        x_t = p.process.corrupt(x, step, rng, p.space)
+        assert torch.equal(x_t[fixed], given[fixed])
+        again = PlainSMC()(
+            p.process, p.reward, (20, 6), rng=rng, space=p.space, start=x_t, begin=step
+        )
+        assert bool(p.space.contains(again.designs.x).all())
+
+
 @pytest.mark.parametrize("problem", exact.PROBLEMS)
 def test_a_run_in_pieces_is_the_run(problems, problem):
     p = problems[problem]

@@ -216,7 +216,7 @@ def test_every_fits_the_chain(steps):
 
 @pytest.mark.parametrize("selection", [Keep(), Resample()])
 def test_children_need_a_selection_that_chooses_among_them(selection):
-    with pytest.raises(ValueError, match="branch = 2 .*does not choose among them: use OneChild"):
+    with pytest.raises(ValueError, match=r"branch = 2 .*does not choose among them: use OneChild"):
         fitted(selection, SimpleNamespace(times=torch.linspace(1, 0, 4)), 2, False)
 
 
