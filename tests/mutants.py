@@ -471,7 +471,7 @@ MUTANTS = (
     ),
     Mutant(
         "old-discount",
-        "a particle that did not change keeps the look-ahead discounted by the time of its last look",
+        "an unchanged particle keeps the look-ahead discounted by the time of its last look",
         edit(
             "core/look",
             "known.log_h * ((1.0 - left * t) / (1.0 - left * then))",
@@ -480,6 +480,19 @@ MUTANTS = (
         (
             "core/test_laws_exactness.py::test_skipping_unchanged_particles_changes_nothing_but_rounding[budget-1]",
             "core/test_laws_exactness.py::test_skipping_unchanged_particles_changes_nothing_but_rounding[all]",
+        ),
+    ),
+    Mutant(
+        "fixed-letters-masked",
+        "the forward process masks what a space fixes, so that too few steps are left",
+        edit(
+            "core/discrete",
+            "free = self.unknown(x_T if space is None else space.start(x_T))",
+            "free = self.unknown(x_T)",
+        ),
+        (
+            "core/test_laws_exactness.py::test_what_is_corrupted_can_be_refined_at_every_step[random-fixed]",
+            "core/test_laws_exactness.py::test_what_is_corrupted_can_be_refined_at_every_step[parallel-all]",
         ),
     ),
     Mutant(

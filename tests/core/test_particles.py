@@ -183,6 +183,17 @@ def test_resample_waits_for_its_step_and_leaves_finished_designs_weighted():
     done = dataclasses.replace(p, reward=torch.zeros(B, K))
     assert Resample(ess_below=1.0)(done, K, Streams(0, (0, 1, 2))) is done
     assert Resample(ess_below=0.0)(p, K, Streams(0, (0, 1, 2))) is p
+    # a conditional sweep waits for the same
+    for select, x in (
+        (Resample(ess_below=1.0, every=3), p),
+        (Resample(ess_below=0.0), p),
+        (Resample(ess_below=1.0), done),
+        (Keep(), p),
+    ):
+        assert select.pinned(x, K, Streams(0, (0, 1, 2))) is x
+    moved = Resample(ess_below=1.0).pinned(p, K, Streams(0, (0, 1, 2)))
+    assert bool((moved.parent[:, 0] == p.parent[:, 0]).all())
+    assert bool((moved.log_w == 0).all())
     with pytest.raises(ValueError, match="unknown"):
         Resample("best")
     with pytest.raises(ValueError, match="every >= 1"):
