@@ -30,7 +30,9 @@ from seqalign.core.gaussian import GaussianProcess, RectifiedFlow, VariancePrese
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs
+from seqalign.core.selection import Keep
 from seqalign.core.sequence import PROTEIN, Alphabet
+from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.files.numbering import Numbering
 from seqalign.space.max_mutations import MaxMutations
@@ -359,6 +361,25 @@ class Problem:
         return method(
             self.process, self.reward, shape, rng=Streams(seed, range(shape[0])), space=self.space
         )
+
+
+def target_paths(p: Problem, n: int, seed: int) -> list[Tensor]:
+    """Draw whole trajectories from the target by rejection: (N, *event) at each of T + 1 times.
+
+    N is what is left of n draws of the pretrained chain.
+    """
+    base = SMC(p.process, p.reward, p.alpha, value=None, selection=Keep())
+    rng = Streams(seed, [0])
+    state, _ = base.init((1, n), rng)
+    path = [state.x[0]]
+    for _ in range(len(p.process.times) - 1):
+        state, _ = base.step(state, rng)
+        path.append(state.x[0])
+    log_w = state.log_w[0]
+    if p.space is not None:
+        log_w = torch.where(p.space.contains(state.x[0][None])[0], log_w, -torch.inf)
+    kept = torch.log(rng.at("accept").uniform((1, n)))[0] < log_w - log_w.max()
+    return [x[kept] for x in path]
 
 
 def enumerated(

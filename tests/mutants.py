@@ -496,6 +496,59 @@ MUTANTS = (
         ("core/test_laws_tails.py::test_any_defense_is_exact[random]",),
     ),
     Mutant(
+        "old-discount",
+        "an unchanged particle keeps the look-ahead discounted by the time of its last look",
+        edit(
+            "core/look",
+            "known.log_h * ((1.0 - left * t) / (1.0 - left * then))",
+            "known.log_h",
+        ),
+        (
+            "core/test_laws_exactness.py::test_skipping_unchanged_particles_changes_nothing_but_rounding[budget-1]",
+            "core/test_laws_exactness.py::test_skipping_unchanged_particles_changes_nothing_but_rounding[all]",
+        ),
+    ),
+    Mutant(
+        "fixed-letters-masked",
+        "the forward process masks what a space fixes, so that too few steps are left",
+        edit(
+            "core/discrete",
+            "free = self.unknown(x_T if space is None else space.start(x_T))",
+            "free = self.unknown(x_T)",
+        ),
+        (
+            "core/test_laws_exactness.py::test_what_is_corrupted_can_be_refined_at_every_step[random-fixed]",
+            "core/test_laws_exactness.py::test_what_is_corrupted_can_be_refined_at_every_step[parallel-all]",
+        ),
+    ),
+    Mutant(
+        "kept-child-drawn",
+        "in a conditional sweep the child that goes on is drawn for the kept path, too",
+        edit("core/selection", "            pick[:, 0] = 0\n", "            pass\n"),
+        (
+            "core/test_laws_exactness.py::test_a_conditional_sweep_leaves_the_target_invariant[masked-parallel-nested]",
+        ),
+    ),
+    Mutant(
+        "ancestor-by-weight-alone",
+        "the new ancestor of a kept path is drawn without taking its twist and look-ahead out",
+        edit(
+            "core/gibbs",
+            "p.log_w - p.log_twist - p.log_h + kernel.log_prob(ahead)",
+            "p.log_w + kernel.log_prob(ahead)",
+        ),
+        (
+            "methods/test_particle_gibbs.py::test_the_target_is_stationary[uniform]",
+            "methods/test_particle_gibbs.py::test_the_target_is_stationary[uniform-space]",
+        ),
+    ),
+    Mutant(
+        "ancestor-without-noise",
+        "a kept path draws a new ancestor where a step has no noise, and so only one",
+        edit("core/gibbs", 'if getattr(kernel, "sigma", 1.0) != 0:', "if True:"),
+        ("methods/test_particle_gibbs.py::test_the_target_is_stationary[gaussian]",),
+    ),
+    Mutant(
         "children-summed",
         "nested importance sampling keeps the sum of the children's weights, not their mean",
         edit(

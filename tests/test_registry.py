@@ -246,7 +246,7 @@ def test_a_rehearsal_counts_exactly(plugin):
             with pytest.raises(TypeError, match="continuous"):
                 Letters().rehearse(method, model, reward, 2)
             continue
-        counted = Letters().rehearse(method, model, reward, 2)
+        counted = Letters().rehearse(method, model, reward, 6)
         result = sa.sample(model, reward, name, particles=6, alpha=1.0, seed=1)
         assert result.samples.network_calls == counted.network * 6, name
         assert result.samples.reward_calls == counted.reward * 6, name

@@ -157,7 +157,9 @@ def _arms(
             other = build_method(name, {"alpha": method.alpha})
             trial = medium.rehearse(other, model, objective, 2)
         # the same number of network calls, at least
-        size = max(1, math.ceil(first.network * sampler.particles / trial.network))
+        spare = int(getattr(other, "burn_in", 0))  # sweeps of a chain that no design comes from
+        each = trial.network * 2 / (2 + spare)
+        size = max(1, math.ceil(first.network * sampler.particles / each) - spare)
         arms.append(Arm(name, other, size, ("baseline", name)))
         rehearsals[name] = medium.rehearse(other, model, objective, size)
     return tuple(arms), rehearsals

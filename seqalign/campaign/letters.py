@@ -320,7 +320,8 @@ class Letters:
 
         free = replace(process, network=flat, chunk=None)
         # the machinery's own cost per step is the same for any number of particles
-        return rehearse(method, free, reward, 2, space)
+        size = particles if hasattr(method, "burn_in") else 2
+        return rehearse(method, free, reward, size, space)
 
     def oracle_calls(self, plan: Plan, role: str) -> int:
         """Return the calls of one reward, at most."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,6 +51,11 @@ def rehearse(
     method: Method, process: Process, reward: Reward, particles: int, space: DesignSpace | None
 ) -> Rehearsal:
     """Run a method on a process whose network costs nothing, and count."""
+    spare = getattr(method, "burn_in", 0)
+    if spare:  # a chain: one sweep for each design, and some before, all alike
+        one = rehearse(replace(cast(Any, method), burn_in=0), process, reward, 1, space)
+        each, sweeps = (spare + particles) / particles, spare + particles
+        return Rehearsal(one.network * each, one.reward * each, sweeps)
 
     def run(process: Process, space: DesignSpace | None) -> Rehearsal:
         blank, rng = _Blank(reward), Streams(0, (0,))
@@ -64,7 +69,10 @@ def rehearse(
     size, make = standing
     if size <= 4 * SHORT:
         return run(*make(size))
-    some = [run(*make(SHORT * k)) for k in (1, 2, 3, 4)]
+    try:
+        some = [run(*make(SHORT * k)) for k in (1, 2, 3, 4)]
+    except ValueError:  # a setting that fits the length that is meant, and no shorter one
+        return run(process, space)
     counts = [_followed([getattr(r, f) for r in some], size) for f in ("network", "reward")]
     steps = _followed([float(r.steps) for r in some], size)
     network, of_reward = counts

@@ -155,15 +155,10 @@ class Continuous(Protocol):
         return a * x_0 + b * rng.normal(x_0.shape, x_0.device).to(x_0.dtype)
 
     def check(self, steps: int, space: Space | None = None, x: Tensor | None = None) -> None:
-        """Refuse a design space, and steps without noise."""
+        """Refuse a design space."""
         if space is not None:
             raise TypeError(
                 "A DesignSpace holds letters; continuous processes have none. Drop the constraints."
-            )
-        if self.eta == 0:
-            raise ValueError(
-                "eta = 0 makes every step deterministic: particles cannot explore and weights "
-                "cannot be computed. Use eta > 0 (eta = 1 is the ancestral sampler)."
             )
 
 
@@ -174,7 +169,7 @@ class GaussianProcess(Continuous):
     Attributes:
         denoiser: (B, K, *event) and t to the mean of x_0.
         event: shape of one state.
-        eta: 0 is deterministic (no particle method can weigh it), 1 ancestral.
+        eta: 0 is deterministic (particles that are selected or tilted need more), 1 ancestral.
         decoder: maps finished states to what rewards see, differentiably; identity by default.
         prompts: what each of the B islands is asked for, in words; None without a text condition.
         device: where states live.

@@ -305,8 +305,13 @@ class Visit:
         most, least = (int(n) for n in torch.stack((count.max(), count.min())))
         if least == x.shape[1]:
             return self(x, t, rng)
+        known = Look.of(before)
+        if self.space is not None:
+            # the look-ahead is discounted by time, even where the network takes none
+            then, left = float(self.process.times[before.step]), self.space.discount
+            known = replace(known, log_h=known.log_h * ((1.0 - left * t) / (1.0 - left * then)))
         if most == 0:
-            return Look.of(before)
+            return known
         # changed particles first; shorter islands repeat an unchanged one to fill the rectangle
         index = (~changed).int().argsort(dim=-1, stable=True)[:, :most]
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
@@ -320,4 +325,4 @@ class Visit:
             out[rows, index] = torch.where(where, new, old[rows, index])
             return out
 
-        return Look.zip([Look.of(before), fresh], place)
+        return Look.zip([known, fresh], place)

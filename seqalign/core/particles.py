@@ -154,7 +154,7 @@ class Samples:
         designs: (B, K) designs; None before the end.
         rewards: (B, K) rewards; NaN before the end.
         log_w: (B, K) log-weights; zero for methods that are not consistent.
-        log_z: (B,) estimates of log Z, or None for methods that are not consistent.
+        log_z: (B,) estimates of log Z, or None for methods that have none: a biased one, a chain.
         trace: one `Step` per step.
         x: (B, K, *event) states that the designs were decoded from; None if they were not kept (a
             run folder keeps images and not their latents).

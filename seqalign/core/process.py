@@ -18,7 +18,7 @@ from seqalign.core.streams import Streams
 
 __all__ = [
     "Designs", "Posterior", "Process", "Space", "Transition", "Whole", "draw", "over_tensors",
-    "weigh",
+    "shifted", "weigh",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -275,5 +275,10 @@ def weigh(q: Transition, base: Transition, rng: Streams) -> tuple[Tensor, Tensor
         x_s, shift = joint(base, rng)
         return x_s, shift
     x_s, log_q = draw(q, rng)
+    return x_s, shifted(base, x_s, log_q)
+
+
+def shifted(base: Transition, x_s: Tensor, log_q: Tensor) -> Tensor:
+    """Return log base − log q of x_s (B, K, *event), (B, K)."""
     # a proposal that can draw nothing says so by -inf: a dead end, of weight zero
-    return x_s, torch.where(torch.isneginf(log_q), log_q, base.log_prob(x_s) - log_q)
+    return torch.where(torch.isneginf(log_q), log_q, base.log_prob(x_s) - log_q)

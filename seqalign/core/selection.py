@@ -12,36 +12,45 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from seqalign.core.particles import Particles, log_mean_exp
-from seqalign.core.resampling import SCHEMES, Scheme, ess, multinomial
+from seqalign.core.process import Process
+from seqalign.core.resampling import SCHEMES, Resampler, Scheme, multinomial
 from seqalign.core.streams import Streams
 
-__all__ = ["Keep", "OneChild", "Resample", "Selection", "TopK", "pin"]
+__all__ = ["Keep", "OneChild", "Resample", "Selection", "TopK", "fitted", "waits"]
 
 
 class Selection(Protocol):
     """Choose K of the particles."""
 
-    @property
-    def ess_below(self) -> float:
-        """Effective sample size, as a fraction, below which a conditional sweep resamples."""
-
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
+
+    def pinned(
+        self, particles: Particles, k: int, rng: Streams, first: Tensor | None = None
+    ) -> Particles:
+        """Return (B, k) particles given that particle 0 goes on in slot 0 (a conditional sweep).
+
+        Where it moves particles, those of `first` (B,) go on in slot 0 instead.
+        """
 
 
 @dataclass(frozen=True)
 class Keep:
     """Keep everything."""
 
-    ess_below: ClassVar[float] = 1.0
-
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
+        """Return the particles."""
+        return particles
+
+    def pinned(
+        self, particles: Particles, k: int, rng: Streams, first: Tensor | None = None
+    ) -> Particles:
         """Return the particles."""
         return particles
 
@@ -53,19 +62,24 @@ class Resample:
     Attributes:
         scheme: one of `resampling.SCHEMES`.
         ess_below: threshold as a fraction; 1 resamples always, 0 never.
-        every: consider only every n-th step.
+        every: consider only every n-th step; None is every fifth, and oftener in a chain of fewer
+            than 25 steps.
+
+    References:
+        Andrieu, Doucet & Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 2010,
+        section 4.3 (conditional resampling).
     """
 
     scheme: Scheme = "ssp"
     ess_below: float = 0.75
-    every: int = 1
+    every: int | None = 1
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
             raise ValueError(
                 f"Resampling scheme {self.scheme!r} is unknown; choose one of {', '.join(SCHEMES)}."
             )
-        if not 0 <= self.ess_below <= 1 or self.every < 1:
+        if not 0 <= self.ess_below <= 1 or (self.every is not None and self.every < 1):
             raise ValueError(
                 f"Resample needs 0 <= ess_below <= 1 and every >= 1, got {self.ess_below}, "
                 f"{self.every}."
@@ -73,7 +87,23 @@ class Resample:
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
-        if particles.reward is not None or particles.step % self.every:
+        return self._choose(particles, k, rng, SCHEMES[self.scheme])
+
+    def pinned(
+        self, particles: Particles, k: int, rng: Streams, first: Tensor | None = None
+    ) -> Particles:
+        """Return (B, k) particles; the others are drawn multinomially, whatever the scheme."""
+
+        # given one of them, only independent ancestors are still drawn from the weights
+        def given(log_w: Tensor, u: Tensor) -> Tensor:
+            ancestors = multinomial(log_w, u)
+            ancestors[:, 0] = 0 if first is None else first
+            return ancestors
+
+        return self._choose(particles, k, rng, given)
+
+    def _choose(self, particles: Particles, k: int, rng: Streams, scheme: Resampler) -> Particles:
+        if particles.reward is not None or particles.step % (self.every or 1):
             return particles
         log_w, size = particles.log_w, particles.ess
         # size 0 means a dead island: nothing to choose from, its weight stays -inf
@@ -83,7 +113,7 @@ class Resample:
         u = rng.uniform(log_w.shape, log_w.device)
         flat = torch.where(due[:, None], log_w, 0.0)
         stay = torch.arange(k, device=log_w.device)
-        ancestors = torch.where(due[:, None], SCHEMES[self.scheme](flat, u), stay)
+        ancestors = torch.where(due[:, None], scheme(flat, u), stay)
         moved = particles.gather(ancestors)
         return replace(
             moved,
@@ -113,13 +143,27 @@ class OneChild:
     weigh: bool = False
     then: Resample | None = None
 
-    @property
-    def ess_below(self) -> float:
-        """The threshold of `then`; without one every step chooses."""
-        return 1.0 if self.then is None else self.then.ess_below
-
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
+        moved = self._choose(particles, k, rng, False)
+        return moved if self.then is None else self.then(moved, k, rng.at("then"))
+
+    def pinned(
+        self, particles: Particles, k: int, rng: Streams, first: Tensor | None = None
+    ) -> Particles:
+        """Return (B, k) particles; of the children of parent 0 the first is kept.
+
+        Raises:
+            ValueError: without weights there is no law to which a path could be kept.
+        """
+        if self.greedy or not self.weigh:
+            raise ValueError(
+                "OneChild keeps a path only with weights: use OneChild(weigh=True), as nested_is."
+            )
+        moved = self._choose(particles, k, rng, True)
+        return moved if self.then is None else self.then.pinned(moved, k, rng.at("then"), first)
+
+    def _choose(self, particles: Particles, k: int, rng: Streams, pinned: bool) -> Particles:
         log_w = particles.log_w.unflatten(1, (k, -1))
         m = log_w.shape[-1]
         dead = torch.isneginf(log_w.amax(-1, keepdim=True))
@@ -127,18 +171,17 @@ class OneChild:
             pick = _rank(particles).unflatten(1, (k, -1)).argmax(-1)
         else:
             pick = rng.at("child").categorical(torch.where(dead, 0.0, log_w))
+        if pinned:
+            pick[:, 0] = 0
         moved = particles.gather(torch.arange(k, device=pick.device) * m + pick)
-        moved = replace(
+        return replace(
             moved, log_w=log_mean_exp(log_w) if self.weigh else torch.zeros_like(moved.log_w)
         )
-        return moved if self.then is None else self.then(moved, k, rng.at("then"))
 
 
 @dataclass(frozen=True)
 class TopK:
     """Keep the k particles with the highest value and drop the weights."""
-
-    ess_below: ClassVar[float] = 1.0
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
         """Return (B, k) particles."""
@@ -146,23 +189,61 @@ class TopK:
         moved = particles.gather(order)
         return replace(moved, log_w=torch.zeros_like(moved.log_w))
 
+    def pinned(
+        self, particles: Particles, k: int, rng: Streams, first: Tensor | None = None
+    ) -> Particles:
+        """Raise a ValueError: without weights there is no law to which a path could be kept."""
+        raise ValueError("TopK drops the weights and cannot keep a path: use Resample.")
 
-def pin(particles: Particles, rng: Streams, below: float) -> Particles:
-    """Resample with particle 0 surviving in slot 0 (conditional multinomial, for particle Gibbs).
 
-    References:
-        Andrieu, Doucet & Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 2010,
-        section 4.3.
+def waits(selection: Selection) -> float:
+    """Return the effective sample size, a fraction, below which particles are chosen; 1 if always.
+
+    A selection that is not known here is taken not to wait.
     """
-    log_w = particles.log_w
-    k = log_w.shape[1]
-    size = ess(log_w)
-    due = (size > 0) & (size < below * k)
-    flat = torch.where(due[:, None], log_w, 0.0)
-    chosen = multinomial(flat, rng.uniform(log_w.shape, log_w.device))
-    chosen[:, 0] = 0
-    moved = particles.gather(
-        torch.where(due[:, None], chosen, torch.arange(k, device=log_w.device))
-    )
-    log_z: Tensor = torch.where(due, particles.log_z + log_mean_exp(flat), particles.log_z)
-    return replace(moved, log_w=torch.where(due[:, None], 0.0, moved.log_w), log_z=log_z)
+    last = selection.then if isinstance(selection, OneChild) else selection
+    return last.ess_below if isinstance(last, Resample) else 1.0
+
+
+def fitted(selection: Selection, process: Process, branch: int, tilted: bool) -> Selection:
+    """Return a selection as it fits the chain of a process.
+
+    Raises:
+        ValueError: it would never choose, has no children to choose from, or no noise parts them.
+    """
+    steps = len(process.times) - 1
+    if getattr(process, "eta", 1.0) == 0:
+        why = "there is no noise that could be tilted" if tilted else ""
+        if branch > 1:
+            why = "all children of a particle are alike"
+        elif not isinstance(selection, Keep):
+            why = why or "copies of a particle never part"
+        if why:
+            raise ValueError(
+                f"eta = 0 makes every step deterministic: {why}. Use eta > 0 (eta = 1 is the "
+                f"ancestral sampler), or a method that needs no noise, such as best_of_n."
+            )
+    if branch > 1 and isinstance(selection, (Keep, Resample)):
+        raise ValueError(
+            f"branch = {branch} makes {branch} children per particle, and "
+            f"{type(selection).__name__} does not choose among them: use "
+            f"OneChild(weigh=True, then=Resample()) or TopK()."
+        )
+    inner: Any = selection
+    if isinstance(getattr(inner, "then", None), Resample):
+        whole: Selection = replace(inner, then=_fitted(inner.then, steps))
+        return whole
+    return _fitted(selection, steps) if isinstance(selection, Resample) else selection
+
+
+def _fitted(resample: Resample, steps: int) -> Resample:
+    if resample.every is None:
+        return replace(resample, every=max(1, min(5, steps // 5)))
+    # the end is never resampled; a chain of one step has no other
+    most = max(1, steps - 1)
+    if resample.every > most:
+        raise ValueError(
+            f"resample.every = {resample.every} never resamples in a chain of {steps} steps, whose "
+            f"end is not resampled. Set every <= {most}, or ess_below = 0 for no resampling."
+        )
+    return resample

@@ -28,10 +28,10 @@ from seqalign.core.look import Look, Visit, filled
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
-from seqalign.core.process import Process, Space, weigh
+from seqalign.core.process import Process, Space, shifted, weigh
 from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside
 from seqalign.core.resampling import ess
-from seqalign.core.selection import Resample, Selection, pin
+from seqalign.core.selection import Resample, Selection, fitted, waits
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Constant, Tempering, ahead, fit
 from seqalign.core.value import PosteriorMean, Value
@@ -91,10 +91,11 @@ class SMC:
             raise ValueError(f"branch must be >= 1, got {self.branch}.")
         process, reward = metered(self.process, self.reward)
         look = Visit.of(process, reward, self.alpha, self.value, self.proposal, self.space)
+        selection = fitted(self.selection, process, self.branch, isinstance(self.proposal, Tilted))
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
-        tempering = fit(self.tempering, look.value, self.potential, self.selection.ess_below)
-        found |= {"value": look.value, "space": look.space, "tempering": tempering}
-        for name, part in found.items():
+        tempering = fit(self.tempering, look.value, self.potential, waits(selection))
+        kept = {"value": look.value, "space": look.space, "selection": selection}
+        for name, part in (found | kept | {"tempering": tempering}).items():
             object.__setattr__(self, name, part)
 
     @cached_property
@@ -120,6 +121,8 @@ class SMC:
         self, particles: Particles, rng: Streams, pinned: Tensor | None = None
     ) -> tuple[Particles, Step]:
         """Advance by one step; `pinned` (B, *event) is what particle 0 must become."""
+        if pinned is not None and self.move is not None:
+            raise ValueError("A path is kept without moves: set move to None in this sweep.")
         before, (b, k) = self.meter.calls, particles.log_w.shape
         i, n = particles.step + 1, len(self._times) - 1
         rng, last = rng.at(i), i == n
@@ -132,10 +135,8 @@ class SMC:
             look, reward = self._look.again(x_s, state, self._times[i], rng), None
         moved = self._weigh(state, shift, look, i, last)
         moved = replace(moved, step=i, x=x_s, reward=reward)
-        if pinned is None:
-            chosen = self.selection(moved, k, rng.at("select"))
-        else:
-            chosen = moved if last else pin(moved, rng.at("select"), self.selection.ess_below)
+        select = self.selection if pinned is None else self.selection.pinned
+        chosen = select(moved, k, rng.at("select"))
         report = Step.of(moved, chosen, self.meter.since(before))
         if self.move is not None and not last:
             chosen = self.move(self, chosen, rng.at("move"))
@@ -162,7 +163,7 @@ class SMC:
         x_s, shift = weigh(q, p, rng)
         if pinned is not None:
             x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
-            shift = p.log_prob(x_s) - q.log_prob(x_s)
+            shift = shifted(p, x_s, q.log_prob(x_s))
         return x_s, shift
 
     def _judge(self, x_0: Tensor, state: Particles) -> tuple[Look, Tensor]:

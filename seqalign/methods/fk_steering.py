@@ -29,4 +29,4 @@ class FKSteering(Looped):
     tempering: Tempering = Fitted()
     potential: Potential = Difference()
     proposal: Proposal = Base()
-    resample: Resample = Resample("multinomial", 1.0, every=5)
+    resample: Resample = Resample("multinomial", 1.0, every=None)

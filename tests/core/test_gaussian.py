@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import exact
 import pytest
 import torch
 from checks import mean_is
@@ -19,8 +20,11 @@ from seqalign.core.gaussian import (
     RectifiedFlow,
     VariancePreserving,
 )
+from seqalign.core.proposal import Tilted
+from seqalign.core.selection import Keep, OneChild
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
+from seqalign.methods.best_of_n import BestOfN
 
 SCHEDULES = [VariancePreserving(), VariancePreserving(0.5, 15.0), RectifiedFlow()]
 M, S = 0.7, 0.5  # mean and standard deviation of x_0
@@ -199,10 +203,17 @@ def test_bad_hyper_parameters_are_refused():
         process(RectifiedFlow(), steps=0)
     with pytest.raises(ValueError, match="eta >= 0"):
         process(RectifiedFlow(), eta=-1.0)
-    from seqalign.core.callables import function
+    still = exact.gaussian(eta=0.0)
+    for words, parts in {
+        "copies of a particle never part": {},
+        "children of a particle are alike": {"branch": 2, "selection": OneChild()},
+        "no noise that could be tilted": {"proposal": Tilted(), "selection": Keep()},
+    }.items():
+        with pytest.raises(ValueError, match=f"eta = 0 .*{words}"):
+            SMC(still.process, still.reward, 1.0, **parts)
 
-    with pytest.raises(ValueError, match="eta = 0"):
-        process(RectifiedFlow(), eta=0.0).check(4)
-    loop = SMC(process(RectifiedFlow(), eta=0.0), function(lambda x: x.sum(-1)), 1.0, value=None)
-    with pytest.raises(ValueError, match="eta = 0"):
-        loop.init((1, 2), Streams(0, (0,)))
+
+def test_a_chain_without_noise_is_weighed_where_nothing_needs_any():
+    """Best of N only weighs where it began: E[Ẑ] = Z of the deterministic chain's law."""
+    p = exact.gaussian(eta=0.0)
+    exact.assert_exact(p.run(BestOfN(), (15_000, 2)), p)

@@ -21,7 +21,7 @@ from seqalign.core.potential import Max, Sum
 from seqalign.core.process import Designs
 from seqalign.core.proposal import Base, Tilted
 from seqalign.core.resampling import SCHEMES
-from seqalign.core.selection import Keep, Resample
+from seqalign.core.selection import Keep, OneChild, Resample, TopK
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Adaptive, Constant, Geometric, Linear
@@ -263,8 +263,10 @@ def test_islands_of_different_length(kind):
             assert abs(float(ratio.mean()) - 1) <= exact.FALSE_ALARM * se
 
 
-def test_skipping_unchanged_particles_changes_nothing_but_rounding():
-    p = exact.masked("parallel", steps=6, bias=0.3)
+@pytest.mark.parametrize("space", [None, "budget-1", "all"])
+def test_skipping_unchanged_particles_changes_nothing_but_rounding(space):
+    # with a space the look-ahead, which is discounted by time, must be that of now
+    p = exact.masked("parallel", steps=6, bias=0.3, space=SPACES.get(space))
     for method in (
         PlainSMC(resample=ALWAYS),
         DAS(),
@@ -296,6 +298,26 @@ def test_starting_later_from_given_states():
     ran = samples(loop, *loop.run((ISLANDS, 2), Streams(14, range(ISLANDS)), start=x, begin=1))
     p_pre = exact.masked_law(p.process.network, 3, "random", [3, 1, 3], begin=1)
     exact.assert_exact(ran, exact.enumerated(p.process, p.reward, 1.0, p_pre))
+
+
+@pytest.mark.parametrize("space", ["fixed", "all", "budget-1"])
+@pytest.mark.parametrize("kind", ["random", "parallel", "uniform"])
+def test_what_is_corrupted_can_be_refined_at_every_step(kind, space):
+    # what a space fixes is never masked, so that as many reveals are left as steps
+    make = exact.uniform if kind == "uniform" else lambda **more: exact.masked(kind, **more)
+    p = make(space=SPACES[space])
+    x = p.run(PlainSMC(), (20, 6)).designs.x
+    blank = torch.full_like(x, p.process.alphabet.mask)
+    given = p.space.start(blank)
+    fixed = given != blank
+    for step in range(len(p.process.times) - 1):
+        rng = Streams(step, range(20))
+        x_t = p.process.corrupt(x, step, rng, p.space)
+        assert torch.equal(x_t[fixed], given[fixed])
+        again = PlainSMC()(
+            p.process, p.reward, (20, 6), rng=rng, space=p.space, start=x_t, begin=step
+        )
+        assert bool(p.space.contains(again.designs.x).all())
 
 
 @pytest.mark.parametrize("problem", exact.PROBLEMS)
@@ -344,44 +366,43 @@ SWEEPS = {
 }
 
 
-@pytest.mark.parametrize("below", [1.0, 0.7])
-@pytest.mark.parametrize("name", SWEEPS)
-def test_a_conditional_sweep_leaves_the_target_invariant(name, below):
+SELECTIONS = {
+    "always": {"selection": Resample("multinomial", 1.0)},
+    "sometimes": {"selection": Resample("ssp", 0.7)},
+    "every-second": {"selection": Resample("multinomial", 1.0, every=2)},
+    "never": {"selection": Keep()},
+    "nested": {"selection": OneChild(weigh=True, then=Resample("ssp", 1.0)), "branch": 2},
+    "nested-alone": {"selection": OneChild(weigh=True), "branch": 3},
+    # lam looks at the weights of all, the kept path's among them
+    "adaptive": {"selection": Resample("ssp", 0.9), "tempering": Adaptive(0.8, pace=0.0)},
+}
+
+
+# every process with always, and with three of the others in turn
+SWEPT = [
+    (n, s) for i, n in enumerate(SWEEPS) for j, s in enumerate(SELECTIONS) if not j or (i + j) % 2
+]
+
+
+@pytest.mark.parametrize(("name", "select"), SWEPT)
+def test_a_conditional_sweep_leaves_the_target_invariant(name, select):
     """Particle Gibbs: paths drawn from the target by rejection, one sweep, still the target."""
     make, proposal = SWEEPS[name]
     p = make()
-    base = SMC(p.process, p.reward, p.alpha, value=None, selection=Keep())
-    n, steps = 60_000, len(p.process.times) - 1
-    rng = Streams(17, [0])
-    state, _ = base.init((1, n), rng)
-    path = [state.x[0]]
-    for _ in range(steps):
-        state, _ = base.step(state, rng)
-        path.append(state.x[0])
-    log_w = state.log_w[0]
-    if p.space is not None:
-        log_w = torch.where(p.space.contains(state.x[0][None])[0], log_w, -torch.inf)
-    kept = torch.log(rng.at("accept").uniform((1, n)))[0] < log_w - log_w.max()
-    path = [x[kept] for x in path]
-    islands, k = int(kept.sum()), 3
+    path = exact.target_paths(p, 60_000, 17)
+    islands, k = len(path[0]), 3
     assert islands > 2_000
 
-    loop = SMC(
-        p.process,
-        p.reward,
-        p.alpha,
-        proposal=proposal,
-        tempering=Linear(),
-        selection=Resample("multinomial", below),
-        space=p.space,
-    )
+    parts = {"tempering": Linear(), "proposal": proposal, "space": p.space} | SELECTIONS[select]
+    loop = SMC(p.process, p.reward, p.alpha, **parts)
     rng = Streams(18, range(islands))
     x = p.process.prior((islands, k), rng.at("prior"))
     x[:, 0] = path[0]
     state, _ = loop.init((islands, k), rng, x)
-    for i in range(1, steps + 1):
-        state, _ = loop.step(state, rng, pinned=path[i])
-        assert torch.equal(state.x[:, 0], path[i])
+    for x_s in path[1:]:
+        state, _ = loop.step(state, rng, pinned=x_s)
+        assert state.x.shape[:2] == (islands, k)
+        assert torch.equal(state.x[:, 0], x_s)
     w = torch.softmax(state.log_w, -1)
     mean = (w[..., None] * p.features(state.x)).sum(1)
     error = mean.std(0) / math.sqrt(islands)
@@ -390,6 +411,18 @@ def test_a_conditional_sweep_leaves_the_target_invariant(name, below):
         f"{int(off.argmax())}: {float(off.max()):.1f} standard errors"
     )
     assert float(w[:, 1:].sum(-1).mean()) > 0.3, "the sweep hardly moves"
+
+
+@pytest.mark.parametrize("selection", [OneChild(), OneChild(greedy=True, weigh=True), TopK()])
+def test_a_path_is_kept_in_law_or_not_at_all(problems, selection):
+    p = problems["masked-random"]
+    loop, rng = SMC(p.process, p.reward, 1.0, selection=selection, branch=2), Streams(0, [0])
+    state, _ = loop.init((1, 3), rng)
+    with pytest.raises(ValueError, match="use "):
+        loop.step(state, rng, pinned=torch.tensor([[3, 1, 3]]))
+    moved = SMC(p.process, p.reward, 1.0, move=lambda loop, particles, rng: particles)
+    with pytest.raises(ValueError, match="without moves"):
+        moved.step(state, rng, pinned=torch.tensor([[3, 1, 3]]))
 
 
 @pytest.mark.slow

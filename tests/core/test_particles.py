@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +18,11 @@ from seqalign.core.discrete import MaskedProcess
 from seqalign.core.particles import Particles, Samples, log_mean_exp
 from seqalign.core.process import Designs
 from seqalign.core.proposal import Tilted
-from seqalign.core.selection import Keep, OneChild, Resample, TopK
+from seqalign.core.selection import Keep, OneChild, Resample, TopK, fitted
 from seqalign.core.sequence import Alphabet
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
+from seqalign.methods.fk_steering import FKSteering
 
 ABC = Alphabet("ABC")
 B, K, L, V = 3, 5, 4, 3
@@ -181,10 +183,52 @@ def test_resample_waits_for_its_step_and_leaves_finished_designs_weighted():
     done = dataclasses.replace(p, reward=torch.zeros(B, K))
     assert Resample(ess_below=1.0)(done, K, Streams(0, (0, 1, 2))) is done
     assert Resample(ess_below=0.0)(p, K, Streams(0, (0, 1, 2))) is p
+    # a conditional sweep waits for the same
+    for select, x in (
+        (Resample(ess_below=1.0, every=3), p),
+        (Resample(ess_below=0.0), p),
+        (Resample(ess_below=1.0), done),
+        (Keep(), p),
+    ):
+        assert select.pinned(x, K, Streams(0, (0, 1, 2))) is x
+    moved = Resample(ess_below=1.0).pinned(p, K, Streams(0, (0, 1, 2)))
+    assert bool((moved.parent[:, 0] == p.parent[:, 0]).all())
+    assert bool((moved.log_w == 0).all())
     with pytest.raises(ValueError, match="unknown"):
         Resample("best")
     with pytest.raises(ValueError, match="every >= 1"):
         Resample(every=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 10, 24, 25, 100])
+def test_every_fits_the_chain(steps):
+    chain = SimpleNamespace(times=torch.linspace(1, 0, steps + 1))
+
+    def fit(every, then=False):
+        resample = Resample(every=every)
+        part = OneChild(weigh=True, then=resample) if then else resample
+        part = fitted(part, chain, 2 if then else 1, False)
+        return part.then if then else part
+
+    # what a method does by default resamples in any chain that has a step before its end
+    assert FKSteering().resample.every is None
+    for then in (False, True):
+        free = fit(None, then).every
+        due = [i for i in range(1, steps) if i % free == 0]
+        assert len(due) >= min(4, steps - 1)
+        assert free == 5 or steps < 25
+        assert fit(1, then).every == 1
+        # a number that never comes is refused, with one that does
+        last = max(1, steps - 1)
+        assert fit(last, then).every == last
+        with pytest.raises(ValueError, match=f"never resamples .* {steps} steps.* <= {last}"):
+            fit(last + 1, then)
+
+
+@pytest.mark.parametrize("selection", [Keep(), Resample()])
+def test_children_need_a_selection_that_chooses_among_them(selection):
+    with pytest.raises(ValueError, match=r"branch = 2 .*does not choose among them: use OneChild"):
+        fitted(selection, SimpleNamespace(times=torch.linspace(1, 0, 4)), 2, False)
 
 
 def test_one_child_keeps_each_parent_and_the_mean_weight():
