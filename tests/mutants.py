@@ -80,6 +80,18 @@ TELESCOPE = "core/test_laws_mutants.py::test_tilted_weights_telescope_too"
 
 MUTANTS = (
     Mutant(
+        "move-without-proposal",
+        "a move forgets what the proposal prefers",
+        edit("core/moves", "gain = gain - (p.log_prob(old.x) - q.log_prob(old.x))", "pass"),
+        ("core/test_moves.py",),
+    ),
+    Mutant(
+        "move-without-twist",
+        "a move forgets the value of what it proposes",
+        edit("core/moves", " + new.log_twist - old.log_twist", ""),
+        ("core/test_moves.py",),
+    ),
+    Mutant(
         "stale-twist",
         "after resampling, log_twist stays with the slot and not with the particle",
         edit("core/selection", RESET, RESET + "            log_twist=particles.log_twist,\n"),

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
 from seqalign.core.look import Look, Visit, filled
+from seqalign.core.moves import Move, after, refuse
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
-from seqalign.core.process import Process, Space, weigh
+from seqalign.core.process import Process, Space, Transition, weigh
 from seqalign.core.proposal import Base, Proposal, Tilted
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, pin
@@ -40,8 +41,6 @@ __all__ = ["SMC", "Move", "Observe"]
 
 # what a person looks at after a step, and the particles that go on from it
 Observe = Callable[[Step, Particles], None]
-# an MCMC kernel applied after selection; it must leave the current target invariant
-Move = Callable[["SMC", Particles, Streams], Particles]
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,7 @@ class SMC:
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
         for name, part in (found | {"value": look.value, "space": look.space}).items():
             object.__setattr__(self, name, part)
+        refuse(self)
 
     @cached_property
     def _times(self) -> list[float]:
@@ -105,6 +105,8 @@ class SMC:
         before = self.meter.calls
         if x is None:
             x = self.process.prior(shape, rng.at("prior"))
+        elif self.move is not None:
+            self.move.check(self, x)
         self.process.check(len(self._times) - 1 - step, self.space, x)
         if self.space is not None:
             x = self.space.start(x)
@@ -132,15 +134,23 @@ class SMC:
             chosen = self.selection(moved, k, rng.at("select"))
         else:
             chosen = moved if last else pin(moved, rng.at("select"), self.selection.ess_below)
-        report = Step.of(moved, chosen, self.meter.since(before))
-        if self.move is not None and not last:
-            chosen = self.move(self, chosen, rng.at("move"))
-        return chosen, report
+        found = None if last or pinned is not None else (look.value, moved.log_w)
+        done, accepted = after(self, particles, chosen, found, rng)
+        return done, Step.of(moved, chosen, self.meter.since(before), accepted)
 
     def _propose(
         self, state: Particles, i: int, rng: Streams, pinned: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return x_s and log p − log q."""
+        p, q = self.kernels(state, i)
+        x_s, shift = weigh(q, p, rng.at("proposal"))
+        if pinned is not None:
+            x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
+            shift = p.log_prob(x_s) - q.log_prob(x_s)
+        return x_s, shift
+
+    def kernels(self, state: Particles, i: int) -> tuple[Transition, Transition]:
+        """Return the base transition p of a state to times[i], and the proposal q."""
         t, s, n = self._times[i - 1], self._times[i], len(self._times) - 1
         q = p = self.process.transition(state.x, state.posterior, t, s)
         if state.guide is not state.posterior:
@@ -153,15 +163,7 @@ class SMC:
                 lam = torch.ones_like(lam) if i == n else self.tempering(i, n, lam, ess)
             strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
             q = q.tilt(strength.to(state.score.dtype) * state.score)
-        rng = rng.at("proposal")
-        if q is p and pinned is None:
-            x_s = p.sample(rng)
-            return x_s, torch.zeros(x_s.shape[:2], dtype=torch.float64, device=x_s.device)
-        x_s, shift = weigh(q, p, rng)
-        if pinned is not None:
-            x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
-            shift = p.log_prob(x_s) - q.log_prob(x_s)
-        return x_s, shift
+        return p, q
 
     def _judge(self, x_0: Tensor, state: Particles) -> tuple[Look, Tensor]:
         """Return what the end imposes in place of a visit, and the reward of finished designs."""
