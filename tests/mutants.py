@@ -83,13 +83,13 @@ MUTANTS = (
         "move-without-proposal",
         "a move forgets what the proposal prefers",
         edit("core/moves", "gain = gain - (p.log_prob(old.x) - q.log_prob(old.x))", "pass"),
-        ("core/test_moves.py",),
+        ("core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",),
     ),
     Mutant(
         "move-without-twist",
         "a move forgets the value of what it proposes",
         edit("core/moves", " + new.log_twist - old.log_twist", ""),
-        ("core/test_moves.py",),
+        ("core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",),
     ),
     Mutant(
         "stale-twist",

@@ -18,34 +18,77 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from seqalign.core.look import Look
+from seqalign.core.look import Look, Visit
 from seqalign.core.particles import Particles
-from seqalign.core.potential import Difference
-from seqalign.core.process import weigh
+from seqalign.core.potential import Difference, Potential
+from seqalign.core.process import Space, Transition, weigh
 from seqalign.core.streams import Streams
+from seqalign.core.tempering import Tempering
+from seqalign.core.value import Value
 
-if TYPE_CHECKING:
-    from seqalign.core.smc import SMC
+__all__ = ["Loop", "Move", "Redraw", "Remask", "Root", "after", "refuse"]
 
-__all__ = ["Move", "Redraw", "Remask", "Root", "after", "refuse"]
 
-# (loop, particles, rng) to the states that new ones are drawn from, and whether there is one, (B, K)
-Root = Callable[["SMC", Particles, Streams], tuple[Particles, Tensor]]
+class Loop(Protocol):
+    """What a move knows of `SMC`."""
+
+    @property
+    def process(self) -> Any:
+        """The process, whose calls are counted."""
+
+    @property
+    def space(self) -> Space | None:
+        """Hard constraints."""
+
+    @property
+    def value(self) -> Value | None:
+        """The value, or None."""
+
+    @property
+    def tempering(self) -> Tempering:
+        """Schedule of lam."""
+
+    @property
+    def potential(self) -> Potential:
+        """How values become the log-twist."""
+
+    @property
+    def branch(self) -> int:
+        """Children per particle."""
+
+    @property
+    def move(self) -> Move | None:
+        """The move."""
+
+    @property
+    def _look(self) -> Visit:
+        """How particles are looked at."""
+
+    @property
+    def _times(self) -> list[float]:
+        """The process's times."""
+
+    def kernels(self, state: Particles, i: int) -> tuple[Transition, Transition]:
+        """Return the base transition of a state to times[i], and the proposal."""
+
+
+# (loop, particles, rng) to the states that new ones are drawn from, and where there is one, (B, K)
+Root = Callable[[Loop, Particles, Streams], tuple[Particles, Tensor]]
 
 
 class Move(Protocol):
     """A kernel that leaves the target of every particle invariant, given only that particle."""
 
-    def check(self, loop: SMC, x: Tensor | None = None) -> None:
+    def check(self, loop: Loop, x: Tensor | None = None) -> None:
         """Refuse a loop, or a start from states x (B, K, *event), that it cannot serve."""
 
     def __call__(
-        self, loop: SMC, before: Particles, particles: Particles, able: Tensor, rng: Streams
+        self, loop: Loop, before: Particles, particles: Particles, able: Tensor, rng: Streams
     ) -> tuple[Particles, Tensor]:
         """Return moved particles and the accepted fraction of what was proposed, (B,).
 
@@ -54,7 +97,7 @@ class Move(Protocol):
         """
 
 
-def refuse(loop: SMC) -> None:
+def refuse(loop: Loop) -> None:
     """Refuse a loop under which no move leaves the target of a particle alone.
 
     Raises:
@@ -79,7 +122,7 @@ def refuse(loop: SMC) -> None:
 
 
 def after(
-    loop: SMC,
+    loop: Loop,
     before: Particles,
     chosen: Particles,
     found: tuple[Tensor, Tensor] | None,
@@ -114,7 +157,7 @@ def _put(old: Particles, new: Particles, take: Tensor, index: Tensor) -> Particl
     )  # fmt: skip
 
 
-def _visit(loop: SMC, particles: Particles, x: Tensor, step: int, rng: Streams) -> Particles:
+def _visit(loop: Loop, particles: Particles, x: Tensor, step: int, rng: Streams) -> Particles:
     """Return particles as if they stood at x (B, K, *event)."""
     found = loop._look(x, loop._times[step], rng)
     twist = particles.log_twist
@@ -127,7 +170,7 @@ def _visit(loop: SMC, particles: Particles, x: Tensor, step: int, rng: Streams) 
 
 
 def _metropolis(
-    loop: SMC, old: Particles, root: Particles, free: Tensor, mix: float, rng: Streams
+    loop: Loop, old: Particles, root: Particles, free: Tensor, mix: float, rng: Streams
 ) -> tuple[Particles, Tensor]:
     """Return what was proposed from the root, and whether to take it, (B, K) bool."""
     i = old.step
@@ -149,7 +192,7 @@ def _metropolis(
 
 
 def _sweep(
-    loop: SMC,
+    loop: Loop,
     particles: Particles,
     able: Tensor,
     share: float,
@@ -171,7 +214,7 @@ def _sweep(
 
 def _sweeps(
     move: Redraw | Remask,
-    loop: SMC,
+    loop: Loop,
     particles: Particles,
     able: Tensor,
     rng: Streams,
@@ -218,17 +261,17 @@ class Redraw:
         if not 0 < self.mix <= 1:
             raise ValueError(f"Redraw needs 0 < mix <= 1, got {self.mix}.")
 
-    def check(self, loop: SMC, x: Tensor | None = None) -> None:
+    def check(self, loop: Loop, x: Tensor | None = None) -> None:
         """Refuse to mix letters."""
         if self.mix < 1 and loop.process.discrete:
             raise ValueError(f"Letters cannot be mixed: set mix = 1, not {self.mix}.")
 
     def __call__(
-        self, loop: SMC, before: Particles, particles: Particles, able: Tensor, rng: Streams
+        self, loop: Loop, before: Particles, particles: Particles, able: Tensor, rng: Streams
     ) -> tuple[Particles, Tensor]:
         """Return moved particles and the accepted fraction, (B,)."""
 
-        def root(loop: SMC, some: Particles, rng: Streams) -> tuple[Particles, Tensor]:
+        def root(loop: Loop, some: Particles, rng: Streams) -> tuple[Particles, Tensor]:
             k, n = before.log_w.shape[1], some.log_w.shape[1]
             index = (torch.arange(n, device=able.device) * k // n).expand(len(able), n)
             parent = before if n == k else before.gather(index)
@@ -260,13 +303,18 @@ class Remask:
     def __post_init__(self) -> None:
         _sound(self)
 
-    def check(self, loop: SMC, x: Tensor | None = None) -> None:
+    def check(self, loop: Loop, x: Tensor | None = None) -> None:
         """Refuse processes in which a single reveal is no step, and letters that were given."""
         process = loop.process
         if not process.absorbing or getattr(process, "order", "") != "random" or process.takes_time:
             raise ValueError(
                 f"Remask hides and reveals one position: {process.name!r} must be masked, with "
                 f"order 'random' and a network that takes no time; use redraw."
+            )
+        if getattr(process, "blocks", ()):
+            raise ValueError(
+                "Remask needs letters with the conditionals of one law, and tied positions have "
+                "none; use redraw."
             )
         if x is not None:
             prior = process.prior((x.shape[0], x.shape[1]), Streams(0, range(x.shape[0])))  # type: ignore[arg-type]
@@ -278,24 +326,19 @@ class Remask:
                 )
 
     def __call__(
-        self, loop: SMC, before: Particles, particles: Particles, able: Tensor, rng: Streams
+        self, loop: Loop, before: Particles, particles: Particles, able: Tensor, rng: Streams
     ) -> tuple[Particles, Tensor]:
         """Return moved particles and the accepted fraction, (B,)."""
         return _sweeps(self, loop, particles, able, rng, _hidden)
 
 
-def _hidden(loop: SMC, some: Particles, rng: Streams) -> tuple[Particles, Tensor]:
-    """Return the particles with one revealed unit hidden, drawn evenly, and where there is one."""
+def _hidden(loop: Loop, some: Particles, rng: Streams) -> tuple[Particles, Tensor]:
+    """Return the particles with one letter hidden again, drawn evenly, and where there is one."""
     process, x = loop.process, some.x
     blank = process.prior((x.shape[0], x.shape[1]), rng).to(x.device)
     free = process.unknown(blank if loop.space is None else loop.space.start(blank))
     shown = free & ~process.unknown(x)
-    unit = torch.arange(x.shape[-1], device=x.device)
-    for group in process.blocks:  # type: ignore[attr-defined]
-        unit[[i - 1 for i in group]] = min(group) - 1
-    leads = shown & (unit == torch.arange(x.shape[-1], device=x.device))
-    # a block of which the space fixes a part is never drawn by its first position if that is fixed
-    u = torch.where(leads, rng.at("hide").uniform(x.shape, x.device), -1.0)
-    hit = shown & (unit == unit[u.argmax(-1, keepdim=True)])
-    y = torch.where(hit & leads.any(-1, keepdim=True), blank, x)
-    return _visit(loop, some, y, some.step, rng.at("root")), leads.any(-1)
+    u = torch.where(shown, rng.at("hide").uniform(x.shape, x.device), -1.0)
+    hit = shown & (torch.arange(x.shape[-1], device=x.device) == u.argmax(-1, keepdim=True))
+    y = torch.where(hit, blank, x)
+    return _visit(loop, some, y, some.step, rng.at("root")), shown.any(-1)

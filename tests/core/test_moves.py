@@ -56,9 +56,10 @@ def test_remask_is_exact_where_conditionals_agree(space, method):
 def test_remask_is_not_exact_where_conditionals_disagree_and_redraw_is():
     p = exact.masked("random", bias=1.5)
     exact.assert_exact(p.run(PlainSMC(resample=ALWAYS, move=Redraw()), (ISLANDS, 2), 34), p)
+    moved = PlainSMC(resample=ALWAYS, move=Remask(share=1.0, sweeps=4))
+    samples = p.run(moved, (ISLANDS, 2), 34)
     with pytest.raises(AssertionError):
-        move = Remask(share=1.0, sweeps=4)
-        exact.assert_exact(p.run(PlainSMC(resample=ALWAYS, move=move), (ISLANDS, 2), 34), p)
+        exact.assert_exact(samples, p)
 
 
 @pytest.mark.parametrize("move", [Redraw(share=0.5), Remask(share=0.5)], ids=repr)
@@ -99,6 +100,15 @@ def test_what_a_move_cannot_serve_is_refused():
     given = torch.tensor([[[0, 3, 3]]])
     with pytest.raises(ValueError, match="given"):
         TDS(move=Remask())(p.process, p.reward, (1, 1), rng=Streams(0, (0,)), start=given)
+
+
+@pytest.mark.parametrize("name", [*[n for n in exact.CONSTRAINED if "tie" in n][:2], "forbid"])
+def test_redraw_is_exact_with_ties_and_patterns(name):
+    p = exact.masked("random", length=4, steps=4, space=exact.CONSTRAINED[name](), scale=0.3)
+    exact.assert_exact(p.run(TDS(resample=ALWAYS, move=Redraw()), (ISLANDS, 2), 37), p)
+    if p.process.blocks:
+        with pytest.raises(ValueError, match="tied"):
+            TDS(move=Remask()).loop(p.process, p.reward, p.space)
 
 
 def test_a_move_is_named_like_any_part():
