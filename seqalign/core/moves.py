@@ -176,7 +176,7 @@ def _metropolis(
     i = old.step
     if mix < 1:
         p = loop.process.transition(root.x, root.posterior, loop._times[i - 1], loop._times[i])
-        mean, z = p.mean, p.sample(rng.at("proposal"))  # type: ignore[attr-defined]
+        mean, z = p.mean, p.sample(rng.at("proposal"))
         x = mean + math.sqrt(1 - mix * mix) * (old.x - mean) + mix * (z - mean)
         gain = torch.zeros_like(old.log_h)
     else:
