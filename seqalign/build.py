@@ -16,6 +16,7 @@ from functools import reduce
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from seqalign.core.moves import Move
 from seqalign.core.potential import Potential
 from seqalign.core.proposal import Proposal
 from seqalign.core.selection import Selection
@@ -32,6 +33,7 @@ STRATEGIES: dict[Kind, Any] = {
     "proposal": Proposal,
     "potential": Potential,
     "selection": Selection,
+    "move": Move,
 }
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -24,7 +24,7 @@ __all__ = [
 
 Kind = Literal[
     "reward", "model", "method", "value", "tempering", "proposal", "potential", "selection",
-    "constraint",
+    "move", "constraint",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _OWN = "seqalign"

@@ -81,6 +81,18 @@ TELESCOPE = "core/test_laws_mutants.py::test_tilted_weights_telescope_too"
 
 MUTANTS = (
     Mutant(
+        "move-without-proposal",
+        "a move forgets what the proposal prefers",
+        edit("core/moves", "gain = gain - (p.log_prob(old.x) - q.log_prob(old.x))", "pass"),
+        ("core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",),
+    ),
+    Mutant(
+        "move-without-twist",
+        "a move forgets the value of what it proposes",
+        edit("core/moves", " + new.log_twist - old.log_twist", ""),
+        ("core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",),
+    ),
+    Mutant(
         "stale-twist",
         "after resampling, log_twist stays with the slot and not with the particle",
         edit("core/selection", RESET, RESET + "            log_twist=particles.log_twist,\n"),
@@ -473,7 +485,7 @@ MUTANTS = (
     Mutant(
         "invisible-tails",
         "a proposal is as sure as its look-ahead and its gradient: what they miss is never drawn",
-        edit("core/smc", "q = q if q is p else defended(q, wide, self.defense / n)", "_ = wide"),
+        edit("core/smc", "q if q is p else defended(q, wide, self.defense / n)", "q"),
         (
             f"{TAILS}[sure look-ahead-patterns-random]",
             f"{TAILS}[sure gradient-letters-parallel]",

@@ -154,6 +154,10 @@ class RunFolder:
             "seconds": torch.tensor(seconds, dtype=torch.float64),
             **{name: torch.stack([getattr(s, name).double() for s in trace]) for name in _STEP},
         }
+        if any(s.accepted is not None for s in trace):
+            none = torch.full_like(samples.log_w[:, 0], torch.nan)
+            rates = [none if s.accepted is None else s.accepted for s in trace]
+            tensors["accepted"] = torch.stack(rates)
         if samples.log_z is not None:
             tensors["log_z_end"] = samples.log_z
         data = save({k: v.contiguous() for k, v in tensors.items()})
@@ -175,6 +179,7 @@ class RunFolder:
                 ancestors=data["ancestors"][i] if bool(data["moved"][i]) else None,
                 network_calls=int(row[1]),
                 reward_calls=int(row[2]),
+                accepted=data["accepted"][i] if "accepted" in data else None,
                 **{name: data[name][i] for name in _STEP},
             )
             for i, row in enumerate(data["calls"])

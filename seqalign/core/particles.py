@@ -114,6 +114,8 @@ class Step:
         network_calls: particles the network saw in this step, all islands together; a backward pass
             counts as two.
         reward_calls: designs the reward scored in this step, relaxed ones too.
+        accepted: fraction of the move's proposals that were accepted, NaN if there were none; None
+            without a move.
     """
 
     step: int
@@ -125,13 +127,20 @@ class Step:
     ancestors: Tensor | None
     network_calls: int
     reward_calls: int
+    accepted: Tensor | None = None
 
     def cpu(self) -> Step:
         """Return the same on the CPU."""
         return over_tensors(self, Tensor.cpu)
 
     @classmethod
-    def of(cls, moved: Particles, chosen: Particles | None, calls: tuple[int, int]) -> Step:
+    def of(
+        cls,
+        moved: Particles,
+        chosen: Particles | None,
+        calls: tuple[int, int],
+        accepted: Tensor | None = None,
+    ) -> Step:
         """Describe particles before selection, what was chosen of them, and what they cost."""
         return cls(
             step=moved.step,
@@ -143,6 +152,7 @@ class Step:
             ancestors=None if chosen is None or chosen is moved else chosen.parent,
             network_calls=calls[0],
             reward_calls=calls[1],
+            accepted=accepted,
         )
 
 
@@ -259,6 +269,7 @@ def join(parts: Sequence[Samples]) -> Samples:
     stay = torch.arange(first.log_w.shape[1])[None]
     per_island = ("ess", "lam", "log_z", "value_mean", "value_max")
     for rows in zip(*(p.trace for p in parts), strict=True):
+        won = [s.accepted for s in rows if s.accepted is not None]
         moved = [stay if s.ancestors is None else s.ancestors for s in rows]
         steps.append(
             Step(
@@ -266,6 +277,7 @@ def join(parts: Sequence[Samples]) -> Samples:
                 ancestors=torch.cat(moved) if any(s.ancestors is not None for s in rows) else None,
                 network_calls=sum(s.network_calls for s in rows),
                 reward_calls=sum(s.reward_calls for s in rows),
+                accepted=torch.cat(won) if won else None,
                 **{name: torch.cat([getattr(s, name) for s in rows]) for name in per_island},
             )
         )

@@ -270,6 +270,9 @@ def draw(transition: Transition, rng: Streams) -> tuple[Tensor, Tensor]:
 
 def weigh(q: Transition, base: Transition, rng: Streams) -> tuple[Tensor, Tensor]:
     """Draw x_s (B, K, *event) from q with log base − log q, (B, K); a joint `weigh` saves work."""
+    if q is base:
+        x_s = q.sample(rng)
+        return x_s, torch.zeros(x_s.shape[:2], dtype=torch.float64, device=x_s.device)
     joint = getattr(q, "weigh", None)
     if joint is not None:
         x_s, shift = joint(base, rng)

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
 from seqalign.core.look import Look, Visit, filled
+from seqalign.core.moves import Move, after, refuse
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
-from seqalign.core.process import Process, Space, shifted, weigh
+from seqalign.core.process import Process, Space, Transition, shifted, weigh
 from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, fitted, waits
@@ -40,8 +41,6 @@ __all__ = ["SMC", "Move", "Observe"]
 
 # what a person looks at after a step, and the particles that go on from it
 Observe = Callable[[Step, Particles], None]
-# an MCMC kernel applied after selection; it must leave the current target invariant
-Move = Callable[["SMC", Particles, Streams], Particles]
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,7 @@ class SMC:
         kept = {"value": look.value, "space": look.space, "selection": selection}
         for name, part in (found | kept | {"tempering": tempering}).items():
             object.__setattr__(self, name, part)
+        refuse(self)
 
     @cached_property
     def _times(self) -> list[float]:
@@ -110,6 +110,8 @@ class SMC:
         before = self.meter.calls
         if x is None:
             x = self.process.prior(shape, rng.at("prior"))
+        elif self.move is not None:
+            self.move.check(self, x)
         self.process.check(len(self._times) - 1 - step, self.space, x)
         if self.space is not None:
             x = self.space.start(x)
@@ -120,9 +122,7 @@ class SMC:
     def step(
         self, particles: Particles, rng: Streams, pinned: Tensor | None = None
     ) -> tuple[Particles, Step]:
-        """Advance by one step; `pinned` (B, *event) is what particle 0 must become."""
-        if pinned is not None and self.move is not None:
-            raise ValueError("A path is kept without moves: set move to None in this sweep.")
+        """Advance by one step; `pinned` (B, *event) is what particle 0 must become, unmoved."""
         before, (b, k) = self.meter.calls, particles.log_w.shape
         i, n = particles.step + 1, len(self._times) - 1
         rng, last = rng.at(i), i == n
@@ -137,15 +137,23 @@ class SMC:
         moved = replace(moved, step=i, x=x_s, reward=reward)
         select = self.selection if pinned is None else self.selection.pinned
         chosen = select(moved, k, rng.at("select"))
-        report = Step.of(moved, chosen, self.meter.since(before))
-        if self.move is not None and not last:
-            chosen = self.move(self, chosen, rng.at("move"))
-        return chosen, report
+        found = None if last or pinned is not None else (look.value, moved.log_w)
+        done, accepted = after(self, particles, chosen, found, rng)
+        return done, Step.of(moved, chosen, self.meter.since(before), accepted)
 
     def _propose(
         self, state: Particles, i: int, rng: Streams, pinned: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Return x_s and log p − log q."""
+        p, q = self.kernels(state, i)
+        x_s, shift = weigh(q, p, rng.at("proposal"))
+        if pinned is not None:
+            x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
+            shift = shifted(p, x_s, q.log_prob(x_s))
+        return x_s, shift
+
+    def kernels(self, state: Particles, i: int) -> tuple[Transition, Transition]:
+        """Return the base transition p of a state to times[i], and the proposal q."""
         t, s, n = self._times[i - 1], self._times[i], len(self._times) - 1
         q = wide = p = self.process.transition(state.x, state.posterior, t, s)
         if self.space is not None:
@@ -155,16 +163,7 @@ class SMC:
             lam = ahead(self.tempering, i, n, state.lam)
             strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
             q = q.tilt(strength.to(state.score.dtype) * state.score)
-        q = q if q is p else defended(q, wide, self.defense / n)
-        rng = rng.at("proposal")
-        if q is p and pinned is None:
-            x_s = p.sample(rng)
-            return x_s, torch.zeros(x_s.shape[:2], dtype=torch.float64, device=x_s.device)
-        x_s, shift = weigh(q, p, rng)
-        if pinned is not None:
-            x_s = torch.cat((pinned[:, None], x_s[:, 1:]), 1)
-            shift = shifted(p, x_s, q.log_prob(x_s))
-        return x_s, shift
+        return p, q if q is p else defended(q, wide, self.defense / n)
 
     def _judge(self, x_0: Tensor, state: Particles) -> tuple[Look, Tensor]:
         """Return what the end imposes in place of a visit, and the reward of finished designs."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seqalign.core.method import Looped
+from seqalign.core.moves import Move
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Resample
 from seqalign.core.tempering import Adaptive, Tempering
@@ -29,3 +30,4 @@ class DAS(Looped):
     tempering: Tempering = Adaptive()
     tilt: Tilted = Tilted()
     resample: Resample = Resample()
+    move: Move | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seqalign.core.method import Looped
+from seqalign.core.moves import Move
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.proposal import Base, Proposal
 from seqalign.core.selection import Resample
@@ -30,3 +31,4 @@ class FKSteering(Looped):
     potential: Potential = Difference()
     proposal: Proposal = Base()
     resample: Resample = Resample("multinomial", 1.0, every=None)
+    move: Move | None = None

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seqalign.core.method import Looped
+from seqalign.core.moves import Move
 from seqalign.core.selection import Resample
 from seqalign.core.tempering import Fitted, Tempering
 from seqalign.core.value import Automatic, Value
@@ -27,3 +28,4 @@ class PlainSMC(Looped):
     value: Value = Automatic()
     tempering: Tempering = Fitted()
     resample: Resample = Resample()
+    move: Move | None = None

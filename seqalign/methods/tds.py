@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from seqalign.core.method import Looped
+from seqalign.core.moves import Move
 from seqalign.core.proposal import Tilted
 from seqalign.core.selection import Resample
 from seqalign.core.tempering import Constant, Tempering
@@ -28,3 +29,4 @@ class TDS(Looped):
     tempering: Tempering = Constant()
     tilt: Tilted = Tilted()
     resample: Resample = Resample()
+    move: Move | None = None
