@@ -75,6 +75,7 @@ class Looped:
         tilt: which gradient tilts the proposal, and its scale.
         resample: scheme and threshold of resampling.
         branch: children per particle, M.
+        move: MCMC kernel after selection, or None.
     """
 
     alpha: float = 1.0

@@ -26,7 +26,7 @@ from seqalign.core.proposal import Base, Proposal
 from seqalign.core.selection import Resample
 from seqalign.core.smc import SMC, Observe
 from seqalign.core.streams import Streams
-from seqalign.core.tempering import Linear, Tempering
+from seqalign.core.tempering import Fitted, Tempering
 from seqalign.core.value import Automatic, Value
 
 __all__ = ["ParticleGibbs"]
@@ -49,7 +49,7 @@ class ParticleGibbs(Looped):
     particles: int = 8
     burn_in: int = 8
     value: Value = Automatic()
-    tempering: Tempering = Linear()
+    tempering: Tempering = Fitted()
     proposal: Proposal = Base()
     resample: Resample = Resample()
 

@@ -85,7 +85,7 @@ def test_the_resolved_file_says_everything(campaign):
     assert config["resolved"]["steps"] == 11
     assert config["resolved"]["sampler"]["resample"] == {
         "scheme": "ssp",
-        "ess_below": 0.5,
+        "ess_below": 0.75,
         "every": 1,
     }
     assert config["resolved"]["rewards"]["a"]["version"] == "0.3"

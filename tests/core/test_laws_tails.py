@@ -97,8 +97,9 @@ def proposal_law(p: exact.Problem, proposal: Base | Tilted) -> np.ndarray:
             state = loop._look(x, times[i - 1], streams).begin(x, i - 1, 0.0)
             _, shift = loop._propose(state, i, streams, y[:, 0])
             base = p.process.transition(x, state.posterior, times[i - 1], times[i]).log_prob(y)
-            # what the base cannot do has no weight
-            q = torch.where(torch.isneginf(base), 0.0, torch.exp(base - shift))[:, 0].tolist()
+            # what the base cannot do has no weight; nor has what the proposal cannot
+            never = torch.isneginf(base) | torch.isneginf(shift)
+            q = torch.where(never, 0.0, torch.exp(base - shift))[:, 0].tolist()
             for (before, after), chance in zip(some, q, strict=True):
                 if chance > 0:
                     nxt[after] = nxt.get(after, 0.0) + law[before] * chance

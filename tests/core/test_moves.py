@@ -11,7 +11,7 @@ import torch
 from seqalign.build import make, plain
 from seqalign.core.moves import Redraw, Remask
 from seqalign.core.potential import Max
-from seqalign.core.selection import Resample
+from seqalign.core.selection import OneChild, Resample
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Adaptive, Constant, Linear
@@ -49,7 +49,7 @@ def test_mixed_noise_is_exact(problem):
 @pytest.mark.parametrize("space", [None, *SPACES])
 def test_remask_is_exact_where_conditionals_agree(space, method):
     p = exact.masked("random", bias=0.0, space=None if space is None else SPACES[space])
-    samples = p.run(replace(method, move=Remask(share=1.0, sweeps=2)), (ISLANDS, 2), 33)
+    samples = p.run(replace(method, move=Remask(share=1.0, sweeps=2)), (2 * ISLANDS, 2), 33)
     exact.assert_exact(samples, p)
 
 
@@ -94,7 +94,10 @@ def test_what_a_move_cannot_serve_is_refused():
         with pytest.raises(ValueError, match=cure):
             method.loop(p.process, p.reward)
     with pytest.raises(ValueError, match="one child"):
-        SMC(p.process, p.reward, 1.0, branch=2, tempering=Constant(), move=Redraw())
+        SMC(
+            p.process, p.reward, 1.0, branch=2, tempering=Constant(), move=Redraw(),
+            selection=OneChild(weigh=True),
+        )  # fmt: skip
     with pytest.raises(ValueError, match="use redraw"):
         TDS(move=Remask()).loop(g.process, g.reward)
     given = torch.tensor([[[0, 3, 3]]])
