@@ -40,6 +40,7 @@ import exact
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.gaussian import RectifiedFlow, VariancePreserving
 from seqalign.core.method import Looped
+from seqalign.core.moves import Redraw
 from seqalign.core.objective import Reward
 from seqalign.core.potential import Difference, Max, Sum
 from seqalign.core.process import Designs
@@ -48,8 +49,15 @@ from seqalign.core.resampling import SCHEMES
 from seqalign.core.selection import Resample
 from seqalign.core.sequence import Alphabet
 from seqalign.core.streams import Streams
-from seqalign.core.tempering import Adaptive, Constant, Geometric, Linear
-from seqalign.core.value import PosteriorMean, PosteriorMode, PosteriorSample, Rollout
+from seqalign.core.tempering import Adaptive, Constant, Even, Fitted, Geometric, Linear
+from seqalign.core.value import (
+    Automatic,
+    Linearized,
+    PosteriorMean,
+    PosteriorMode,
+    PosteriorSample,
+    Rollout,
+)  # fmt: skip
 from seqalign.files.numbering import Numbering
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.space import DesignSpace
@@ -117,28 +125,33 @@ class Case:
 
 
 def methods() -> list[type[Looped]]:
-    """The installed methods that are one weighted sweep."""
+    """The installed methods that are one weighted sweep, with an estimate of Z."""
     found = (e.load() for e in entry_points(group="seqalign.methods"))
-    some = [m for m in found if isinstance(m, type) and issubclass(m, Looped) and m.consistent]
+    loops = [m for m in found if isinstance(m, type) and issubclass(m, Looped)]
+    some = [m for m in loops if m.consistent and m.__call__ is Looped.__call__]
     return sorted(some, key=lambda m: m.__name__)
 
 
-def method(r: random.Random, alpha: float, gaussian: bool, network: bool) -> Looped:
-    """Draw a method and its parts."""
+def method(r: random.Random, alpha: float, gaussian: bool, network: bool, steps: int) -> Looped:
+    """Draw a method and its parts for a chain of so many steps."""
     kind = r.choice(methods())
     through = r.choice(["auto", "network"]) if network or gaussian else "posterior"
     tilt = Tilted(through, r.choice([0.3, 0.7, 1.0]))  # type: ignore[arg-type]
     values = [PosteriorMean(), PosteriorMode(), PosteriorSample(1), PosteriorSample(3), Rollout(1)]
+    values += [Automatic()] if gaussian else [Automatic(), Linearized(), Linearized()]
     resample = Resample(
         r.choice(sorted(SCHEMES)),  # type: ignore[arg-type]
         r.choice([0.5, 0.8, 1.0]),
-        r.choice([1, 1, 2]),
+        r.choice([1, 1, 2 if steps > 2 else 1]),
     )
     parts: dict[str, Any] = {
         "alpha": alpha,
         "value": r.choice(values),
         "tempering": r.choice(
-            [Constant(), Constant(0.4), Linear(), Linear(2.0), Geometric(), Adaptive(0.5, 0.0)]
+            [
+                *(Constant(), Constant(0.4), Linear(), Linear(2.0), Geometric(), Fitted(), Even()),
+                *(Adaptive(0.5, 0.0), Adaptive(0.5)),
+            ]
         ),
         "potential": r.choice([Difference(), Difference(), Max(), Sum()]),
         "proposal": r.choice([Base(), tilt]),
@@ -146,6 +159,8 @@ def method(r: random.Random, alpha: float, gaussian: bool, network: bool) -> Loo
         "resample": resample,
         "branch": r.choice([1, 2, 3]),
     }
+    plain = not parts["tempering"].adaptive and isinstance(parts["potential"], Difference)
+    parts["move"] = r.choice([None, Redraw(), Redraw(0.5, 2)]) if plain else None
     return kind(**{f.name: parts[f.name] for f in fields(kind) if f.name in parts})
 
 
@@ -275,7 +290,7 @@ def discrete(r: random.Random, family: str) -> Case | None:
         if not z > 1e-6:
             return None
         log_z.append(math.log(z) + constant / alpha)
-    found = method(r, alpha, False, network)
+    found = method(r, alpha, False, network, steps)
     note = f"V {v}, L {length}, {steps} steps, {found}, {some and some.constraints}"
     k = r.randint(1, 7)
     return Case(family, process, reward, alpha, found, some, k, tuple(log_z), note)
@@ -296,7 +311,7 @@ def continuous(r: random.Random) -> Case | None:
     ) if dim > 1 else None  # fmt: skip
     if p is None:
         return None
-    found, k = method(r, alpha, True, True), r.randint(1, 7)
+    found, k = method(r, alpha, True, True, steps), r.randint(1, 7)
     note = f"{dim} dimensions, {steps} steps, {found}"
     return Case("gaussian", p.process, reward, alpha, found, None, k, (p.log_z,), note)
 
