@@ -256,8 +256,8 @@ MUTANTS = (
         "adaptive tempering starts where all values are equal: lam jumps to 1 at once",
         edit(
             "core/tempering",
-            "ceiling = torch.full_like(lam, (i / n) ** self.pace).clamp(min=lam)",
-            "ceiling = torch.ones_like(lam)",
+            "return (i / n) ** (1.0 if self.pace is None else self.pace) if i else 0.0",
+            "return 1.0 if i else 0.0",
         ),
         (
             "core/test_tempering.py::test_adaptive_does_not_spend_everything_where_all_values_are_equal",
@@ -321,12 +321,12 @@ MUTANTS = (
         "adaptive tempering takes gradient steps on the effective sample size instead of bisecting",
         edit(
             "core/tempering",
-            "            middle = 0.5 * (lo + hi)\n"
-            "            good = ess_at(middle) >= self.ess\n"
-            "            lo, hi = torch.where(good, middle, lo), torch.where(good, hi, middle)\n",
-            "            gap = ess_at(lo) - self.ess\n"
-            "            slope = (ess_at(lo + 1e-4) - ess_at(lo)) / 1e-4\n"
-            "            lo = (lo - gap / slope.clamp(max=-1e-6)).clamp(min=lam, max=hi)\n",
+            "            middle = 0.5 * (good + bad)\n"
+            "            fits = ess_at(lam + middle * room) >= self.ess\n"
+            "            good, bad = torch.where(fits, middle, good), torch.where(fits, bad, middle)\n",
+            "            here = ess_at(lam + good * room)\n"
+            "            slope = (ess_at(lam + (good + 1e-4) * room) - here) / 1e-4\n"
+            "            good = (good - (here - self.ess) / slope.clamp(max=-1e-6)).clamp(0, 1)\n",
         ),
         (
             "core/test_tempering.py::test_adaptive_keeps_its_target_and_its_pace",
@@ -481,6 +481,30 @@ MUTANTS = (
             "        return x_s, torch.zeros_like(shift)\n",
         ),
         (TELESCOPE, f"{EXACT}[masked-random-tds]"),
+    ),
+    Mutant(
+        "waiting-for-each-other",
+        "lam waits below one effective sample size and resampling below another: neither moves",
+        edit("core/tempering", "if ess_below < tempering.ess:", "if False:"),
+        ("core/test_tempering.py::test_tempering_and_resampling_may_not_wait_for_each_other",),
+    ),
+    Mutant(
+        "coarse-lam",
+        "lam is known to 2^-10 of its whole range, so that at a low temperature it is 0",
+        edit("core/tempering", "*(2.0**-k for k in range(4, 65))", "*(2.0**-k for k in (4, 10))"),
+        ("core/test_tempering.py::test_adaptive_moves_at_any_temperature",),
+    ),
+    Mutant(
+        "half-a-soft-value",
+        "the linearized value forgets what the average letter gives already",
+        edit("core/look", "return gain - mean, guide, score", "return gain, guide, score"),
+        ("core/test_laws_linear.py::test_every_weight_is_z",),
+    ),
+    Mutant(
+        "tied-letters-count-twice",
+        "a tied group is tilted once for each of its positions",
+        edit("core/look", "score = score / size[:, None]", "score = score * 1.0"),
+        ("core/test_laws_linear.py::test_every_weight_is_z",),
     ),
     Mutant(
         "invisible-tails",

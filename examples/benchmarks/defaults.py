@@ -98,7 +98,7 @@ def told(runs: list[sa.Samples], rewards: list[sa.Reward]) -> list[float]:
 
 def markov(seeds: int, quick: bool) -> None:
     """Print the tables of the solvable chain."""
-    bed, islands = (Testbed.load(length=12), 4) if quick else (Testbed.load(), 32)
+    bed, islands = (Testbed.load(length=12), 4) if quick else (Testbed.load(), 16)
     for alpha in (1.0,) if quick else (2.0, 1.0, 0.5):
         for seed in range(1 if quick else seeds):
 
