@@ -21,6 +21,8 @@ __all__ = ["Finding", "Health", "examine"]
 ROOTS = 0.1
 # fewer different designs by weight than a quarter of the particles: most of the work was for copies
 DIFFERENT = 0.25
+# hardly more than one design, whatever the number of particles
+ONE = 1.5
 # below a tenth of the particles, weighted means follow single designs
 ESS = 0.1
 # with no hindrance lam comes close to 1 by itself; below half of the way the last step decides
@@ -53,7 +55,8 @@ class Health:
     Attributes:
         particles: per island.
         distinct: different designs with weight, per island.
-        different: effective number of different designs by their weights, per island.
+        different: effective number of different designs by their weights, per island; of designs
+            in real numbers, of their ancestors half-way.
         roots: first particles with living descendants, per island.
         ess: effective sample size at the end, as a fraction, per island.
         lam: tempering before the last step, per island.
@@ -104,7 +107,13 @@ def examine(samples: Samples, method: Any, replicates: int | None = None) -> Hea
     replicates = islands if replicates is None else replicates
     if replicates < 1 or islands % replicates:
         raise ValueError(f"{islands} islands are no multiple of {replicates} per target.")
-    counted = [_different(x, w) for x, w in zip(samples.designs.x, samples.log_w, strict=True)]
+    x, log_w = samples.designs.x.flatten(2), samples.log_w
+    kinds = x
+    if x.is_floating_point():
+        # no two pictures are equal; those that part in the second half vary one composition
+        kinds = _lines(samples, len(samples.trace) // 2)[..., None]
+    distinct = [_weights(*row) for row in zip(x, log_w, strict=True)]
+    different = [_weights(*row) for row in zip(kinds, log_w, strict=True)]
     early = samples.trace[:-1]
     silent = [~torch.isfinite(s.value_mean) for s in early]
     rates = [s.accepted for s in samples.trace if s.accepted is not None]
@@ -112,16 +121,17 @@ def examine(samples: Samples, method: Any, replicates: int | None = None) -> Hea
     won = won[torch.isfinite(won)]
     numbers: dict[str, Any] = {
         "particles": k,
-        "distinct": tuple(n for n, _ in counted),
-        "different": tuple(n for _, n in counted),
+        "distinct": tuple(len(w) for w in distinct),
+        "different": tuple(1 / sum(v * v for v in w) if w else 0.0 for w in different),
         "unknown": float(torch.cat(silent).double().mean()) if silent else None,
         "accepted": float(won.mean()) if won.numel() else None,
     }
     if samples.log_z is not None:
         pools = samples.log_z.split(replicates)
+        roots = _lines(samples)[..., None]
         ess = (samples.ess / k).nan_to_num(nan=0.0)
         numbers |= {
-            "roots": _roots(samples),
+            "roots": tuple(len(_weights(*row)) for row in zip(roots, log_w, strict=True)),
             "ess": tuple(ess.tolist()),
             "lam": tuple(early[-1].lam.tolist()) if len(early) > 1 else None,
             "spread": tuple(_spread(pool) for pool in pools),
@@ -134,25 +144,23 @@ def examine(samples: Samples, method: Any, replicates: int | None = None) -> Hea
 # numbers ------------------------------------------------------------------------------------------
 
 
-def _different(x: Tensor, log_w: Tensor) -> tuple[int, float]:
-    """Count the different designs with weight of an island, and as many as weigh the same."""
+def _weights(kinds: Tensor, log_w: Tensor) -> list[float]:
+    """Return what each different row of kinds (K, n) weighs together; nothing where it is 0."""
     weight: dict[bytes, float] = {}
-    flat = x.flatten(1).contiguous().numpy()
-    for row, w in zip(flat, torch.softmax(log_w, -1).nan_to_num().tolist(), strict=True):
+    rows = kinds.contiguous().numpy()
+    for row, w in zip(rows, torch.softmax(log_w, -1).nan_to_num().tolist(), strict=True):
         if w > 0:
-            key = row.tobytes()
-            weight[key] = weight.get(key, 0.0) + w
-    return len(weight), 1 / sum(w * w for w in weight.values()) if weight else 0.0
+            weight[row.tobytes()] = weight.get(row.tobytes(), 0.0) + w
+    return list(weight.values())
 
 
-def _roots(samples: Samples) -> tuple[int, ...]:
-    """Count the first particles that have living descendants."""
-    roots = torch.arange(samples.log_w.shape[1]).expand_as(samples.log_w)
-    for step in samples.trace:
+def _lines(samples: Samples, begin: int = 0) -> Tensor:
+    """Return which particle before row `begin` of the trace each one descends from, (B, K)."""
+    lines = torch.arange(samples.log_w.shape[1]).expand_as(samples.log_w)
+    for step in samples.trace[begin:]:
         if step.ancestors is not None:
-            roots = roots.gather(1, step.ancestors)
-    alive = samples.log_w > -torch.inf
-    return tuple(len(set(r[a].tolist())) for r, a in zip(roots, alive, strict=True))
+            lines = lines.gather(1, step.ancestors)
+    return lines
 
 
 def _spread(log_z: Tensor) -> Number:
@@ -213,7 +221,7 @@ def _stalled(health: Health, method: Any) -> str | None:
 def _collapsed(health: Health, method: Any) -> str | None:
     if health.roots is None or health.particles == 1:
         return None
-    few, kinds = max(1, ROOTS * health.particles), DIFFERENT * health.particles
+    few, kinds = max(1.0, ROOTS * health.particles), max(ONE, DIFFERENT * health.particles)
     pairs = zip(health.roots, health.different, strict=True)
     gone = [0 < roots <= few and n < kinds for roots, n in pairs]
     if not any(gone):
@@ -228,7 +236,7 @@ def _collapsed(health: Health, method: Any) -> str | None:
     return (
         f"Collapsed {_where(gone)}: as few as {_worst(health.roots, gone):g} of "
         f"{health.particles} first particles have living descendants, and by weight only "
-        f"{_worst(health.different, gone):.1f} designs are different. {', or '.join(cures)}."
+        f"{_worst(health.different, gone):.1f} designs differ. {', or '.join(cures)}."
     )
 
 

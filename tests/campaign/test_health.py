@@ -108,6 +108,18 @@ def test_islands_are_compared_within_a_target_only(bed):
         examine(samples, TDS(2.0), replicates=3)
 
 
+def test_pictures_are_told_apart_by_their_ancestors_half_way():
+    problem = exact.gaussian()
+    tight = FKSteering(1e-6, resample=Resample(ess_below=1.0))
+    health = examine(problem.run(tight, (2, 16)), tight)
+    assert "collapsed" in whats(health)
+    assert max(health.roots) == 1
+    loose = PlainSMC(1e6)
+    health = examine(problem.run(loose, (2, 16)), loose)
+    assert health.findings == ()
+    assert min(health.different) == pytest.approx(16)
+
+
 def test_methods_without_weights_are_told_by_their_designs_alone(bed):
     _, health = drawn(bed, Beam(2.0))
     assert health.roots is health.ess is health.lam is health.spread is health.largest is None
