@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.particles import Samples
+from seqalign.core.potential import Difference
 
 __all__ = ["Finding", "Health", "examine"]
 
@@ -27,8 +28,9 @@ ONE = 1.5
 ESS = 0.1
 # with no hindrance lam comes close to 1 by itself; below half of the way the last step decides
 LAM = 0.5
-# nats; about 1.2 to 1.7 is where averaging noisy estimates of Z begins to fail (Doucet, Pitt,
-# Deligiannidis & Kohn, Biometrika 2015; Sherlock, Thiery, Roberts & Rosenthal, Ann. Stat. 2015)
+# nats; chains of noisy estimates of Z do best with 0.9 to 1.8 (Doucet, Pitt, Deligiannidis & Kohn,
+# Biometrika 2015; Sherlock, Thiery, Roberts & Rosenthal, Annals of Statistics 2015); with more, a
+# pool follows its luckiest island
 SPREAD = 1.5
 # any step at which nothing is known steers nothing; a few at the start are no harm
 UNKNOWN = 0.05
@@ -211,10 +213,11 @@ def _stalled(health: Health, method: Any) -> str | None:
     stalled = [lam < LAM for lam in health.lam or ()]
     if health.lam is None or not _held(method) or not any(stalled):
         return None
+    ess = getattr(method.tempering, "ess", None)
+    lower = "R" if ess is None else f"Lower sampler.tempering.ess (now {ess:g}), or r"
     return (
         f"Tempering stalled {_where(stalled)}: lam was {_worst(health.lam, stalled):.2g} before "
-        f"the last step, where the rest of the reward came at once. Lower sampler.tempering.ess "
-        f"(now {getattr(method.tempering, 'ess', 0.0):g}), or raise sampler.alpha."
+        f"the last step, where the rest of the reward came at once. {lower}aise sampler.alpha."
     )
 
 
@@ -228,7 +231,8 @@ def _collapsed(health: Health, method: Any) -> str | None:
         return None
     cures = ["Raise sampler.particles or sampler.alpha"]
     if not _held(method):
-        if getattr(method, "move", "none") is None:
+        alone = isinstance(getattr(method, "potential", Difference()), Difference)
+        if alone and getattr(method, "move", "none") is None:
             cures.append("set sampler.move to redraw")
         below = getattr(getattr(method, "resample", None), "ess_below", 0.0)
         if below > RARE:

@@ -21,6 +21,7 @@ from seqalign.campaign.summary import from_json, to_json
 from seqalign.core.health import Finding, Health, _findings, examine
 from seqalign.core.moves import Redraw, Remask
 from seqalign.core.particles import Samples, join
+from seqalign.core.potential import Max
 from seqalign.core.selection import Resample
 from seqalign.core.tempering import Adaptive
 from seqalign.methods.beam import Beam
@@ -35,6 +36,7 @@ from seqalign.methods.tds import TDS
 METHODS = [
     PlainSMC(), DAS(), TDS(), FKSteering(), NestedIS(), BestOfN(), Beam(), Guidance(),
     TDS(move=Redraw()), PlainSMC(move=Remask()), PlainSMC(resample=Resample(ess_below=0.1)),
+    FKSteering(potential=Max(), resample=Resample(ess_below=1.0)),
 ]  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def exists(setting: str, method) -> bool:
     return len(rest) == 1 or hasattr(getattr(method, rest[0]), rest[1])
 
 
-def test_every_setting_that_any_finding_names_exists():
+def test_every_setting_that_any_finding_names_exists(bed):
     sick = Health(
         particles=64,
         distinct=(0, 3, 3),
@@ -178,8 +180,12 @@ def test_every_setting_that_any_finding_names_exists():
                 assert named, finding
                 for setting in named:
                     assert exists(setting, method), (method, finding)
-                for word in re.findall(r"sampler\.(?:name|move) to (\w+)", finding.sentence):
-                    assert word in (*registry.names("method"), *registry.names("move"))
+                for name in re.findall(r"sampler\.name to (\w+)", finding.sentence):
+                    registry.build_method(name, {})
+                for name in re.findall(r"sampler\.move to (\w+)", finding.sentence):
+                    own = registry.to_mapping(method)
+                    method = registry.build_method(own.pop("name"), own | {"move": name})
+                    bed.run(method, (1, 2))
     assert found == {
         "dead", "stalled", "collapsed", "copies", "light", "apart", "unknown", "refused",
     }  # fmt: skip
