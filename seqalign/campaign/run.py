@@ -15,6 +15,7 @@ from seqalign.campaign.metrics import survivors
 from seqalign.campaign.select import choose, write
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary
+from seqalign.core.health import examine
 from seqalign.core.objective import Reward, constants
 from seqalign.core.particles import Samples
 from seqalign.files.text import to_csv
@@ -107,6 +108,7 @@ def _finish(
         ess=tuple((aligned.ess / aligned.log_w.shape[1]).tolist()),
         weighted_mean=judged.weighted_mean,
         seconds=seconds,
+        health=examine(aligned, plan.arms[0].method, _shared(plan)),
         **judged.own,
     )
     columns = medium.columns(campaign.rewards, plan.model)
@@ -114,6 +116,11 @@ def _finish(
     folder.write("baselines.csv", to_csv(judged.others, there))
     folder.write_lines("trace.jsonl", _trace(plan, results))
     return write(folder, medium, summary, columns, kept, rejected)
+
+
+def _shared(plan: Plan) -> int:
+    """Return how many islands in a row have one target: those of a prompt, or all."""
+    return plan.islands if plan.model.prompts is None else plan.replicates
 
 
 def _command(plan: Plan) -> str:

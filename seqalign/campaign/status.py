@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seqalign.campaign.store import RunFolder, read_island
+from seqalign.core.health import Health
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Status:
         designs: kept ones of a finished run, `rejected` the others.
         best: of the first of them its id, columns of text, rewards and their sum; None without
             any.
+        health: whether its sampler was well; None while it runs, and of older versions.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Status:
     designs: int = 0
     rejected: int = 0
     best: Mapping[str, Any] | None = None
+    health: Health | None = None
 
     def to_json(self) -> Mapping[str, Any]:
         """Return what `seqalign status --json` prints; designs are those of a finished run."""
@@ -73,7 +76,7 @@ class Status:
             "islands": sum(arm.islands for arm in arms),
         }
         data = {**asdict(self), **counts}
-        late = () if self.finished else ("designs", "rejected", "best")
+        late = () if self.finished else ("designs", "rejected", "best", "health")
         return {key: value for key, value in data.items() if key not in late}
 
 
@@ -119,6 +122,7 @@ def status(folder: RunFolder) -> Status:
         designs=summary.designs,
         rejected=summary.rejected,
         best=best,
+        health=summary.health,
     )
 
 

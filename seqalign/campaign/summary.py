@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
+from seqalign.core.health import Health
 from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
 from seqalign.files.sheet import Sheet
@@ -155,6 +156,7 @@ class Summary:
         ess: effective sample size per island at the end, as a fraction.
         weighted_mean: per reward, mean under the weights.
         seconds: per sampler, and of the evaluation.
+        health: whether the aligned sampler was well; None in runs of older versions.
         fasta: what designs.fasta says beside the designs; letters only.
         orderable: how designs are printed as chains; letters only.
         backbone: the structure as points, to draw; letters only.
@@ -189,6 +191,7 @@ class Summary:
     ess: tuple[Number, ...]
     weighted_mean: Mapping[str, Number]
     seconds: Mapping[str, float]
+    health: Health | None = None
     fasta: Sheet | None = None
     orderable: Orderable | None = None
     backbone: Backbone | None = None

@@ -394,6 +394,7 @@ def status_(
             numbers = {k: v for k, v in found.best.items() if not isinstance(v, str)}
             lines.append(f"Best: {' '.join(words)}")
             lines.append("  " + ", ".join(f"{k} {screen.number(v, 3)}" for k, v in numbers.items()))
+        lines += () if found.health is None else found.health.sentences
     else:
         if found.seconds_left is not None:
             lines.append(f"About {screen.duration(found.seconds_left)} of sampling left.")

@@ -267,6 +267,7 @@ def notes(summary: Summary, folder: RunFolder) -> list[str]:
         f"Designs: {folder.path / 'designs.csv'}",
         *([] if summary.gallery is None else [f"Images:  {folder.path / 'contact-sheet.png'}"]),
         f"Report:  {folder.path / 'report.html'}",
+        *(() if summary.health is None else summary.health.sentences),
     ]
 
 
