@@ -74,9 +74,9 @@ SPACES = {
 }
 
 
-def run(p: exact.Problem, value: Value, tempering: Tempering, islands: int) -> Samples:
-    """One particle per island, with no defense against values that are wrong."""
-    loop = SMC(
+def sweep(p: exact.Problem, value: Value, tempering: Tempering) -> SMC:
+    """With no defense against values that are wrong."""
+    return SMC(
         p.process,
         p.reward,
         ALPHA,
@@ -86,6 +86,11 @@ def run(p: exact.Problem, value: Value, tempering: Tempering, islands: int) -> S
         space=p.space,
         defense=0.0,
     )
+
+
+def run(p: exact.Problem, value: Value, tempering: Tempering, islands: int) -> Samples:
+    """One particle per island."""
+    loop = sweep(p, value, tempering)
     return samples(loop, *loop.run((islands, 1), Streams(1, range(islands))))
 
 
@@ -106,6 +111,14 @@ def test_every_weight_is_z(name, tempering):
     # what the posterior mean knows does not suffice
     plain = run(p, PosteriorMean(), tempering, 400)
     assert float((plain.log_z - p.log_z).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("name", ["none", *SPACES])
+def test_all_is_known_before_the_first_step(name):
+    p = problem(None if name == "none" else SPACES[name]())
+    state, _ = sweep(p, Linearized(), Constant()).init((1, 1), Streams(0, (0,)))
+    log_h = 0.0 if p.space is None else state.log_h / (1 - p.space.discount)
+    assert abs(float(state.value + log_h) - p.log_z) < 1e-6
 
 
 def test_the_value_is_the_soft_value():
