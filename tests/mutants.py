@@ -323,8 +323,8 @@ MUTANTS = (
             "core/tempering",
             "            middle = 0.5 * (good + bad)\n"
             "            fits = ess_at(lam + middle * room) >= self.ess\n"
-            "            good, bad = torch.where(fits, middle, good), torch.where(fits, bad, middle)"
-            "\n",
+            "            good, bad = torch.where(fits, middle, good), "
+            "torch.where(fits, bad, middle)\n",
             "            good = good if _ else 0.0 * good\n"
             "            here = ess_at(lam + good * room)\n"
             "            slope = (ess_at(lam + (good + 1e-4) * room) - here) / 1e-4\n"
