@@ -500,7 +500,7 @@ MUTANTS = (
         "half-a-soft-value",
         "the linearized value forgets what the average letter gives already",
         edit("core/look", "return gain - mean, guide, score", "return gain, guide, score"),
-        ("core/test_laws_linear.py::test_all_is_known_before_the_first_step",),
+        ("core/test_laws_linear.py::test_all_is_known_at_every_step",),
     ),
     Mutant(
         "tied-letters-count-twice",

@@ -274,6 +274,9 @@ class Visit:
         guide. Tilted by the score, the guide is the law of single letters under π · exp(<g, x>) ·
         1_A.
         """
+        if guide.columns is None:
+            # known letters count in both or in neither
+            posterior = posterior.whole()
         gain, given = posterior.tilt(g)
         mean = guide.expect(g)
         if space is not None:

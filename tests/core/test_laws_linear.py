@@ -6,6 +6,7 @@ under every constraint whose look-ahead is exact, and a step of the loop draws f
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import exact
@@ -114,11 +115,18 @@ def test_every_weight_is_z(name, tempering):
 
 
 @pytest.mark.parametrize("name", ["none", *SPACES])
-def test_all_is_known_before_the_first_step(name):
+def test_all_is_known_at_every_step(name):
     p = problem(None if name == "none" else SPACES[name]())
-    state, _ = sweep(p, Linearized(), Constant()).init((1, 1), Streams(0, (0,)))
-    log_h = 0.0 if p.space is None else state.log_h / (1 - p.space.discount)
-    assert abs(float(state.value + log_h) - p.log_z) < 1e-6
+    if p.space is not None:
+        p = exact.enumerated(
+            p.process, p.reward, ALPHA, p.p_pre, dataclasses.replace(p.space, discount=0.0)
+        )
+    loop = sweep(p, Linearized(), Constant())
+    state, _ = loop.init((20, 1), Streams(0, range(20)))
+    assert torch.allclose(state.value + state.log_h, torch.tensor(p.log_z).double(), atol=1e-6)
+    for _ in range(4):
+        state, row = loop.step(state, Streams(0, range(20)))
+        assert torch.allclose(row.log_z, torch.tensor(p.log_z).double(), atol=1e-6), row.step
 
 
 def test_the_value_is_the_soft_value():
