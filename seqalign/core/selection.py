@@ -201,7 +201,7 @@ def waits(selection: Selection) -> float:
 
     A selection that is not known here is taken not to wait.
     """
-    last = selection.then if isinstance(selection, OneChild) else selection
+    last = getattr(selection, "then", None) or selection
     return last.ess_below if isinstance(last, Resample) else 1.0
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from seqalign.core.potential import Difference, Max, Sum
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample
+from seqalign.core.streams import Streams
 from seqalign.core.tempering import (
     Adaptive,
     Constant,
@@ -27,6 +28,8 @@ from seqalign.core.tempering import (
     fit,
 )  # fmt: skip
 from seqalign.methods.das import DAS
+from seqalign.methods.nested_is import NestedIS
+from seqalign.methods.particle_gibbs import ParticleGibbs
 
 N = 20
 
@@ -141,6 +144,11 @@ def test_tempering_and_resampling_may_not_wait_for_each_other(below):
     p = exact.masked("random")
     with pytest.raises(ValueError, match="lam would stand still"):
         DAS(resample=Resample(ess_below=below)).loop(p.process, p.reward)
+    # whatever it is that resamples in the end
+    for method in (NestedIS, ParticleGibbs):
+        chosen = method(tempering=Adaptive(), resample=Resample(ess_below=below))
+        with pytest.raises(ValueError, match="lam would stand still"):
+            chosen(p.process, p.reward, (1, 2), rng=Streams(0, (0,)))
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1e-3, 1e-6, 1e-9])
