@@ -120,7 +120,7 @@ def demo(
         _Demo, typer.Argument(help="backbone: inverse folding. pdz3: around a wild type.")
     ] = _Demo.backbone,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; by default seqalign-demo-WHICH, with the model.")
+        Path | None, typer.Option("--out", help="Run folder; by default seqalign-demo-WHICH-MODEL.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small run of a few seconds.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed.")] = None,
@@ -143,11 +143,11 @@ def demo(
     overrides = ["sampler.particles=12"] if quick else []
     if seed is not None:
         overrides.append(f"seed={seed}")
-    said, folder_ = "", f"seqalign-demo-{which.value}"
+    said, place = "", f"seqalign-demo-{which.value}"
     if which is _Demo.backbone:
         chosen = model or backbone_model()
         overrides.append(f"model.name={chosen}")
-        folder_ += f"-{chosen}"
+        place += f"-{chosen}"
         if model is None and chosen == "mpnn-mini":
             said = (
                 "Designed with mpnn-mini, a small embedded network, as the published weights of "
@@ -164,7 +164,7 @@ def demo(
         resolved = plan.config["resolved"]
         notes = [said, *resolved.get("notes", ())]
         plan = replace(plan, config={**plan.config, "resolved": {**resolved, "notes": notes}})
-    _execute(plan, RunFolder(out or Path(folder_)), fresh, as_json)
+    _execute(plan, RunFolder(out or Path(place)), fresh, as_json)
 
 
 def _plan(path: Path, overrides: list[str] | None) -> Plan:

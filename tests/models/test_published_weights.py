@@ -1,4 +1,4 @@
-"""The published ProteinMPNN, where it was fetched: its own outputs, and what a user does with it."""
+"""The published ProteinMPNN, where it was fetched: its own outputs, its names, its relatives."""
 
 from __future__ import annotations
 
