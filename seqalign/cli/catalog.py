@@ -23,7 +23,7 @@ from rich.filesize import decimal
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from seqalign import fetch as downloads
-from seqalign import registry, weights
+from seqalign import registry, weights, wheels
 from seqalign.campaign.check import method_of
 from seqalign.campaign.yaml import read
 from seqalign.cli import screen
@@ -112,7 +112,7 @@ def fetch(
     missing = [p for e in some for p in e.parts if not (root / p.path).is_file()]
     if missing and given is None:
         _announce(err, some, root, missing, entries)
-        if not yes and any(downloads.here(p) is None for p in missing):
+        if not yes and any(wheels.here(p) is None for p in missing):
             if not sys.stdin.isatty():
                 raise fail(f"say yes to the above: seqalign fetch {name} --yes", 2)
             if not typer.confirm("Download?", default=True, err=True):
@@ -121,7 +121,7 @@ def fetch(
     try:
         with screen.terminable(), _transfer(err) as progress:
             if given is not None:
-                found = downloads.take(given, some, root)
+                found = wheels.take(given, some, root)
             else:
                 say_so = functools.partial(say, err)
                 for e in some:
@@ -225,7 +225,7 @@ def _announce(
         known = known or (part.git_sha1 and f"git id {part.git_sha1}")
         known = known or "no published hash known here"
         at = f"{root / part.path}, {_size(part.size)}"
-        there = downloads.here(part)
+        there = wheels.here(part)
         if there is not None:
             say(console, "file: ", f"{at}, from the installed {there[0].project}, {known}")
             continue
