@@ -30,7 +30,14 @@ Progress = Callable[[Part, int, int | None], None]
 Say = Callable[[str], object]
 _CHUNK = 1 << 20
 _SECONDS = 0.1
-_OFFLINE = ("NewConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyError")
+# what pip says of an index before it ends with no more than that it found nothing
+_CAUSES = {
+    ("SSLError", "ssl certificate"): "pip does not trust the certificate of the package index; "
+    "pip config set global.cert FILE names one that it may.",
+    ("401 Error", "403 Error"): "the package index refused the name or password that pip has.",
+    ("NewConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ProxyError"): "the package "
+    "index cannot be reached, says pip.",
+}
 
 
 def installed(packed: Packed) -> Path:
@@ -130,8 +137,10 @@ def _largest(folder: Path) -> int:
 
 def _why(said: str, packed: Packed, code: int) -> str:
     """Return what pip said as a sentence, without addresses, which may hold a password."""
-    if "from versions: none" in said and any(word in said for word in _OFFLINE):
-        return "the package index cannot be reached, says pip."
+    if "from versions: none" in said:
+        for marks, sentence in _CAUSES.items():
+            if any(mark in said for mark in marks):
+                return sentence
     if "No matching distribution found" in said:
         return f"the package index that pip uses here has no wheel {packed.requirement}."
     errors = [line[6:].strip() for line in said.splitlines() if line.startswith("ERROR:")]

@@ -224,6 +224,20 @@ def test_a_pip_that_fails_is_quoted_without_addresses():
     said = "Looking\nERROR: 403 Client Error: Forbidden for url: https://me:pw@host/x/\nmore\n"
     text = wheels._why(said, packed, 1)
     assert text == "pip could not download toy==1: 403 Client Error: Forbidden for url: (address)."
+    nothing = "ERROR: Could not find a version that satisfies toy==1 (from versions: none)\n"
+    nothing += "ERROR: No matching distribution found for toy==1\n"
+    for line, cause in (
+        ("", "has no wheel toy==1"),
+        (
+            "WARNING: 401 Error, Credentials not correct for https://me:pw@host/x",
+            "refused the name",
+        ),
+        ("WARNING: Retrying after SSLError(SSLCertVerificationError(1", "does not trust"),
+        ("WARNING: Retrying after ProxyError('Cannot connect", "cannot be reached"),
+    ):
+        text = wheels._why(f"{line}\n{nothing}", packed, 1)
+        assert cause in text
+        assert "host" not in text
     assert wheels._why("", packed, 2) == "pip could not download toy==1: pip ended with code 2."
 
 
