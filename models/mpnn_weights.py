@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from seqalign import weights
 from seqalign.core.sequence import PROTEIN
+from seqalign.entries import names
 from seqalign.files.structure import Structure, read_structure
 from seqalign.models.backbone import Backbone
 from seqalign.models.mpnn import MPNN, neighbor_graph, of, residue_numbers
@@ -117,6 +118,47 @@ class Weights:
         return scores
 
 
+WIDE: Final = 416
+"""Inputs of the edge embedding of whole backbones: 16 of residue numbers, 25 distances of 16."""
+
+
+def other_kind(state: Mapping[str, Tensor]) -> str | None:
+    """Return which relative of ProteinMPNN tensors belong to, by their names and shapes.
+
+    Returns:
+        "side-chain packer", "LigandMPNN", "membrane" or "CA-only"; None for none of these.
+    """
+    if "W_torsions.weight" in state:
+        return "side-chain packer"
+    if "features.y_nodes.weight" in state or "W_nodes_y.weight" in state:
+        return "LigandMPNN"
+    if "features.node_embedding.weight" in state or "W_v.weight" in state:
+        edges = state.get("features.edge_embedding.weight")
+        return "membrane" if edges is not None and edges.shape[-1] >= WIDE else "CA-only"
+    return None
+
+
+def refusal(kind: str) -> str:
+    """Return what a relative of ProteinMPNN is, and what reads it, as the end of a sentence."""
+    reads = {
+        "LigandMPNN": "the model ligandmpnn reads it" if "ligandmpnn" in names("model") else "",
+    }
+    what = {
+        "side-chain packer": "is the side-chain packer of LigandMPNN, which places side chains on "
+        "a given sequence and draws no letters",
+        "LigandMPNN": "is a LigandMPNN, which also sees the atoms of ligands",
+        "membrane": "is a ProteinMPNN for membranes, which needs a label (soluble or "
+        "transmembrane) for the protein or for each residue",
+        "CA-only": "is a CA-only ProteinMPNN, which sees no other atoms and has other features",
+    }
+    own = "The model proteinmpnn reads vanilla and soluble ones, as v_48_020 and soluble-v_48_020"
+    return f"{what[kind]}; {reads.get(kind) or 'nothing here reads it yet'}. {own}."
+
+
+# the names of the catalog begin so
+_RELATIVES: Final = {"ca": "CA-only", "ligandmpnn": "LigandMPNN", "membrane": "membrane"}
+
+
 def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weights:
     """Return the network of a published checkpoint.
 
@@ -130,6 +172,10 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
     Raises:
         ValueError: the file is no such checkpoint.
     """
+    entry = weights.find(path, weights.catalog()) if isinstance(path, str) else None
+    if entry is not None and (kind := _RELATIVES.get(entry.name.partition("-")[0])):
+        # before anybody is told to fetch it
+        raise ValueError(f"{path}: {refusal(kind)}")
     file = weights.path(path)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -144,11 +190,8 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
             ".pt file of ProteinMPNN or of the masked-diffusion network."
         )
     state = weights.sound(content["model_state_dict"].items(), file)
-    if "features.node_embedding.weight" in state or "W_v.weight" in state:
-        raise ValueError(
-            f"{file}: is a CA-only ProteinMPNN, which has other features. Use a vanilla or soluble "
-            "one, with whole backbones."
-        )
+    if (kind := other_kind(state)) is not None:
+        raise ValueError(f"{file}: {refusal(kind)}")
     head = None
     if "W_out_mlp.0.weight" in state:
         first, last = state["W_out_mlp.0.weight"], state["W_out_mlp.2.weight"]

@@ -14,6 +14,7 @@ from checks import counts_are
 from torch import Tensor
 
 import seqalign as sa
+from seqalign import registry, weights
 from seqalign.core.causal import along
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
@@ -278,7 +279,6 @@ def test_an_oracle_is_read_with_its_head(tmp_path):
         (b"no checkpoint", "cannot be read as a PyTorch checkpoint"),
         ({"weights": 1}, "has no 'model_state_dict'"),
         ({"model_state_dict": {"a": torch.zeros(1)}}, "not those of a ProteinMPNN network"),
-        ({"model_state_dict": {"features.node_embedding.weight": torch.zeros(1)}}, "CA-only"),
     ],
 )
 def test_other_files_are_refused_in_a_sentence(tmp_path, content, message):
@@ -286,6 +286,60 @@ def test_other_files_are_refused_in_a_sentence(tmp_path, content, message):
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ValueError, match=message):
         load_checkpoint(path)
+
+
+# names and shapes that the published files have and ProteinMPNN's have not, or not so
+RELATIVES = {
+    "CA-only": ({"W_v.weight": (8, 8), "features.node_embedding.weight": (8, 3)}, 167),
+    "ProteinMPNN for membranes": (
+        {"W_v.weight": (8, 8), "features.node_embedding.weight": (8, 3)},
+        416,
+    ),
+    "a LigandMPNN": ({"W_v.weight": (8, 8), "features.y_nodes.weight": (8, 147)}, 416),
+    "side-chain packer": (
+        {
+            "W_v.weight": (8, 8),
+            "features.y_nodes.weight": (8, 147),
+            "W_torsions.weight": (36, 8),
+        },
+        416,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RELATIVES)
+@pytest.mark.parametrize("model", ["proteinmpnn", "fmif"])
+def test_a_relative_is_called_what_it_is(tmp_path, kind, model):
+    more, width = RELATIVES[kind]
+    state = {name: torch.zeros(shape) for name, shape in more.items()}
+    state["features.edge_embedding.weight"] = torch.zeros(8, width)
+    path = saved(tmp_path, network(21), **state)
+    with pytest.raises(ValueError, match=kind) as raised:
+        sa.load_model(model, structure=backbone_of(9), checkpoint=str(path))
+    said = str(raised.value)
+    assert [k for k in RELATIVES if k in said] in ([kind], ["a LigandMPNN", kind][-1:])
+    # what is suggested exists
+    assert ("the model ligandmpnn reads it" in said) <= ("ligandmpnn" in registry.names("model"))
+    assert "reads vanilla and soluble ones, as v_48_020 and soluble-v_48_020" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ca-v_48_020", "CA-only"),
+        ("ligandmpnn-v_32_010_25", "a LigandMPNN"),
+        ("global_label_membrane", "ProteinMPNN for membranes"),
+    ],
+)
+def test_a_name_of_a_relative_is_refused_before_it_is_fetched(name, kind):
+    with pytest.raises(ValueError, match=kind) as raised:
+        sa.load_model("proteinmpnn", structure=backbone_of(9), checkpoint=name)
+    assert "seqalign fetch" not in str(raised.value)
+
+
+def test_the_published_short_name_is_known():
+    with pytest.raises(weights.MissingWeights, match=r"seqalign fetch proteinmpnn-v_48_020$"):
+        load_checkpoint("v_48_020")
 
 
 def test_a_network_of_the_other_kind_is_refused(tmp_path):
