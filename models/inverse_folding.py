@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,9 @@ from seqalign.models.mpnn_weights import MASKED, PARTICLES, Weights, load_checkp
 
 if TYPE_CHECKING:
     from seqalign.core.discrete import Order
+
+
+TEMPERATURE: Final = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ def process(
     numbering: str = "author",
     steps: int | None = None,
     order: Order = "random",
-    temperature: float = 1.0,
+    temperature: float = TEMPERATURE,
     chunk: int | None = None,
     bfloat16: bool = False,
     compiled: bool = False,
@@ -116,7 +119,8 @@ def process(
         numbering: "author", "label" or "index", in a file.
         steps: number of steps; by default one per position.
         order: "random" reveals one uniformly random position a step; "parallel" several.
-        temperature: divides the logits.
+        temperature: divides the logits; 0.1 to 0.3 is what people sample at, and a score is always
+            that of temperature 1.
         chunk: particles per call; None: all, which lets the driver leave out exactly those that did
             not change. Memory does not grow with their number either way.
         bfloat16: run the decoder in half precision.
@@ -166,7 +170,7 @@ def mpnn_mini(
     numbering: str = "author",
     steps: int | None = None,
     order: Order = "random",
-    temperature: float = 1.0,
+    temperature: float = TEMPERATURE,
     chunk: int | None = None,
 ) -> MaskedProcess:
     """Return the embedded masked diffusion of a structure's sequences; arguments: `process`."""
@@ -194,7 +198,7 @@ def published(
     numbering: str = "author",
     steps: int | None = None,
     order: Order = "random",
-    temperature: float = 1.0,
+    temperature: float = TEMPERATURE,
     chunk: int | None = None,
     bfloat16: bool = False,
     compiled: bool = False,
