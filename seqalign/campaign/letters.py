@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from seqalign.campaign import metrics
 from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
-from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
+from seqalign.campaign.metrics import PRIOR_ORDERS, likelihood_calls, prior_log_likelihood
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
@@ -40,6 +41,7 @@ from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model
+from seqalign.registry import checkpoint_of
 from seqalign.space.space import DesignSpace
 
 TOP = 10
@@ -231,12 +233,19 @@ def _sheet(plan: Plan, scored: Scored) -> Sheet:
         style,
         campaign.name,
         campaign.seed,
-        model.name,
+        _published(model),
         float(getattr(model.process, "temperature", 1.0)),
         tuple(t.label for t in plan.terms),
         None if wild is None else rounded(scored.rows[wild]),
         _fixed_log_likelihood(plan, wild) if shaped and wild is not None else None,
     )
+
+
+def _published(model: Model) -> str:
+    """Return what a header calls a model: published weights as their authors do, v_48_020."""
+    given = model.params.get("checkpoint") or checkpoint_of(model.name)
+    found = re.search(r"v_\d+_\d+(_\d+)?$", Path(str(given)).stem)
+    return found[0] if found else model.name
 
 
 def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float, float]:
@@ -340,7 +349,7 @@ class Letters:
             aligned = plan.arms[0].particles * plan.islands
             others = (a.particles * plan.islands for a in plan.arms[1:])
             known = aligned + sum(min(n, REFERENCES + TOP) for n in others) + 1
-            calls["evaluation"] = known * PRIOR_ORDERS * free
+            calls["evaluation"] = known * likelihood_calls(plan.model.process, free)
         return calls
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:

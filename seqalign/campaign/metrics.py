@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -165,6 +166,11 @@ def survivors(ancestors: Sequence[Tensor | None], particles: int) -> list[int]:
             roots = roots[parents]
         counts.append(len(set(roots.tolist())))
     return counts
+
+
+def likelihood_calls(process: Any, free: int) -> int:
+    """Return the network calls that the log-likelihood of a design takes, at most."""
+    return PRIOR_ORDERS * (1 if getattr(process, "remembers", False) else free)
 
 
 def prior_log_likelihood(
