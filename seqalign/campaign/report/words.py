@@ -160,8 +160,8 @@ def spoken(verdict: Verdict | None, label: str) -> tuple[str, str, str]:
     return "good", "Confirmed", f"{what}confirms {part} of the gain in {whose}."
 
 
-def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say in words what the campaign asked for."""
+def asked(config: Mapping[str, Any], islands: int) -> list[tuple[str, str]]:
+    """Say in words what the campaign asked for, and how many islands it took."""
     resolved, sampler = config["resolved"], config["resolved"]["sampler"]
     guides = [
         label
@@ -188,6 +188,6 @@ def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     if config["select"]["filters"]:
         rules.append(("Keep if", ", ".join(config["select"]["filters"])))
     rules.append(("Prior", config["model"]["name"]))
-    drawn = f"{resolved['islands']} × {config['sampler']['particles']} particles"
+    drawn = f"{islands} × {config['sampler']['particles']} particles"
     law = f"{sampler['name']}, {drawn}, {resolved['steps']} steps, alpha {sampler['alpha']:g}"
     return [*rules, ("Sampler", law)]
