@@ -21,7 +21,7 @@ from seqalign.core.streams import Streams
 
 MOST: Final = 8
 """Islands at most, in multiples of those that would do if every particle were a design."""
-LIGHT: Final = "weight: less than a draw from the target law has"
+LIGHT: Final = "weight: too small to come in a draw from the target law"
 NEAR: Final = "closer than"
 """How the reason begins where a better design is too near."""
 
@@ -124,7 +124,7 @@ def _sentence(asked: Asked, campaign: Campaign, reasons: Sequence[str]) -> str:
     words = {
         "within": "copies of others of their island",
         "between": "copies of those of other islands",
-        "light": "too light for a draw",
+        "light": "too light to come in a draw",
         "refused": "refused by filters, constraints or rewards",
         "near": "too near a better one",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from seqalign.api import draw, settle
@@ -63,7 +64,8 @@ def run_arm(
             if folder is not None:
                 folder.save_island(arm.name, island, *known)
         parts.append(known)
-        if enough is not None and enough(join([samples for samples, _ in parts])):
+        # what was drawn tells, and not how
+        if enough is not None and enough(join([replace(s, trace=()) for s, _ in parts])):
             break
     return join([samples for samples, _ in parts]), sum(seconds for _, seconds in parts)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seqalign.campaign.asked import plural, spaced
 from seqalign.campaign.report.parts import Groups, as_float, column, finite
 from seqalign.campaign.summary import Summary
 from seqalign.space.constraint import ConstraintError
@@ -185,6 +186,9 @@ def asked(config: Mapping[str, Any], islands: int) -> list[tuple[str, str]]:
             rules += [c.words() for c in constraints({key: value})]
         except ConstraintError:  # of a package that is not installed here
             rules.append((key, str(value)))
+    if "islands_most" in resolved:
+        apart = spaced(config["select"]["diversity"]["min_mutations_apart"])
+        rules.append(("Find", f"{plural(config['budget']['designs'], 'different design')}{apart}"))
     if config["select"]["filters"]:
         rules.append(("Keep if", ", ".join(config["select"]["filters"])))
     rules.append(("Prior", config["model"]["name"]))
