@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seqalign.api import references
 from seqalign.campaign import metrics
+from seqalign.campaign.asked import draws
 from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
@@ -208,17 +209,20 @@ def _gains(plan: Plan, rows: Sequence[Row]) -> dict[str, Gain]:
     return gains
 
 
-def _pool(
-    plan: Plan, scored: Scored, sequences: Sequence[str], log_w: Sequence[float]
-) -> list[Record]:
+def _pool(plan: Plan, scored: Scored, samples: Samples) -> list[Record]:
     """Return the distinct designs as rows with the numbers that tables print."""
+    sequences, log_w = _flat(samples)
     weights: dict[str, list[float]] = {}
     for s, w in zip(sequences, log_w, strict=True):
         weights.setdefault(s, []).append(w)
+    light: set[str] = set()
+    if plan.most is not None:
+        drawn = draws(samples, plan.campaign.seed).flatten().tolist()
+        light = weights.keys() - {s for s, d in zip(sequences, drawn, strict=True) if d}
     origin = {"method": plan.campaign.sampler.name, "seed": plan.campaign.seed}
     return [
         rounded(scored.rows[s] | {"log_w": float(np.logaddexp.reduce(ws)), "copies": len(ws)})
-        | origin
+        | {"light": s in light, **origin}
         for s, ws in weights.items()
     ]
 
@@ -283,6 +287,13 @@ class Letters:
             if compared and loaded.model.wild_type is None:
                 raise source.error(
                     ("select",), f"{text!r} needs a wild type. Give input.wild_type."
+                )
+            if campaign.budget.designs is not None and column in ("prior", "prior_per_residue"):
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: budget.designs counts designs before they have a {column}. Leave "
+                    "one of them out, as sampler.islands may set the number of islands, and "
+                    "seqalign select chooses again after the run.",
                 )
             if why := columns.lacks(column):
                 raise source.error(
@@ -477,7 +488,7 @@ class Letters:
             for n, (s, w) in enumerate(zip(*flat[a.name], strict=True), 1)
         ]
         return Judged(
-            _pool(plan, scored, sequences, log_w),
+            _pool(plan, scored, results["aligned"]),
             others,
             rows,
             _gains(plan, rows),
@@ -490,6 +501,15 @@ class Letters:
                 "prior_orders": PRIOR_ORDERS,
             },
         )
+
+    def pool(
+        self, plan: Plan, objective: Reward, samples: Samples, known: dict[str, Record]
+    ) -> Sequence[Record]:
+        """Score the sequences that are new."""
+        every = _flat(samples)[0]
+        new = [s for s in every if s not in known]
+        known |= score(plan, objective, new).rows if new else {}
+        return _pool(plan, Scored(known, 0), samples)
 
     def broken(self, model: Model, row: Record) -> str | None:
         """Return the first constraint a design breaks, in words."""

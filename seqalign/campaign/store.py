@@ -43,6 +43,8 @@ _OURS = (
     "summary.json",
     "report.html",
 )
+SO_FAR = "state/designs.json"
+"""How many different designs a run that goes on until there are enough has found so far."""
 _STEP = ("ess", "lam", "log_z", "value_mean", "value_max")
 
 
