@@ -66,6 +66,10 @@ class Look:
         p = particles
         return cls(p.posterior, p.guide, p.log_h, p.value, p.score)
 
+    def put(self, particles: Particles, **changes: Any) -> Particles:
+        """Return particles that remember this visit, with other changes."""
+        return replace(particles, **(vars(self) | changes))
+
     def begin(self, x: Tensor, step: int, memo: float) -> Particles:
         """Return new particles with these states (B, K, *event): even weights, lam and log Z 0."""
         b, k = x.shape[:2]
