@@ -115,6 +115,18 @@ MUTANTS = (
         (f"{EXACT}[masked-remembering-tds]",),
     ),
     Mutant(
+        "gradient-without-count",
+        "a gradient that is no number becomes zero, and nobody is told",
+        edit("core/look", "broken = failed(score, leaf if letters else None)", "pass"),
+        ("core/test_failures.py::test_failed_gradients_are_counted",),
+    ),
+    Mutant(
+        "chains-without-resampling",
+        "an island that was not resampled has chains too, of particles that weigh otherwise",
+        edit("core/moves", "whole, parts[0])", "whole, whole)"),
+        ("core/test_chains.py::test_every_scheme_and_a_threshold_are_exact",),
+    ),
+    Mutant(
         "stale-twist",
         "after resampling, log_twist stays with the slot and not with the particle",
         edit("core/selection", RESET, RESET + "            log_twist=particles.log_twist,\n"),

@@ -23,7 +23,7 @@ from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, likelihood_calls, prior_log_likelihood
-from seqalign.campaign.rehearsal import rehearse
+from seqalign.campaign.rehearsal import chained, rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
 from seqalign.campaign.schema import Campaign, RewardSpec
@@ -340,7 +340,7 @@ class Letters:
 
         free = replace(process, network=flat, chunk=None)
         # the machinery's own cost per step is the same for any number of particles
-        size = particles if hasattr(method, "burn_in") else 2
+        size = particles if hasattr(method, "burn_in") or chained(method) else 2
         return rehearse(method, free, reward, size, space)
 
     def oracle_calls(self, plan: Plan, role: str) -> int:

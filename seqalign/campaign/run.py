@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
+from torch import Tensor
+
 from seqalign.campaign.asked import LIGHT, Asked
 from seqalign.campaign.islands import Progress, calibrate, run_arm
 from seqalign.campaign.medium import Judged, Plan, Record
@@ -180,6 +182,10 @@ def _command(plan: Plan) -> str:
     return f"seqalign run {shlex.quote(source.file)}{''.join(changes)}"
 
 
+def _share(shares: Tensor | None, island: int) -> float | None:
+    return None if shares is None else float(shares[island])
+
+
 def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[Record]:
     for arm in plan.arms:
         samples = results[arm.name]
@@ -196,6 +202,8 @@ def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[Record]:
                     "log_z": float(s.log_z[b]),
                     "value_mean": float(s.value_mean[b]) * arm.method.alpha,
                     "value_max": float(s.value_max[b]) * arm.method.alpha,
+                    "failed_values": _share(s.failed_values, b),
+                    "failed_gradients": _share(s.failed_gradients, b),
                     "survivors": count,
                     "resampled": s.ancestors is not None,
                     "network_calls": s.network_calls // plan.islands,

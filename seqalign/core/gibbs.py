@@ -141,15 +141,20 @@ def sweep(
     assert isinstance(loop.selection, Ancestral)
     loop.selection.path[:] = ahead
     particles, row = loop.init(size, rng, x, begin)
-    lines = [(particles.x, particles.parent)]
+    lines, seen = [(particles.x, particles.parent)], [row]
     for x_s in ahead[begin + 1 :]:
         particles, row = loop.step(particles, rng, x_s)
         lines.append((particles.x, particles.parent))
+        seen.append(row)
     pick = rng.at("draw").categorical(particles.log_w[:, None])
     end, line = particles.gather(pick), []
     for x, parent in reversed(lines):
         line.append(x[rows, pick[:, 0]])
         pick = parent.gather(1, pick)
+    for name in ("failed_values", "failed_gradients"):
+        # the end looks at nothing new
+        share = torch.stack([getattr(s, name) for s in seen[:-1]]).mean(0)
+        row = replace(row, **{name: share})
     return end, torch.stack(line[::-1], 1), row
 
 

@@ -6,9 +6,12 @@ accepts with min(1, w(x') / w(x)), where
     log w(x) = log p(x | root) − log q(x | root) + log h(x) + log_twist(x).
 
 They differ in the root alone: the state before the last step, or x with other letters hidden again.
+A move is made once after every selection, or again and again from few resampled ancestors, whose
+chains become the particles (`Resample.chains`).
 
 References:
-    Gilks & Berzuini, "Following a moving target", JRSS B 2001 (resample-move). Wang et al.,
+    Gilks & Berzuini, "Following a moving target", JRSS B 2001 (resample-move). Dau & Chopin,
+    "Waste-free sequential Monte Carlo", JRSS B 2022, arXiv 2011.02328. Wang et al.,
     "Remasking discrete diffusion models with inference-time scaling", arXiv 2503.00307. Cotter et
     al., "MCMC methods for functions", Statistical Science 2013 (autoregressive proposals).
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -27,11 +30,12 @@ from seqalign.core.look import Look, Visit
 from seqalign.core.particles import Particles
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Space, Transition, weigh
+from seqalign.core.selection import Resample, Selection
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Tempering
 from seqalign.core.value import Value
 
-__all__ = ["Loop", "Move", "Redraw", "Remask", "Root", "after", "refuse"]
+__all__ = ["Loop", "Move", "Redraw", "Remask", "Root", "after", "ready", "refuse"]
 
 
 class Loop(Protocol):
@@ -56,6 +60,10 @@ class Loop(Protocol):
     @property
     def potential(self) -> Potential:
         """How values become the log-twist."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which particles go on."""
 
     @property
     def branch(self) -> int:
@@ -102,9 +110,20 @@ def refuse(loop: Loop) -> None:
 
     Raises:
         ValueError: tempering looks at the weights, the twist remembers a path, or particles have
-            several children.
+            several children; or there shall be chains, and no move makes them.
     """
+    selection = loop.selection
+    inner = getattr(selection, "then", None)
+    if isinstance(inner, Resample) and inner.chains is not None:
+        raise ValueError(
+            f"{type(selection).__name__} resamples whole islands: leave resample.chains out."
+        )
     if loop.move is None:
+        if _chains(loop) is not None:
+            raise ValueError(
+                "Chains are made by a move, and there is none: set move to redraw or remask, or "
+                "leave resample.chains out."
+            )
         return
     loop.move.check(loop)
     if loop.tempering.adaptive:
@@ -119,6 +138,24 @@ def refuse(loop: Loop) -> None:
         )
     if loop.branch > 1:
         raise ValueError(f"A move needs one child per particle, got branch = {loop.branch}; use 1.")
+    share, every = getattr(loop.move, "share", 1.0), getattr(loop.move, "every", 1)
+    if _chains(loop) is not None and (share < 1 or every > 1):
+        raise ValueError(
+            f"Every chain moves after every resampling, and the move has share = {share:g} and "
+            f"every = {every}: set both to 1. How often there are chains is resample.every."
+        )
+
+
+def ready(loop: Loop, k: int, x: Tensor | None) -> None:
+    """Refuse islands of k particles, or a start from states x (B, k, *event), before any call.
+
+    Raises:
+        ValueError: chains cannot share the particles out, or the move cannot begin there.
+    """
+    if isinstance(loop.selection, Resample):
+        loop.selection.check(k)
+    if x is not None and loop.move is not None:
+        loop.move.check(loop, x)
 
 
 def after(
@@ -130,13 +167,46 @@ def after(
 ) -> tuple[Particles, Tensor | None]:
     """Move the chosen particles, whose parents are among those before; see `Move`.
 
-    `found` are the values and log-weights before selection, (B, K): what had no weight, or a
-    stand-in for its value, stays as it is. None moves nothing.
+    With chains, the copies of an ancestor become the states of its chain. `found` are the values
+    and log-weights before selection, (B, K): what had no weight, or a stand-in for its value, stays
+    as it is. None moves nothing.
     """
     if loop.move is None or found is None:
         return chosen, None
     able = torch.isfinite(found[0] + found[1]).gather(1, chosen.parent)
-    return loop.move(loop, before.gather(chosen.parent), chosen, able, rng.at("move"))
+    before, rng = before.gather(chosen.parent), rng.at("move")
+    if (chains := _chains(loop)) is None:
+        return loop.move(loop, before, chosen, able, rng)
+    # an island that was not resampled holds no copies: it stays
+    copied = (chosen.parent != torch.arange(able.shape[1], device=able.device)).any(-1)
+    if not bool(copied.any()):
+        return chosen, torch.full_like(chosen.lam, torch.nan)
+    length = able.shape[1] // chains
+    heads = (torch.arange(chains, device=able.device) * length).expand(len(able), chains)
+    before, able = before.gather(heads), able.gather(1, heads) & copied[:, None]
+    states, rates = [chosen.gather(heads)], []
+    for n in range(1, length):
+        state, accepted = loop.move(loop, before, states[-1], able, rng.at(n))
+        states.append(state)
+        rates.append(accepted)
+
+    def line(parts: list[Tensor]) -> Tensor:
+        whole = torch.stack(parts[1:], 2).flatten(1, 2)
+        return torch.where(copied.reshape(-1, *[1] * (whole.dim() - 1)), whole, parts[0])
+
+    return _merged([chosen, *states], line), torch.stack(rates).nanmean(0)
+
+
+def _chains(loop: Loop) -> int | None:
+    """Return how many chains there are after resampling; None without."""
+    return loop.selection.chains if isinstance(loop.selection, Resample) else None
+
+
+def _merged(parts: list[Particles], f: Callable[[list[Tensor]], Tensor]) -> Particles:
+    """Return the first of several particles with what moves change combined from all of them."""
+    look = Look.zip([Look.of(p) for p in parts], f)
+    x, twist = f([p.x for p in parts]), f([p.log_twist for p in parts])
+    return look.put(parts[0], x=x, log_twist=twist)
 
 
 def _put(old: Particles, new: Particles, take: Tensor, index: Tensor) -> Particles:
@@ -149,12 +219,7 @@ def _put(old: Particles, new: Particles, take: Tensor, index: Tensor) -> Particl
         out[rows, index] = torch.where(where, pair[1], out[rows, index])
         return out
 
-    look = Look.zip([Look.of(old), Look.of(new)], place)
-    x, twist = place([old.x, new.x]), place([old.log_twist, new.log_twist])
-    return replace(
-        old, x=x, log_twist=twist, log_h=look.log_h, value=look.value, posterior=look.posterior,
-        guide=look.guide, score=look.score,
-    )  # fmt: skip
+    return _merged([old, new], place)
 
 
 def _visit(
@@ -165,10 +230,7 @@ def _visit(
     twist = particles.log_twist
     if loop.value is not None:
         twist, _ = loop.potential(twist, particles.memo, particles.lam, found.value)
-    return replace(
-        particles, x=x, log_twist=twist, log_h=found.log_h, value=found.value,
-        posterior=found.posterior, guide=found.guide, score=found.score,
-    )  # fmt: skip
+    return found.put(particles, x=x, log_twist=twist)
 
 
 def _metropolis(
