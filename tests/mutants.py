@@ -101,7 +101,7 @@ MUTANTS = (
         "a move of paths forgets the letters that were revealed after what it moves",
         edit(
             "core/reorder",
-            "odds.sum(-1) - old.odds.gather(-1, path).sum(-1)",
+            "odds.sum(-1) - _beside(old.odds).gather(-1, path).sum(-1)",
             "new.log_p - back.log_p",
         ),
         (
@@ -114,6 +114,12 @@ MUTANTS = (
         "a move of paths always puts what it draws last, which nothing undoes",
         edit("core/reorder", 'split("into")', "torch.arange(depth).expand_as(path)"),
         (f"{STATIONARY}test_a_move_leaves_the_law_alone[reorder-free]",),
+    ),
+    Mutant(
+        "short-path-refused",
+        "the empty places of a short path are those of positions that could be revealed",
+        edit("core/reorder", "path = torch.where(there, path, length)", "pass"),
+        (f"{STATIONARY}test_a_short_path_is_moved_as_far_as_it_goes",),
     ),
     Mutant(
         "stale-path",

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from seqalign.core.moves import Loop, hidden, shows_one, sound, sweeps, visit, walk
 from seqalign.core.particles import Particles
@@ -86,10 +87,13 @@ class Reorder:
     ) -> tuple[Particles, Tensor, Tensor]:
         assert old.order is not None
         assert old.odds is not None
-        n, depth = self.sites, min(self.depth, old.x.shape[-1])
-        # places of the path, first reveals first; those of shorter paths begin with empty ones
+        n, length = self.sites, old.x.shape[-1]
+        depth = min(self.depth, length)
+        # places of the path, first reveals first; those of shorter paths begin with empty ones, of
+        # positions beside the sequence
         when, path = (v.flip(-1) for v in old.order.topk(depth))
         there = when > 0
+        path = torch.where(there, path, length)
 
         def split(name: str) -> Tensor:
             """Return the places, those of an even choice of n at the end."""
@@ -99,30 +103,39 @@ class Reorder:
 
         out, into = split("out"), split("into")
         kept, taken = path.gather(-1, out).split([depth - n, n], -1)
-        here = there.gather(-1, out)[..., depth - n :]
-        root, way = hidden(loop, old, taken, here, rng)
+        here = taken < length
+        root, way = hidden(loop, old, taken.clamp(max=length - 1), here, rng)
         new, back = walk(loop, root, rng, n), walk(loop, root, rng, n, way)
         shown = [a != b for a, b in zip(new.states, [root.x, *new.states], strict=False)]
         put = torch.stack([v.int().argmax(-1) for v in shown], -1)
         again = torch.empty_like(path).scatter(-1, into, torch.cat((kept, put), -1))
         x = new.states[-1]
-        odds = self._odds(loop, root, x, again, there)
-        gain = odds.sum(-1) - old.odds.gather(-1, path).sum(-1) + back.log_q - new.log_q
+        odds = self._odds(loop, root, x, again)
+        gain = odds.sum(-1) - _beside(old.odds).gather(-1, path).sum(-1) + back.log_q - new.log_q
         moved = replace(
             visit(loop, old, x, old.step, rng.at("look")),
-            order=old.order.scatter(-1, path, 0).scatter(-1, again, when),
-            odds=old.odds.scatter(-1, path, 0.0).scatter(-1, again, odds),
+            order=_beside(old.order).scatter(-1, path, 0).scatter(-1, again, when)[..., :-1],
+            odds=_beside(old.odds).scatter(-1, path, 0.0).scatter(-1, again, odds)[..., :-1],
         )
-        return moved, gain, here.all(-1)
+        # where there was nothing to draw, what was drawn is no path
+        return moved, torch.where(torch.isneginf(new.log_q), new.log_q, gain), here.all(-1)
 
-    def _odds(self, loop: Loop, root: Particles, x: Tensor, path: Tensor, there: Tensor) -> Tensor:
+    def _odds(self, loop: Loop, root: Particles, x: Tensor, path: Tensor) -> Tensor:
         """Return the log-probability of every reveal of a path that ends in x, (B, K, depth)."""
         bare = replace(loop._look, value=None, slope=None, space=None, through="none")
-        letters, times, found = x.gather(-1, path), loop._times[root.step - 1 : root.step + 1], []
-        state = x.scatter(-1, path, torch.where(there, loop.process.alphabet.mask, letters))
+        times, found = loop._times[root.step - 1 : root.step + 1], []
+        letters = _beside(x).gather(-1, path)
+        state = _beside(x).scatter(-1, path, loop.process.alphabet.mask)
         for j in range(path.shape[-1]):
-            look = bare(state, times[0], Streams(0, tuple(range(len(x)))))
-            p = loop.process.transition(state, look.posterior, times[0], times[1])
-            state = state.scatter(-1, path[..., j : j + 1], letters[..., j : j + 1])
-            found.append(torch.where(there[..., j], p.log_prob(state), 0.0))
+            before, at = state[..., :-1], path[..., j : j + 1]
+            look = bare(before, times[0], Streams(0, tuple(range(len(x)))))
+            p = loop.process.transition(before, look.posterior, times[0], times[1])
+            state = state.scatter(-1, at, letters[..., j : j + 1])
+            there = at[..., 0] < x.shape[-1]
+            found.append(torch.where(there, p.log_prob(state[..., :-1]), 0.0))
         return torch.stack(found, -1)
+
+
+def _beside(v: Tensor) -> Tensor:
+    """Return (B, K, L) with a position beside the sequence, for what is nowhere in it."""
+    return F.pad(v, (0, 1))

@@ -27,17 +27,17 @@ from seqalign.methods.tds import TDS
 
 ALWAYS = Resample("ssp", 1.0)
 TIED = exact.constrained(tie=[[1, 4]])
-N, LAM, LENGTH, STEP = 25_000, 0.7, 4, 3
+N, LAM, LENGTH = 20_000, 0.7, 4
 
 
 @dataclass(frozen=True)
 class Law:
-    """The target of a loop after `STEP` steps, over routes.
+    """The target of a loop after n steps, over routes.
 
     Attributes:
-        at: (R, STEP) positions in the order of their reveals.
-        letters: (R, STEP) what they became.
-        odds: (R, STEP) log-probability of each reveal.
+        at: (R, n) positions in the order of their reveals.
+        letters: (R, n) what they became.
+        odds: (R, n) log-probability of each reveal.
         pi: (R,) the target.
     """
 
@@ -47,9 +47,9 @@ class Law:
     odds: np.ndarray
     pi: np.ndarray
 
-    def state(self, which: np.ndarray, steps: int = STEP) -> Particles:
-        """One island of particles that came by these routes, as they stand after so many steps."""
-        loop = self.loop
+    def state(self, which: np.ndarray, before: int = 0) -> Particles:
+        """One island of particles that came by these routes, as they stand now or steps before."""
+        loop, steps = self.loop, self.at.shape[1] - before
         at, letters, odds = (
             torch.tensor(v[which][None, :, :steps]) for v in (self.at, self.letters, self.odds)
         )
@@ -78,8 +78,8 @@ def named(particles: Particles, paths: bool) -> np.ndarray:
     return (digits * 8 ** torch.arange(2 * LENGTH)).sum(-1).numpy()
 
 
-def law(loop: SMC) -> Law:
-    """Enumerate the target by the table of the network."""
+def law(loop: SMC, step: int = 3) -> Law:
+    """Enumerate the target after so many steps by the table of the network."""
     v = len(loop.process.alphabet)
     blank = loop.process.prior((1, 1), Streams(0, [0]))
     start = (blank if loop.space is None else loop.space.start(blank))[0, 0].numpy()
@@ -87,12 +87,12 @@ def law(loop: SMC) -> Law:
     logits = loop.process.network.at(0.0) / loop.process.temperature
     probs = torch.log_softmax(logits, -1).numpy()
     some = itertools.product(
-        itertools.permutations(open_.tolist(), STEP), itertools.product(range(v), repeat=STEP)
+        itertools.permutations(open_.tolist(), step), itertools.product(range(v), repeat=step)
     )
     at, letters = (np.array(v) for v in zip(*some, strict=True))
     rows, x = np.arange(len(at)), np.tile(start, (len(at), 1))
     odds = np.zeros(at.shape)
-    for n in range(STEP):
+    for n in range(step):
         state = x @ (v + 1) ** np.arange(LENGTH - 1, -1, -1)
         odds[:, n] = probs[state, at[:, n], letters[:, n]] - math.log(len(open_) - n)
         x[rows, at[:, n]] = letters[:, n]
@@ -123,7 +123,7 @@ def assert_follows(counts: np.ndarray, pi: np.ndarray) -> None:
 
 def moved(found: Law, move: Any, which: np.ndarray, seed: int = 2) -> tuple[Particles, float]:
     """Apply a move to particles that came by these routes."""
-    particles, before = found.state(which), found.state(which, STEP - 1)
+    particles, before = found.state(which), found.state(which, 1)
     able = torch.isfinite(particles.value) & torch.isfinite(particles.log_w)
     loop = replace(found.loop, move=move)
     out, rate = move(loop, before, particles, able, Streams(seed, [0]))
@@ -163,6 +163,18 @@ def test_a_move_leaves_the_law_alone(name, where):
     assert_follows(*found.counts(out, paths=False))
     if isinstance(move, Reorder):
         assert_follows(*found.counts(out, paths=True))
+
+
+@pytest.mark.parametrize("sites", [1, 2])
+def test_a_short_path_is_moved_as_far_as_it_goes(sites):
+    found = law(loop_of(1.5, None, True), step=2)
+    move = Reorder(share=1.0, depth=4, sites=sites)
+    out, rate = moved(found, move, drawn(found.pi))
+    assert rate > 0.2
+    assert_follows(*found.counts(out, paths=True))
+    # what was open is revealed as often as what was hidden
+    then = found.state(drawn(found.pi)).x
+    assert float(((out.x == 3) != (then == 3)).any(-1).double().mean()) > 0.15
 
 
 @pytest.mark.parametrize("name", ["remask-2", "reorder", "reorder-2"])
