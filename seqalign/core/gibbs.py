@@ -151,10 +151,15 @@ def sweep(
     for x, parent in reversed(lines):
         line.append(x[rows, pick[:, 0]])
         pick = parent.gather(1, pick)
-    for name in ("failed_values", "failed_gradients"):
-        # the end looks at nothing new
-        share = torch.stack([getattr(s, name) for s in seen[:-1]]).mean(0)
-        row = replace(row, **{name: share})
+    # the end looks at nothing new
+    values, gradients = (
+        torch.stack([v for v in shares if v is not None]).mean(0)
+        for shares in (
+            [s.failed_values for s in seen[:-1]],
+            [s.failed_gradients for s in seen[:-1]],
+        )
+    )
+    row = replace(row, failed_values=values, failed_gradients=gradients)
     return end, torch.stack(line[::-1], 1), row
 
 

@@ -48,6 +48,10 @@ class Particles:
         score: gradient of v/alpha for the proposal, (B, K, *event[, V + 1]), at open positions
             alone (B, K, m, V), or None.
         reward: raw reward of finished designs, (B, K), or None before the end.
+        order: the step at which each position was revealed, (B, K, L), 0 if it is open or was
+            given; None if no move asks.
+        odds: log of the base probability with which it was, (B, K, L), 0 if it is open or was
+            given; None if no move asks.
     """
 
     step: int
@@ -66,6 +70,8 @@ class Particles:
     guide: Any = None
     score: Tensor | None = None
     reward: Tensor | None = None
+    order: Tensor | None = None
+    odds: Tensor | None = None
 
     @cached_property
     def ess(self) -> Tensor:

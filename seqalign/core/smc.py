@@ -25,7 +25,7 @@ from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
 from seqalign.core.look import Look, Visit, filled
-from seqalign.core.moves import Move, after, ready, refuse
+from seqalign.core.moves import Move, after, noted, ready, refuse
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
@@ -133,7 +133,7 @@ class SMC:
         else:
             look, reward = self._look.again(x_s, state, self._times[i], rng), None
         moved = self._weigh(state, shift, look, i, last)
-        moved = replace(moved, step=i, x=x_s, reward=reward)
+        moved = noted(self, state, replace(moved, step=i, x=x_s, reward=reward))
         select = self.selection if pinned is None else self.selection.pinned
         chosen = select(moved, k, rng.at("select"))
         found = None if last or pinned is not None else (look.value, moved.log_w)
