@@ -84,7 +84,7 @@ MUTANTS = (
     Mutant(
         "move-without-proposal",
         "a move forgets what the proposal prefers",
-        edit("core/moves", "gain = gain - walk(loop, root, rng, len(way), way).gain", "pass"),
+        edit("core/moves", "gain = gain - (back.log_p - back.log_q)", "pass"),
         (
             "core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",
             f"{STATIONARY}test_a_move_leaves_the_law_alone[remask-2-all]",
@@ -154,6 +154,12 @@ MUTANTS = (
         "the empty places of a short path are those of positions that could be revealed",
         edit("core/reorder", "path = torch.where(there, path, length)", "pass"),
         (f"{STATIONARY}test_a_short_path_is_moved_as_far_as_it_goes",),
+    ),
+    Mutant(
+        "no-way-back",
+        "a move leaves what its proposal could not have drawn",
+        edit("core/moves", "gain - (back.log_p - back.log_q)", "gain - back.gain"),
+        (f"{STATIONARY}test_what_the_proposal_could_not_draw_is_not_left[remask-2]",),
     ),
     Mutant(
         "stale-path",

@@ -301,7 +301,9 @@ def _redrawn(
     new = walk(loop, root, rng, len(way))
     gain = new.gain
     if new.log_q is not new.log_p:
-        gain = gain - walk(loop, root, rng, len(way), way).gain
+        back = walk(loop, root, rng, len(way), way)
+        # no number where nothing leads back, and then it is refused
+        gain = gain - (back.log_p - back.log_q)
     return visit(loop, old, new.states[-1], old.step, rng.at("look"), root.posterior), gain
 
 
@@ -488,7 +490,7 @@ class Remask:
     draw, r_1 … r_n; with both orders in the target, even as they are, the ratio is that of single
     steps: Π p/q of the way from y by r over Π p/q of the way from y by s, times that of exp(twist)
     · h. Two sites swap: one mutation reverts while another appears, as a spent budget of mutations
-    allows no other move. Twice as many network calls per moved particle and sweep as sites.
+    allows no other move. At most 2 · sites network calls per moved particle and sweep.
 
     Letters are hidden evenly. To hide those first that the network doubts (ReMDM-conf) is not
     exact: how sure it was of a letter depends on what was known at its reveal, which a state, whose

@@ -177,6 +177,19 @@ def test_a_short_path_is_moved_as_far_as_it_goes(sites):
     assert float(((out.x == 3) != (then == 3)).any(-1).double().mean()) > 0.15
 
 
+@pytest.mark.parametrize("name", ["remask-2", "reorder-2"])
+def test_what_the_proposal_could_not_draw_is_not_left(name):
+    """There is no way back to it, whatever would be gained."""
+    move, bias = MOVES[name]
+    table = loop_of(bias, None, True).process.network
+    logits = table.logits.clone()
+    logits[:, 0, 0] = -torch.inf
+    found = law(loop_of(bias, None, True, network=replace(table, logits=logits)))
+    which = np.flatnonzero(np.isneginf(found.odds).any(-1))
+    out, _ = moved(found, move, which)
+    assert bool((out.x[..., 0] == 0).all())
+
+
 @pytest.mark.parametrize("name", ["remask-2", "reorder", "reorder-2"])
 def test_a_shorter_island_keeps_its_padding(name):
     move, bias = MOVES[name]
