@@ -148,11 +148,12 @@ def sweep(
     for x, parent in reversed(lines):
         line.append(x[rows, pick[:, 0]])
         pick = parent.gather(1, pick)
-    for name in ("failed_values", "failed_gradients"):
-        # the end looks at nothing new
-        share = torch.stack([getattr(s, name) for s in seen[:-1]]).mean(0)
-        row = replace(row, **{name: share})
-    return end, torch.stack(line[::-1], 1), row
+    # the end looks at nothing new
+    shares: dict[str, Any] = {
+        name: torch.stack([getattr(s, name) for s in seen[:-1]]).mean(0)
+        for name in ("failed_values", "failed_gradients")
+    }
+    return end, torch.stack(line[::-1], 1), replace(row, **shares)
 
 
 def _taken(
