@@ -125,10 +125,20 @@ MUTANTS = (
         ("core/test_failures.py::test_failed_gradients_are_counted",),
     ),
     Mutant(
+        "chains-from-anywhere",
+        "chains begin at the first particles and not at those that resampling has chosen",
+        edit(
+            "core/selection",
+            "scheme(flat, u, n).repeat_interleave",
+            "stay[:n].expand(len(u), n).repeat_interleave",
+        ),
+        ("core/test_chains.py::test_several_chains_are_exact",),
+    ),
+    Mutant(
         "chains-without-resampling",
         "an island that was not resampled has chains too, of particles that weigh otherwise",
         edit("core/moves", "whole, parts[0])", "whole, whole)"),
-        ("core/test_chains.py::test_every_scheme_and_a_threshold_are_exact",),
+        ("core/test_chains.py::test_an_island_that_is_not_resampled_stays_as_it_is",),
     ),
     Mutant(
         "move-without-what-came-later",

@@ -247,6 +247,31 @@ def test_printing_sequences_fits_on_a_screen():
     assert biased.log_z is None
 
 
+def test_a_result_says_what_is_wrong_in_the_words_of_python():
+    well = sa.sample(letters(), Lysines(), "smc", alpha=3.0, islands=2, particles=32, seed=4)
+    assert well.health.findings == ()
+    assert well._ill() == ""
+    ill = sa.sample(letters(), Lysines(), "smc", alpha=0.02, islands=3, particles=32, seed=4)
+    first, *others = ill.health.findings
+    said = repr(ill).split("reward calls", 1)[1].split("\n", 1)[1].split("distinct designs")[0]
+    assert " ".join(said.split()).startswith(first.sentence.replace("sampler.", ""))
+    assert others
+    assert f"And {len(others)} more in result.health.sentences." in " ".join(said.split())
+    assert "sampler." not in repr(ill) + ill._repr_html_()
+    assert first.sentence[:30] in ill._repr_html_()
+    fits(repr(ill))
+    # what is said can be done
+    for name in ("alpha", "particles"):
+        assert name in said
+    best = sa.sample(letters(), Lysines(), "best_of_n", alpha=0.02, particles=32, seed=4)
+    assert "set method to tds" in " ".join(repr(best).split())
+    # with prompts or when stopped, nothing is compared that cannot be
+    half = sa.sample(letters(), Lysines(), "smc", alpha=0.02, particles=8, stop=3)
+    assert half._ill() == ""
+    with pytest.raises(ValueError, match="no health yet"):
+        half.health  # noqa: B018
+
+
 def test_printing_long_things_fits_on_a_screen(monkeypatch):
     long = sa.MaskedProcess(
         lambda x, t: torch.zeros(*x.shape, 20), sa.PROTEIN, 400, 1, "parallel", name="m" * 200
@@ -256,8 +281,11 @@ def test_printing_long_things_fits_on_a_screen(monkeypatch):
     reward = sum((sa.reward(count(a), name=f"number of {a}\n") for a in "DEFGHIK"), 1.0 * Lysines())
     result = sa.sample(long, reward, "best_of_n", particles=40, space=allowed)
     lines = fits(repr(result))
-    assert len(lines) == 4 + 1 + 8
-    assert all("…" in line for line in lines[5:])
+    # nothing guides the best of n designs, so that few have weight: two lines say so
+    ill = lines[3:5]
+    assert "".join(ill).startswith("Few designs carry the weight")
+    assert len(lines) == 4 + 2 + 1 + 8
+    assert all("…" in line for line in lines[7:])
     many = fits(repr(result.best(40)))
     assert many[-1] == "… 22 more"
     assert len(result.best(40).rows()) == 40

@@ -152,15 +152,11 @@ def sweep(
         line.append(x[rows, pick[:, 0]])
         pick = parent.gather(1, pick)
     # the end looks at nothing new
-    values, gradients = (
-        torch.stack([v for v in shares if v is not None]).mean(0)
-        for shares in (
-            [s.failed_values for s in seen[:-1]],
-            [s.failed_gradients for s in seen[:-1]],
-        )
-    )
-    row = replace(row, failed_values=values, failed_gradients=gradients)
-    return end, torch.stack(line[::-1], 1), row
+    shares: dict[str, Any] = {
+        name: torch.stack([getattr(s, name) for s in seen[:-1]]).mean(0)
+        for name in ("failed_values", "failed_gradients")
+    }
+    return end, torch.stack(line[::-1], 1), replace(row, **shares)
 
 
 def _taken(

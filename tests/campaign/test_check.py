@@ -160,6 +160,27 @@ def test_short_rehearsals_tell_long_ones(monkeypatch):
     assert counts(5) == counts(1000)
 
 
+def test_chains_are_rehearsed_at_their_most_and_in_their_own_number(monkeypatch):
+    s = demo_backbone()
+    model = sa.load_model("mpnn-mini", structure=s, fix="A339-350")
+    reward = sa.load_reward("ddg-mini", structure=s)
+    some = {"chains": 3}
+    method = sa.load_method("tds", alpha=0.1, resample=some, move="redraw")
+
+    def counts(short):
+        monkeypatch.setattr(rehearsal, "SHORT", short)
+        return Letters().rehearse(method, model, reward, 12)
+
+    assert counts(5) == counts(1000)
+    # three chains of four make nine moves for twelve particles, at every step between the ends
+    steps = model.steps
+    assert counts(5).network == pytest.approx(steps + (steps - 1) * 9 / 12)
+    drawn = sa.sample(model, reward, method, particles=12)
+    assert drawn.network_calls <= 12 * counts(5).network
+    with pytest.raises(ValueError, match="divisor of the particles"):
+        Letters().rehearse(method, model, reward, 10)
+
+
 def test_rehearsals_of_a_uniform_process_and_of_a_parallel_order(monkeypatch):
     ab = Alphabet("ABC")
     uniform = UniformProcess(lambda x, t: torch.zeros(*x.shape, 3), ab, 7, 60)

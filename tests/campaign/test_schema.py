@@ -87,6 +87,7 @@ def test_the_resolved_file_says_everything(campaign):
         "scheme": "ssp",
         "ess_below": 0.75,
         "every": 1,
+        "chains": None,
     }
     assert config["resolved"]["rewards"]["a"]["version"] == "0.3"
     assert config["rewards"]["a"]["clip"] == [-1, 2]
@@ -136,6 +137,7 @@ def test_a_run_writes_its_folder(campaign, tmp_path):
     assert reasons <= {"filter: n_mut >= 3", "below the top 8"}
     assert summary["designs"] + summary["rejected"] == summary["distinct"]
     trace = folder.read_lines("trace.jsonl")
+    assert all(t["failed_values"] == t["failed_gradients"] == 0 for t in trace)
     assert sum(t["network_calls"] for t in trace if t["arm"] == "aligned") == plan.network_calls / 2
     assert summary["network_calls"]["aligned"] == summary["network_calls"]["best_of_n"]
     assert [r["row"] for r in summary["rows"]] == [

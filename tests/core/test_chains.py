@@ -56,7 +56,7 @@ def test_every_scheme_and_a_threshold_are_exact(scheme):
     assert bool(((moved > 0.1) & (moved < 0.95)).any())
 
 
-QUICK = ("forbid", "charge-both")
+QUICK = ("forbid", "run")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_chains_of_mixed_noise_are_exact():
 def test_random_and_failed_values_are_exact(value):
     reward = exact.Rejecting(exact.PairReward(3, 3, 11, 0.6), letter=1, broken=True)
     p = exact.masked("random", bias=0.0, reward=reward)
-    exact.assert_exact(p.run(chained(PlainSMC(value=value), 2), (ISLANDS // 2, 4), 46), p)
+    exact.assert_exact(p.run(chained(PlainSMC(value=value), 2), (ISLANDS, 4), 46), p)
 
 
 def test_the_states_of_a_chain_have_one_parent_and_what_is_known_of_them_is_theirs():
