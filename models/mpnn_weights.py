@@ -218,7 +218,7 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
         context=context,
         atoms=int(content.get("atom_context_num", 25)),
         labels=told,
-        name=f"{path} {file.name}" if told else "",
+        name=f"{Path(path).name} {file.name}" if told else "",
     )
 
 
