@@ -18,7 +18,7 @@ from torch import Tensor
 from seqalign.api import references
 from seqalign.campaign import metrics
 from seqalign.campaign.design_map import design_map, places
-from seqalign.campaign.inputs import load_letters
+from seqalign.campaign.inputs import load_letters, sees_beside
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
 from seqalign.campaign.rehearsal import rehearse
@@ -40,6 +40,7 @@ from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model
+from seqalign.registry import takers
 from seqalign.space.space import DesignSpace
 
 TOP = 10
@@ -52,6 +53,15 @@ def space_of(model: Model) -> DesignSpace:
     """Return the design space that every model of letters has."""
     assert model.space is not None
     return model.space
+
+
+def _remarks(plan: Plan) -> list[str]:
+    """Return what a person should know of the structure, and of what its model does not see."""
+    spec = plan.campaign.model
+    if plan.structure is None:
+        return []
+    seen = spec.python is None and sees_beside(spec.name, spec.model_extra or {})
+    return remarks(plan.structure, seen, () if seen else takers("model", "context_atoms"))
 
 
 def _given(model: Model) -> str:
@@ -379,7 +389,7 @@ class Letters:
             "chains": list(model.chains),
             "steps": model.steps,
             "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
-            "notes": [] if plan.structure is None else remarks(plan.structure),
+            "notes": _remarks(plan),
         }
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:
@@ -392,7 +402,7 @@ class Letters:
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
             "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
-            "notes": [*plan.notes, *(remarks(plan.structure) if plan.structure else [])],
+            "notes": [*plan.notes, *_remarks(plan)],
             "constraints": plan.campaign.constraints,
             "places": places(plan.campaign, plan.model),
         }
@@ -427,7 +437,7 @@ class Letters:
                     "rewards do not see them, and a design that breaks a constraint by them is "
                     "rejected"
                 )
-        if plan.structure is not None and (notes := remarks(plan.structure)):
+        if notes := _remarks(plan):
             say("\nThe structure as it was read")
             for note in notes:
                 say(f"  {note}")
