@@ -12,6 +12,7 @@ from torch import Tensor
 
 import seqalign as sa
 from seqalign import weights
+from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
 from seqalign.files.beside import ContextAtoms
@@ -188,6 +189,68 @@ def with_ligand(length: int = 30, count: int = 20) -> Structure:
     return replace(structure, context_atoms=atoms_around(structure, count))
 
 
+def plainly(net: ContextEncoder, h: Tensor, coords: Tensor, atoms: list[tuple[Tensor, int]]):
+    """Return one residue (H,) as it was published: concatenated inputs, one atom at a time."""
+    net = net.double()
+    h, coords = h.double(), coords.double()
+    n, ca, c, o = coords
+    b, d = ca - n, c - ca
+    a = torch.linalg.cross(b, d)
+    cb = -0.58273431 * a + 0.56802827 * b - 0.54067466 * d + ca
+    x = (n - ca) / (n - ca).norm()
+    y = (c - ca) - x * torch.dot(x, c - ca)
+    y = y / y.norm()
+    frame = torch.stack((x, y, torch.linalg.cross(x, y)))
+
+    def radial(p: Tensor, q: Tensor) -> Tensor:
+        distance = ((p - q).square().sum() + 1e-6).sqrt()
+        return torch.exp(-(((distance - torch.linspace(2, 22, 16).double()) / 1.25) ** 2))
+
+    def message(layer, state: Tensor, inputs: list[Tensor]) -> Tensor:
+        total = torch.zeros_like(state)
+        for other in inputs:
+            m = gelu(layer.W1(torch.cat((state, other))))
+            total = total + layer.W3(gelu(layer.W2(m))) / 30
+        state = layer.norm1(state + total)
+        return layer.norm2(state + layer.dense.W_out(gelu(layer.dense.W_in(state))))
+
+    f, gelu = net.features, torch.nn.functional.gelu
+    seen, own = [], []
+    for xyz, z in atoms:
+        kind = torch.zeros(147, dtype=torch.float64)
+        group, period = group_and_period(z)
+        kind[[z, 120 + group, 139 + period]] = 1.0
+        place = frame @ (xyz.double() - ca)
+        flat = (place[0] ** 2 + place[1] ** 2).sqrt()
+        angles = torch.stack((place[0] / flat, place[1] / flat, flat, place[2]))
+        angles[2:] /= place.norm()
+        near = torch.cat([radial(p, xyz.double()) for p in (n, ca, c, o, cb)])
+        inputs = torch.cat((near, f.type_linear(kind), angles))
+        seen.append(net.W_v(f.norm_nodes(f.node_project_down(inputs))))
+        own.append(net.W_nodes_y(f.norm_y_nodes(f.y_nodes(kind))))
+    pairs = [
+        [net.W_edges_y(f.norm_y_edges(f.y_edges(radial(p.double(), q.double())))) for q, _ in atoms]
+        for p, _ in atoms
+    ]
+    state = net.W_c(h)
+    for among, layer in zip(net.y_context_encoder_layers, net.context_encoder_layers, strict=True):
+        own = [message(among, atom, row) for atom, row in zip(own, pairs, strict=True)]
+        state = message(layer, state, [torch.cat(x) for x in zip(seen, own, strict=True)])
+    return h + net.V_C_norm(net.V_C(state))
+
+
+def test_the_fast_pass_is_the_plain_pass():
+    structure = with_ligand()
+    atoms = structure.context_atoms
+    h = torch.randn(30, 16, generator=torch.Generator().manual_seed(3))
+    near = nearest(structure.coords, atoms.xyz, atoms.element, 6)
+    fast = encoder()(h, structure.coords, near)
+    for i in (0, 11, 29):
+        mine = list(zip(near.xyz[i], near.element[i].tolist(), strict=True))
+        slow = plainly(encoder(), h[i], structure.coords[i], mine)
+        assert (fast[i] - slow).abs().max() <= 1e-5
+
+
 def test_motion_changes_nothing_and_reflection_does():
     structure = with_ligand()
     atoms = structure.context_atoms
@@ -346,6 +409,23 @@ def test_designs_are_drawn_with_the_ligand_in_sight(tmp_path):
     for sequence in samples.designs.sequences[0]:
         assert sequence[8:] == structure.sequence[8:]
         assert sequence[1] == structure.sequence[1]
+
+
+def test_the_score_of_a_sequence_sees_the_ligand_too(tmp_path):
+    path = saved(tmp_path, network(21), encoder(), atom_context_num=6)
+    structure = with_ligand(16)
+    designs = Designs.of([structure.sequence], PROTEIN)
+    scores = [
+        sa.load_reward("mpnn-score", structure=s, checkpoint=path)(designs)
+        for s in (structure, replace(structure, context_atoms=ContextAtoms()))
+    ]
+    assert abs(float(scores[0]) - float(scores[1])) > 1e-3
+    told = saved(tmp_path, network(21), LabelEncoder(16), name="global_label.pt")
+    low, high = (
+        sa.load_reward("mpnn-score", structure=structure, checkpoint=told, label=label)
+        for label in ("soluble", "transmembrane")
+    )
+    assert abs(float(low(designs)) - float(high(designs))) > 1e-3
 
 
 def test_a_membrane_network_is_told_where_it_is(tmp_path):
