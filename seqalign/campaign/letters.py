@@ -61,7 +61,8 @@ def _remarks(plan: Plan) -> list[str]:
     if plan.structure is None:
         return []
     seen = spec.python is None and sees_beside(spec.name, spec.model_extra or {})
-    return remarks(plan.structure, seen, () if seen else takers("model", "context_atoms"))
+    free = {i + 1 for i in free_positions(space_of(plan.model))}
+    return remarks(plan.structure, seen, () if seen else takers("model", "context_atoms"), free)
 
 
 def _given(model: Model) -> str:

@@ -199,7 +199,7 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
         "at": at,
         "notes": said,
         "about": [*_about(structure), *(line for r in said for line in wrap(r, 92))],
-        "ends": ("" if seen else to_fix(structure)) or numbering.name(1),
+        "ends": to_fix(structure) or numbering.name(1),
         "active": "max_homopolymer",
         "guides": "stability",
         "alpha": 0.5,

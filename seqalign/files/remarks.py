@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,13 +19,19 @@ from seqalign.files.structure import Structure
 __all__ = ["remarks", "to_fix"]
 
 
-def remarks(structure: Structure, seen: bool = False, models: Sequence[str] = ()) -> list[str]:
+def remarks(
+    structure: Structure,
+    seen: bool = False,
+    models: Sequence[str] = (),
+    free: Collection[int] | None = None,
+) -> list[str]:
     """Return sentences, the weightiest first: gaps, incomplete and odd residues, what is unseen.
 
     Args:
         structure: the structure.
         seen: whether the model looks beside the chains.
         models: those that do, to be named where this one does not.
+        free: 1-based positions that may change; None: all that can be designed.
     """
     found = [*structure.said, *_gaps(structure), *_incomplete(structure)]
     numbering = structure.numbering
@@ -34,7 +40,7 @@ def remarks(structure: Structure, seen: bool = False, models: Sequence[str] = ()
             f"{r} {numbering.name(i + 1)} as {structure.sequence[i]}" for i, r in structure.modified
         )
         found.append(f"Read {_some(list(shown), 8)}.")
-    return [*found, *_beside(structure, seen, models)]
+    return [*found, *_beside(structure, seen, models, free)]
 
 
 def _some(words: Sequence[str], most: int) -> str:
@@ -169,14 +175,19 @@ def _things(structure: Structure) -> list[_Thing]:
     return found
 
 
-def _beside(structure: Structure, seen: bool, models: Sequence[str]) -> list[str]:
+def _beside(
+    structure: Structure, seen: bool, models: Sequence[str], free: Collection[int] | None
+) -> list[str]:
     """Name what stands beside the chains, with the residues to be designed that are near it."""
     names = structure.known_numbering.names
-    things, found, missed = _things(structure), [], []
-    for thing in things:
+    found = []
+    visible, hidden = [], []
+    for thing in _things(structure):
         near = f"within {CONTACT:g} Å: {names(thing.near)}"
         if not thing.near:
             near = f"no designed residue is within {CONTACT:g} Å"
+        loose = bool(thing.near) and (free is None or any(i in free for i in thing.near))
+        kept = ", all kept" if thing.near and not loose else ""
         if thing.kind == "chain":
             ask = ": name it in context?" if thing.near else "."
             found.append(f"{thing.name} is not seen; {near}{ask}")
@@ -187,20 +198,26 @@ def _beside(structure: Structure, seen: bool, models: Sequence[str]) -> list[str
             odd = "; the published script leaves molybdenum out"
             odd = odd if bool((thing.element == MOLYBDENUM).any()) else ""
             atoms = f"{read}{part} atom{'s' if read > 1 or part else ''}"
-            found.append(f"{thing.name} is seen ({atoms}{odd}); {near}.")
+            found.append(f"{thing.name} is seen ({atoms}{odd}); {near}{kept}.")
+            visible += [thing] * loose
             continue
         why = " (its atoms have occupancy 0, or no known element)" if seen else ""
-        cure = f'. To keep them: fix: "{thing.words}"' if thing.near else "."
+        cure = f'. To keep them: fix: "{thing.words}"' if loose else f"{kept}."
         found.append(f"{thing.name} is not seen{why}; {near}{cure}")
-        missed.append(thing)
-    if sum(bool(thing.near) for thing in missed) > 1:
-        count = len({i for thing in missed for i in thing.near})
-        text = _together(structure, missed)
+        hidden.append((thing, loose))
+    open_ = [thing for thing, loose in hidden if loose]
+    if len(open_) > 1:
+        count = len({i for thing in open_ for i in thing.near})
+        text = _together(structure, open_)
         found.append(f'To keep all {count} residues near these: fix: "{text}"')
-    if missed and models and not seen:
+    if hidden and models and not seen:
         found.append(
             f"Models that see ligands, ions, glycans and nucleic acids: {', '.join(models)}."
         )
-    if seen and len(missed) < sum(thing.kind != "chain" for thing in things):
-        found.append("What the model sees a reward need not see: some read the chains alone.")
+    if visible:
+        text = _together(structure, visible)
+        found.append(
+            f"What the model sees a reward need not see: some read the chains alone. To keep the "
+            f'residues near these whatever rewards say: fix: "{text}"'
+        )
     return found

@@ -35,7 +35,11 @@ def test_the_line_that_new_shows_fixes_what_is_near(tmp_path):
     numbering = read_structure(LIGAND).known_numbering
     said = words(call("check", tmp_path / "c.yaml"))
     assert f"{len(numbering.positions(fix))} fixed" in said
-    assert "ZN A101 is not seen; within 5 Å: A4, A7-9, A11." in said
+    # what is done is not asked for again
+    assert "ZN A101 is not seen; within 5 Å: A4, A7-9, A11, all kept." in said
+    assert "To keep" not in said
+    said = words(call("check", tmp_path / "c.yaml", "--set", "design.fix=A4"))
+    assert "ZN A101 is not seen; within 5 Å: A4, A7-9, A11. To keep them: fix:" in said
 
 
 def test_a_model_that_sees_the_ligand_says_so_everywhere(tmp_path, checkpoint):
@@ -47,6 +51,7 @@ def test_a_model_that_sees_the_ligand_says_so_everywhere(tmp_path, checkpoint):
     (tmp_path / "c.yaml").write_text(text)
     said = words(call("check", tmp_path / "c.yaml"))
     assert "ZN A101 is seen (1 atom); within 5 Å: A4, A7-9, A11." in said
+    assert 'whatever rewards say: fix: "near ZN"' in said
     said = words(call("check", tmp_path / "c.yaml", "--set", "model.context_atoms=false"))
     assert "ZN A101 is not seen; within 5 Å" in said
     result = call("run", tmp_path / "c.yaml")
