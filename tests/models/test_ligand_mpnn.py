@@ -132,18 +132,24 @@ def test_the_published_atoms_are_read_and_chosen(name):
 
 @needs_complexes
 @pytest.mark.parametrize(
-    ("prefix", "name", "file", "label"),
+    ("prefix", "network", "label"),
     [
-        ("mpnn", "proteinmpnn-v_48_020", "proteinmpnn_v_48_020.pt", None),
-        ("soluble", "soluble-v_48_020", "solublempnn_v_48_020.pt", None),
-        ("membrane_0", "", "global_label_membrane_mpnn_v_48_020.pt", "soluble"),
-        ("membrane_1", "", "global_label_membrane_mpnn_v_48_020.pt", "transmembrane"),
-        ("membrane_residue", "", "per_residue_label_membrane_mpnn_v_48_020.pt", "each"),
+        ("mpnn", "proteinmpnn", None),
+        ("soluble", "soluble", None),
+        ("membrane_0", "membrane-global", "soluble"),
+        ("membrane_1", "membrane-global", "transmembrane"),
+        ("membrane_residue", "membrane-residue", "each"),
     ],
 )
-def test_networks_without_ligands_are_reproduced_too(prefix, name, file, label):
+def test_networks_without_ligands_are_reproduced_too(prefix, network, label):
     structure, z = complex_of("1MK5_A")
-    source = real(name or file, file)
+    file = {
+        "proteinmpnn": "proteinmpnn",
+        "soluble": "solublempnn",
+        "membrane-global": "global_label_membrane_mpnn",
+        "membrane-residue": "per_residue_label_membrane_mpnn",
+    }[network]
+    source = real(f"{network}-v_48_020", f"{file}_v_48_020.pt")
     if label == "each":
         said = z["membrane_residue_labels"]
         at = {kind: 1 + np.flatnonzero(said == n) for kind, n in (("interface", 1), ("buried", 2))}
