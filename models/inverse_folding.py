@@ -9,13 +9,8 @@ its own included, so its posterior is a function of the tokens.
 *mpnn-mini.* Our own small weights, of the second kind; data and figures: `cards/mpnn-mini.yaml`.
 
 **ProteinMPNN as masked diffusion.** Revealing one uniformly random position a step is decoding in
-a uniformly random order. The states of decoded residues depend on that order, but a process here is
-a function of its tokens, so its posterior at x_t decodes the known letters in one fixed order (a
-pseudo-random permutation of the residues, `canonical_order`), and each masked position last, seeing
-all known ones. Every such conditional is one the network was trained on, and the process is exactly
-Markov on tokens. It is not the published sampler to the letter: there a residue's state was
-computed at the time of its own decoding, from the letters known then. `sample_autoregressive` is
-that sampler.
+a uniformly random order: the published law, whose decoder states the particles carry
+(`seqalign.models.autoregressive`).
 
 References:
     Robust deep learning-based protein sequence design using ProteinMPNN, Dauparas et al., Science
@@ -31,44 +26,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from seqalign import weights
 from seqalign.core.discrete import MaskedProcess
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
+from seqalign.models.autoregressive import Autoregressive
 from seqalign.models.backbone import Backbone
 from seqalign.models.membrane import Label
-from seqalign.models.mpnn_weights import MASKED, PARTICLES, Weights, load_checkpoint, shipped
+from seqalign.models.mpnn_weights import (
+    MASKED,
+    PARTICLES,
+    Weights,
+    load_checkpoint,
+    refusal,
+    shipped,
+)
 
 if TYPE_CHECKING:
     from seqalign.core.discrete import Order
 
 
-def canonical_order(n: int) -> Tensor:
-    """Return the fixed pseudo-random permutation (n,) in which known residues are decoded."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(n))
-
-
 @dataclass(frozen=True, eq=False)
 class OnBackbone:
-    """A backbone read and written in process positions: what a process calls.
+    """A backbone read and written in process positions, by a network that reads masks.
 
     Attributes:
         backbone: the encoded structure.
         slots: (n,) int64, the node of each position.
         tokens: (N,) int64, the letters of the nodes; those that are no position are never changed.
-        masks: masked letters are input; otherwise a masked position is decoded last.
     """
 
     backbone: Backbone
     slots: Tensor
     tokens: Tensor
-    masks: bool
 
     def __repr__(self) -> str:
         """Return one line: a process is printed with its network."""
@@ -89,29 +86,15 @@ class OnBackbone:
         logits = torch.cat([piece(p) for p in flat.split(PARTICLES)])
         return logits.view(*lead, len(self.slots), len(PROTEIN))
 
-    def _read(self, full: Tensor, seen: Tensor | None = None) -> Tensor:
-        return self.backbone.logits(full, seen)[:, self.slots, : len(PROTEIN)]
+    def _read(self, full: Tensor) -> Tensor:
+        return self.backbone.logits(full)[:, self.slots, : len(PROTEIN)]
 
     def _tokens(self, x: Tensor) -> Tensor:
         full = self.tokens.repeat(len(x), 1)
-        if self.masks:
-            full[:, self.slots] = torch.where(x == PROTEIN.mask, MASKED, x)
-            return self._read(full)
-        full[:, self.slots] = x
-        known = torch.ones_like(full, dtype=torch.bool)
-        known[:, self.slots] = x != PROTEIN.mask
-        rank = canonical_order(full.shape[1]).argsort().expand(full.shape)
-        # known ones in their order, the masked ones after them and blind to each other
-        rank = torch.where(known, rank, full.shape[1])
-        index = self.backbone.graph.index
-        return self._read(full, rank[:, index] < rank[:, :, None])
+        full[:, self.slots] = torch.where(x == PROTEIN.mask, MASKED, x)
+        return self._read(full)
 
     def _relaxed(self, x: Tensor) -> Tensor:
-        if not self.masks:
-            raise TypeError(
-                "proteinmpnn's network takes letters, not relaxed states. Take gradients through "
-                "the posterior only, or use fmif or mpnn-mini."
-            )
         width = self.backbone.network.W_s.num_embeddings
         full = F.one_hot(self.tokens, width).to(x.dtype).repeat(len(x), 1, 1)
         letters, mask = x[..., :-1], x[..., -1:]
@@ -171,7 +154,7 @@ def process(
         names.name(j + 1) for j, i in enumerate(structure.known.tolist()) if not structure.design[i]
     ]
     return MaskedProcess(
-        network=OnBackbone(
+        network=(OnBackbone if source.sees_masks else Autoregressive)(
             source.encode(
                 structure,
                 bfloat16=bfloat16,
@@ -181,7 +164,6 @@ def process(
             ),
             at[structure.known],
             source.native(structure),
-            source.sees_masks,
         ),
         alphabet=PROTEIN,
         length=len(structure.known),
@@ -305,30 +287,43 @@ def ligandmpnn(
     )
 
 
-_CURES = {
-    "ligandmpnn": "Use the model ligandmpnn for LigandMPNN's network, which reads ligands, too.",
-    "fmif": "Use the model fmif for the masked-diffusion network with 22.",
-    "proteinmpnn": "Use the model proteinmpnn for 21 letters.",
-    "": "An oracle is a reward.",
-}
-_WANTED = {
-    "proteinmpnn": "is no ProteinMPNN, which has 21 letters and sees backbones alone",
+_WANTED: Final = {
+    "proteinmpnn": "is no ProteinMPNN, which has 21 letters",
     "ligandmpnn": "is no LigandMPNN, which has layers for the atoms of ligands",
     "fmif": "is no masked-diffusion network, which has 22 letters and reads letters out",
+}
+_CURES: Final = {
+    "proteinmpnn": "Use the model proteinmpnn for 21 letters",
+    "fmif": "Use the model fmif for the masked-diffusion network with 22",
+    "oracle": "An oracle is a reward",
+}
+# as the names of the catalog begin
+_FAMILIES: Final = {
+    "proteinmpnn": "proteinmpnn",
+    "soluble": "proteinmpnn",
+    "membrane": "proteinmpnn",
+    "ligandmpnn": "ligandmpnn",
+    "fmif": "fmif",
 }
 
 
 def _source(checkpoint: str | Path, wanted: str) -> Weights:
-    """Return the weights of a checkpoint, once they are those of a model."""
-    source = load_checkpoint(checkpoint)
-    if source.head is not None:
-        kind = ""
-    elif source.sees_masks:
-        kind = "fmif"
-    else:
+    """Return the weights of a checkpoint, once they are those of a model.
+
+    Raises:
+        ValueError: they are another's; a name is refused before anybody is told to fetch it.
+    """
+    entry = weights.find(checkpoint, weights.catalog()) if isinstance(checkpoint, str) else None
+    kind = None if entry is None else _FAMILIES.get(entry.name.partition("-")[0])
+    source = load_checkpoint(checkpoint) if kind in (None, wanted) else None
+    if source is not None:
         kind = "proteinmpnn" if source.context is None else "ligandmpnn"
-    if kind != wanted:
-        raise ValueError(f"{checkpoint}: {_WANTED[wanted]}. {_CURES[kind]}")
+        kind = "fmif" if source.sees_masks else kind
+        kind = "oracle" if source.head is not None else kind
+    if source is None or kind != wanted:
+        if kind == "ligandmpnn":
+            raise ValueError(f"{checkpoint}: {refusal('LigandMPNN')}")
+        raise ValueError(f"{checkpoint}: {_WANTED[wanted]}. {_CURES[kind or 'oracle']}.")
     return source
 
 

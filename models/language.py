@@ -28,7 +28,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +163,7 @@ class LanguageModel:
 class LanguageProcess(MaskedProcess):
     """A masked process whose network is told which positions of an island are padding."""
 
-    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior | OpenPosterior:
+    def posterior(self, x: Tensor, t: float, *before: Any) -> CategoricalPosterior | OpenPosterior:
         """Call the network on tokens (B, K, L) or relaxed states (B, K, L, 21)."""
         if self.event_mask is None:
             return super().posterior(x, t)

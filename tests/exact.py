@@ -534,8 +534,102 @@ def gaussian(schedule: Any = None, *, eta: float = 1.0) -> Problem:
     return linear_gaussian(m, c, slope, quad, schedule, eta=eta)
 
 
+@dataclass(frozen=True)
+class Remembered:
+    """What `PathTable` keeps: tokens (B, K, L), the code of their path (B, K), logits."""
+
+    x: Tensor
+    code: Tensor
+    logits: Tensor
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Remembered:
+        return Remembered(f(self.x), f(self.code), f(self.logits))
+
+
+@dataclass(frozen=True, eq=False)
+class PathTable:
+    """A network whose logits are any function of the letters and of the order in which they came.
+
+    Attributes:
+        logits: ((L · V + 1)^L, L, V), one row per path: its reveals, position · V + letter + 1, are
+            the digits of its code.
+        v: number of letters.
+    """
+
+    logits: Tensor
+    v: int
+
+    def __call__(self, x: Tensor, t: float) -> Tensor:
+        lead = x.shape[:-1]
+        kept = self.advance(x.reshape(1, -1, x.shape[-1]), None)
+        return kept.logits.view(*lead, *kept.logits.shape[2:])
+
+    def advance(self, x: Tensor, before: Remembered | None) -> Remembered:
+        old = torch.full_like(x, self.v) if before is None else before.x
+        code = torch.zeros_like(x[..., 0]) if before is None else before.code
+        for i in range(x.shape[-1]):
+            longer = code * (x.shape[-1] * self.v + 1) + i * self.v + x[..., i] + 1
+            code = torch.where(x[..., i] != old[..., i], longer, code)
+        # a path that cannot be is no row of the table
+        return Remembered(x, code, self.logits[code % len(self.logits)])
+
+    def decode(self, x: Tensor, place: Any, choose: Any) -> Any:
+        rows, kept = torch.arange(len(x)), self.advance(x[None], None)
+        for i in range(int((x == self.v).sum(-1).max())):
+            at, x = place(i, x), x.clone()
+            x[rows, at] = choose(i, at, kept.logits[0, rows, at])
+            kept = self.advance(x[None], kept)
+            yield x
+
+    def follow(self, x: Tensor, order: Tensor) -> Any:
+        y, found = x.clone(), []
+        y[:, order] = self.v
+        kept = self.advance(y[None], None)
+        for i in order.tolist():
+            found.append(kept.logits[0, :, i])
+            y = y.clone()
+            y[:, i] = x[:, i]
+            kept = self.advance(y[None], kept)
+        yield slice(None), torch.stack(found, 1)
+
+
+def path_law(table: PathTable, start: Sequence[int]) -> np.ndarray:
+    """p_pre over all V^L designs of a chain that reveals one random position a step."""
+    v, length = table.v, table.logits.shape[1]
+    probs = _softmax(table.logits.numpy())
+    base, code, law = length * v + 1, 0, np.zeros(v**length)
+    for i, a in enumerate(start):
+        code = code * base + i * v + a + 1 if a < v else code
+    states = [(tuple(start), code, 1.0)]
+    while states:
+        state, code, mass = states.pop()
+        open_ = [i for i, a in enumerate(state) if a == v]
+        if not open_:
+            law[int(np.dot(state, v ** np.arange(length - 1, -1, -1)))] += mass
+        for i, a in itertools.product(open_, range(v)):
+            child = (*state[:i], a, *state[i + 1 :])
+            p = mass * probs[code, i, a] / len(open_)
+            states.append((child, code * base + i * v + a + 1, p))
+    return law
+
+
+def remembering(
+    *, length: int = 3, scale: float = 0.45, spread: float = 0.7, space: DesignSpace | None = None
+) -> Problem:
+    """An enumerable masked problem whose network remembers the order of its letters."""
+    letters = ABC if space is None else space.alphabet
+    v, rng = len(letters), np.random.default_rng(8)
+    size = ((length * v + 1) ** length, length, v)
+    table = PathTable(torch.tensor(spread * rng.normal(size=size)), v)
+    process = MaskedProcess(table, letters, length, length)
+    start = [v] * length if space is None else letters.encode([space.fixed])[0].tolist()
+    reward = PairReward(length, v, 13, scale)
+    return enumerated(process, reward, 1.0, path_law(table, start), space)
+
+
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "masked-random": lambda: masked("random"),
+    "masked-remembering": remembering,
     "masked-parallel": lambda: masked("parallel", bias=0.3, drift=0.5),
     "uniform": uniform,
     "gaussian-vp": gaussian,

@@ -93,6 +93,28 @@ MUTANTS = (
         ("core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",),
     ),
     Mutant(
+        "forgotten-order",
+        "a network that remembers is told the letters without the order in which they came",
+        edit(
+            "core/look",
+            "        if sure or self.process.takes_time or not self.process.discrete:\n"
+            "            return self(x, t, rng, before=before.posterior)",
+            "        if sure or self.process.takes_time or not self.process.discrete:\n"
+            "            return self(x, t, rng)",
+        ),
+        (f"{EXACT}[masked-remembering-tds]",),
+    ),
+    Mutant(
+        "stale-memory",
+        "what a network remembers stays with the slot and not with the particle",
+        edit(
+            "core/process",
+            '    changed |= {k: v.map(f) for k, v in found.items() if hasattr(v, "map")}\n',
+            "",
+        ),
+        (f"{EXACT}[masked-remembering-tds]",),
+    ),
+    Mutant(
         "stale-twist",
         "after resampling, log_twist stays with the slot and not with the particle",
         edit("core/selection", RESET, RESET + "            log_twist=particles.log_twist,\n"),

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
-    {"weights", "fetch", "allocator", "entries"},
+    {"weights", "verify", "wheels", "fetch", "allocator", "entries"},
     {"core"},
     {"files"},
     {"space"},

@@ -49,10 +49,10 @@ os.environ.setdefault("MALLOC_PERTURB_", "0")
 import seqalign as sa
 from seqalign.core.objective import Reward
 from seqalign.core.process import Designs
+from seqalign.core.unguided import draw
 from seqalign.core.value import PosteriorMode
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
-from seqalign.models.autoregressive import sample_autoregressive
 from seqalign.models.backbone import Backbone
 from seqalign.models.inverse_folding import process
 from seqalign.models.mpnn import MPNN
@@ -62,6 +62,12 @@ PAIRS = (
     "CA-CA N-N C-C O-O CB-CB CA-N CA-C CA-O CA-CB N-C N-O N-CB CB-C CB-O O-C N-CA C-CA O-CA CB-CA "
     "C-N O-N CB-N C-CB O-CB C-O"
 ).split()
+
+
+def neighbors(x: Tensor, near: Tensor) -> Tensor:
+    """Return x (B, L, H) at the neighbors (B, M, K) of residues, (B, M, K, H)."""
+    flat = near.flatten(1)[..., None].expand(-1, -1, x.shape[-1])
+    return x.gather(1, flat).view(*near.shape, x.shape[-1])
 
 
 class Published:
@@ -121,6 +127,81 @@ class Published:
         e = self.linear("features.edge_embedding", torch.cat((position, *edges), -1))
         return self.norm("features.norm_edges", e), near
 
+    def encoded(
+        self, coords: Tensor, mask: Tensor, numbers: Tensor, chains: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return residues (B, L, H), edges (B, L, K, H), neighbors and which exist (B, L, K)."""
+        e, near = self.features(coords, mask, numbers, chains)
+        e = self.linear("W_e", e)
+        h = torch.zeros(*mask.shape, e.shape[-1])
+        alive = mask[:, :, None] * mask.unsqueeze(-1).expand(near.shape).gather(1, near)
+
+        def gather(x: Tensor) -> Tensor:
+            return neighbors(x, near)
+
+        def own(x: Tensor) -> Tensor:
+            return x[:, :, None].expand(*near.shape, x.shape[-1])
+
+        for number in range(3):
+            name = f"encoder_layers.{number}"
+            m = self.message(name, ("W1", "W2", "W3"), torch.cat((own(h), e, gather(h)), -1))
+            h = self.norm(f"{name}.norm1", h + (m * alive[..., None]).sum(2) / 30)
+            h = self.norm(f"{name}.norm2", h + self.dense(name, h)) * mask[..., None]
+            m = self.message(name, ("W11", "W12", "W13"), torch.cat((own(h), e, gather(h)), -1))
+            e = self.norm(f"{name}.norm3", e + m)
+        return h, e, near, alive
+
+    def sample(
+        self,
+        coords: Tensor,
+        mask: Tensor,
+        numbers: Tensor,
+        chains: Tensor,
+        temperature: float,
+        seed: int = 0,
+    ) -> Tensor:
+        """Return letters (B, L) drawn as published: one position a step, decoder states kept.
+
+        The letters that a residue does not see are masked in the inputs of its messages, X is not
+        drawn, every sequence has its own random order.
+        """
+        once = torch.Generator().manual_seed(seed)
+        h, e, near, alive = self.encoded(coords, mask, numbers, chains)
+        b, n, width = h.shape
+        order = torch.randn(b, n, generator=once).abs().argsort(-1)
+        rank = order.argsort(-1)
+        seen = (rank[:, None] < rank[:, :, None]).gather(2, near)[..., None].float()
+        forward = alive[..., None] * seen
+        waiting = torch.cat((e, torch.zeros_like(e), neighbors(h, near)), -1)
+        waiting = (alive[..., None] - forward) * waiting
+        letters, stack = torch.zeros_like(h), [h] + [torch.zeros_like(h) for _ in range(3)]
+        tokens = torch.zeros(b, n, dtype=torch.int64)
+        for t in order.unbind(1):
+            one = t[:, None]
+            at = one[..., None, None]
+            place = near.gather(1, one[..., None].expand(-1, 1, near.shape[-1]))
+            edge = e.gather(1, at.expand(-1, 1, *e.shape[2:]))
+            ahead = waiting.gather(1, at.expand(-1, 1, *waiting.shape[2:]))
+            sees = forward.gather(1, at.expand(-1, 1, *forward.shape[2:]))
+            known = torch.cat((edge, neighbors(letters, place)), -1)
+            alone = one[..., None].expand(-1, 1, width)
+            exists = mask.gather(1, one)[..., None]
+            for number in range(3):
+                name = f"decoder_layers.{number}"
+                x = torch.cat((known, neighbors(stack[number], place)), -1)
+                own = stack[number].gather(1, alone)
+                wide = own[:, :, None].expand(-1, -1, x.shape[2], -1)
+                x = torch.cat((wide, sees * x + ahead), -1)
+                m = self.message(name, ("W1", "W2", "W3"), x)
+                own = self.norm(f"{name}.norm1", own + m.sum(2) / 30)
+                own = self.norm(f"{name}.norm2", own + self.dense(name, own)) * exists
+                stack[number + 1].scatter_(1, alone, own)
+            logits = self.linear("W_out", stack[3].gather(1, alone))[:, 0, :20] / temperature
+            drawn = torch.multinomial(logits.softmax(-1), 1, generator=once)
+            tokens.scatter_(1, one, drawn)
+            letters.scatter_(1, alone, self.w["W_s.weight"][drawn])
+        return tokens
+
     def hidden(
         self,
         coords: Tensor,
@@ -136,25 +217,14 @@ class Published:
         With `order` (B, L) a residue sees the letters decoded before it; without, all; `blind`,
         none.
         """
-        e, near = self.features(coords, mask, numbers, chains)
-        e = self.linear("W_e", e)
-        h = torch.zeros(*tokens.shape, e.shape[-1])
-        alive = mask[:, :, None] * mask.unsqueeze(-1).expand(near.shape).gather(1, near)
+        h, e, near, alive = self.encoded(coords, mask, numbers, chains)
 
         def gather(x: Tensor) -> Tensor:
-            flat = near.flatten(1)[..., None].expand(-1, -1, x.shape[-1])
-            return x.gather(1, flat).view(*near.shape, x.shape[-1])
+            return neighbors(x, near)
 
         def own(x: Tensor) -> Tensor:
             return x[:, :, None].expand(*near.shape, x.shape[-1])
 
-        for number in range(3):
-            name = f"encoder_layers.{number}"
-            m = self.message(name, ("W1", "W2", "W3"), torch.cat((own(h), e, gather(h)), -1))
-            h = self.norm(f"{name}.norm1", h + (m * alive[..., None]).sum(2) / 30)
-            h = self.norm(f"{name}.norm2", h + self.dense(name, h)) * mask[..., None]
-            m = self.message(name, ("W11", "W12", "W13"), torch.cat((own(h), e, gather(h)), -1))
-            e = self.norm(f"{name}.norm3", e + m)
         seen = torch.ones(*near.shape, 1)
         if order is not None:
             rank = order.argsort(-1)
@@ -268,11 +338,9 @@ class Setting:
     def cached(self) -> float:
         """Return the seconds of ProteinMPNN's own sampler, encoding included."""
         clock = time.process_time()
-        weights = Weights(random_network(21), self.weights.neighbors)
-        backbone = weights.encode(self.structure)
-        tokens = weights.native(self.structure).repeat(self.designs, 1)
-        free = torch.ones(tokens.shape[1], dtype=torch.bool)
-        sample_autoregressive(backbone, tokens, free, rng=sa.Streams(0, (0,)))
+        p = process(Weights(random_network(21), self.weights.neighbors), self.structure)
+        rng = sa.Streams(0, (0,))
+        draw(p, p.prior((1, self.designs), rng), rng)
         return time.process_time() - clock
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqalign.core.causal import along
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.streams import Streams
 
@@ -178,8 +179,9 @@ def prior_log_likelihood(
 
     Given all other positions: the mean over `orders` random orders of the log-probability of
     revealing the letters one by one (any-order autoregression). All designs share the orders, which
-    depend on the seed alone, so that differences are fair. At most n · orders · len(free) network
-    calls, reported to `observe` as they happen. A uniform process knows no such thing: NaN.
+    depend on the seed alone, so that differences are fair. A network that remembers is passed once
+    for an order; others at most n · orders · len(free) times, reported to `observe` as it happens.
+    A uniform process knows no such thing: NaN.
 
     References:
         Hoogeboom et al., "Autoregressive diffusion models", ICLR 2022, arXiv 2110.02037, eq. 4.
@@ -195,6 +197,11 @@ def prior_log_likelihood(
     with torch.no_grad():
         for order in keys.argsort(-1):
             path = index[order]
+            if process.remembers:
+                total += along(process, x, path)
+                if observe is not None:
+                    observe(len(x))
+                continue
             for j in range(0, len(x), chunk):
                 some = x[j : j + chunk]
                 state = some.clone()

@@ -105,7 +105,7 @@ def new(
         )
     notes: list[str] = []
     if suffix in _STRUCTURES:
-        found = dict(_of_structure(given, model or "mpnn-mini", reading))
+        found = dict(_of_structure(given, model or backbone_model(), reading))
         notes = found.pop("notes")
     else:
         if reading.given:
@@ -160,12 +160,35 @@ def _relative(path: Path, start: Path) -> str:
     return text if re.search(r"[./\\]", text) else f"./{text}"
 
 
-def _notes(model: str) -> tuple[str, ...]:
-    """Return what is missing on this machine for a model, in words."""
+def checkpoint_of(model: str) -> str | None:
+    """Return the published weights that a model takes by default, by name; None without any."""
     known = inspect.signature(entry("model", model).load()).parameters
     name = known["checkpoint"].default if "checkpoint" in known else None
+    return name if isinstance(name, str) and name in weights.catalog() else None
+
+
+def backbone_model() -> str:
+    """Return the model of a backbone here: proteinmpnn where its weights are, else mpnn-mini."""
+    name = checkpoint_of("proteinmpnn") if "proteinmpnn" in names("model") else None
     try:
-        if isinstance(name, str) and name in weights.catalog():
+        return "proteinmpnn" if name is not None and weights.path(name) else "mpnn-mini"
+    except weights.MissingWeights:
+        return "mpnn-mini"
+
+
+def _about_model(model: str) -> str:
+    """Return the comment behind the name of a model of a backbone."""
+    if model == "mpnn-mini":
+        return "embedded; seqalign fetch proteinmpnn brings the published network"
+    name = checkpoint_of(model)
+    return f"with the published weights {name}" if name is not None else ""
+
+
+def _notes(model: str) -> tuple[str, ...]:
+    """Return what is missing on this machine for a model, in words."""
+    name = checkpoint_of(model)
+    try:
+        if name is not None:
             weights.path(name)
     except weights.MissingWeights as error:
         return (str(error),)
@@ -196,6 +219,7 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
     return {
         "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
         "model": model,
+        "about_model": _about_model(model),
         "at": at,
         "notes": said,
         "about": [*_about(structure), *(line for r in said for line in wrap(r, 92))],
@@ -261,6 +285,7 @@ def _of_sequence(file: Path, model: str | None, notes: list[str]) -> Mapping[str
     return {
         "title": f"Variants of {header[:60] or file.name}, {len(letters)} residues.",
         "model": model,
+        "about_model": "",
         "at": at,
         "given": {},
         "about": about,

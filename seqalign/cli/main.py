@@ -11,6 +11,7 @@ import functools
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -25,7 +26,7 @@ from seqalign.campaign.compare import compare
 from seqalign.campaign.estimate import estimate
 from seqalign.campaign.export import export
 from seqalign.campaign.medium import Plan
-from seqalign.campaign.new import Reading, new
+from seqalign.campaign.new import Reading, backbone_model, new
 from seqalign.campaign.report.page import report
 from seqalign.campaign.run import run
 from seqalign.campaign.score import evaluation_calls, read_candidates, score, stored_constants
@@ -119,25 +120,51 @@ def demo(
         _Demo, typer.Argument(help="backbone: inverse folding. pdz3: around a wild type.")
     ] = _Demo.backbone,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; by default seqalign-demo-WHICH.")
+        Path | None, typer.Option("--out", help="Run folder; by default seqalign-demo-WHICH-MODEL.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small run of a few seconds.")] = False,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="For backbone; by default proteinmpnn where its weights are, else mpnn-mini.",
+        ),
+    ] = None,
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Run a whole campaign on an embedded model; nothing to download.
+    """Run a whole campaign; nothing is downloaded.
 
     backbone: sequences for the SUMO-like domain of PDB entry 3A4R that should be more stable than
-    its own. pdz3: variants of PSD-95 PDZ3 that are more stable and bind more tightly.
+    its own, by the published ProteinMPNN where it was fetched. pdz3: variants of PSD-95 PDZ3 that
+    are more stable and bind more tightly, by an embedded model.
     """
     overrides = ["sampler.particles=12"] if quick else []
     if seed is not None:
         overrides.append(f"seed={seed}")
+    said, place = "", f"seqalign-demo-{which.value}"
+    if which is _Demo.backbone:
+        chosen = model or backbone_model()
+        overrides.append(f"model.name={chosen}")
+        place += f"-{chosen}"
+        if model is None and chosen == "mpnn-mini":
+            said = (
+                "Designed with mpnn-mini, a small embedded network, as the published weights of "
+                "ProteinMPNN are not on this machine; seqalign fetch proteinmpnn brings them."
+            )
+    elif model is not None:
+        raise fail(f"--model {model}: pdz3 has a model of its own. Leave --model out.", 2)
+    if said:
+        typer.echo(said, err=as_json)
     name = f"demo-{which.value}.yaml"
     with as_file(files("seqalign").joinpath("data")) as folder:
         plan = check(*parse((folder / name).read_text("utf-8"), name, folder, overrides))
-    _execute(plan, RunFolder(out or Path(f"seqalign-demo-{which.value}")), fresh, as_json)
+    if said:
+        resolved = plan.config["resolved"]
+        notes = [said, *resolved.get("notes", ())]
+        plan = replace(plan, config={**plan.config, "resolved": {**resolved, "notes": notes}})
+    _execute(plan, RunFolder(out or Path(place)), fresh, as_json)
 
 
 def _plan(path: Path, overrides: list[str] | None) -> Plan:

@@ -84,14 +84,19 @@ class Metered:
         self.meter = Meter() if meter is None else meter
 
     def __getattr__(self, name: str) -> Any:
-        """Forward everything but `posterior` and `take`."""
+        """Forward everything else."""
         return getattr(self._process, name)
 
-    def posterior(self, x: Tensor, t: float) -> Posterior:
+    @property
+    def remembers(self) -> bool:
+        """Whether the process says that it remembers."""
+        return getattr(self._process, "remembers", False)
+
+    def posterior(self, x: Tensor, t: float, *before: Any) -> Posterior:
         """Count (B·K) visits, with a backward pass if x requires one, and forward."""
         visits = x.shape[0] * x.shape[1] * (3 if x.requires_grad else 1)
         self.meter.charge(network=self._process.calls_per_state * visits)
-        return self._process.posterior(x, t)
+        return self._process.posterior(x, t, *before)
 
     def take(self, islands: Sequence[int]) -> Metered:
         """Return the metered process of a subset, counting into the same meter."""

@@ -15,19 +15,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqalign.core.causal import Causal
 from seqalign.core.process import Designs, Space, Transition, Whole, over_tensors
 from seqalign.core.sequence import Alphabet, Names
 from seqalign.core.streams import Streams
 
 __all__ = [
     "BlockReveal", "Categorical", "CategoricalPosterior", "MaskedProcess", "Network", "OneReveal",
-    "OpenPosterior", "Order", "UniformProcess", "limited", "probabilities",
+    "OpenPosterior", "Order", "UniformProcess", "inverted", "limited", "probabilities",
 ]  # fmt: skip
 
 Order = Literal["random", "parallel"]
@@ -54,10 +55,12 @@ class CategoricalPosterior(Whole):
             Transitions normalize what they draw from in float64.
         relaxed: (B, K, L, V) the same as probabilities, kept only where a gradient flows through
             the network.
+        kept: what a network that remembers made of these states.
     """
 
     log_probs: Tensor
     relaxed: Tensor | None = None
+    kept: Any = None
 
     @cached_property
     def mean(self) -> Tensor:
@@ -102,6 +105,7 @@ class OpenPosterior:
         log_rows: (B, K, m, V) their letters, in the network's precision.
         rows: (B, K, m, V) the same as probabilities, if they are at hand.
         relaxed: (B, K, L, V) what stands for the mean where a gradient is taken in it.
+        kept: what a network that remembers made of these states.
     """
 
     x_t: Tensor
@@ -109,6 +113,7 @@ class OpenPosterior:
     log_rows: Tensor
     rows: Tensor | None = None
     relaxed: Tensor | None = None
+    kept: Any = None
 
     @classmethod
     def of(cls, x_t: Tensor, mask: int, logits: Tensor) -> OpenPosterior | None:
@@ -184,7 +189,7 @@ class OpenPosterior:
 
     def whole(self) -> CategoricalPosterior:
         """Return the same posterior with a row for every position."""
-        return CategoricalPosterior(self.log_probs, self.relaxed)
+        return CategoricalPosterior(self.log_probs, self.relaxed, self.kept)
 
     def whole_score(self, score: Tensor) -> Tensor:
         """Turn a score relative to the mask, (B, K, m, V), into (B, K, L, V + 1)."""
@@ -285,9 +290,9 @@ class OneReveal:
     def _draw(self, rng: Streams) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x_s, its log-probability, and the row and letter that were drawn, (B, K, 1)."""
         u = rng.at("reveal").uniform((*self.x_t.shape[:2], 2), self.x_t.device)
-        row = _invert(self.log_position, u[..., :1])
+        row = inverted(self.log_position, u[..., :1])
         letters = self._row(row)
-        a = _invert(letters, u[..., 1:])
+        a = inverted(letters, u[..., 1:])
         log_q = (self.log_position.gather(-1, row) + letters.gather(-1, a))[..., 0]
         if self.columns is not None:
             return self.x_t.scatter(-1, self.columns.gather(-1, row), a), log_q, row, a
@@ -341,7 +346,7 @@ class OneReveal:
         return g[..., :-1] - g[..., -1:]
 
 
-def _invert(log_p: Tensor, u: Tensor) -> Tensor:
+def inverted(log_p: Tensor, u: Tensor) -> Tensor:
     """Return the index (B, K, 1) at which the cumulative sum of (B, K, n) passes u (B, K, 1).
 
     One uniform per draw instead of n; what has probability 0 is never drawn.
@@ -588,13 +593,30 @@ class MaskedProcess:
             return rows.sub_((posterior.letters * rows).sum(-1, keepdim=True))
         return torch.cat((g, (posterior.mean * g).sum(-1, keepdim=True)), -1)
 
-    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior | OpenPosterior:
-        """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V + 1)."""
-        logits = self.network(x, t)
+    @property
+    def remembers(self) -> bool:
+        """Whether the network keeps the states of the letters revealed so far."""
+        return isinstance(self.network, Causal)
+
+    def cooled(self, logits: Tensor, at: Tensor | None = None) -> Tensor:
+        """Return logits (..., L, V), or those of positions `at`, with bias and temperature."""
         if self.bias is not None:
-            logits = logits + self.bias.to(logits)
-        if self.temperature != 1:
-            logits = logits / self.temperature
+            bias = self.bias.to(logits)
+            logits = logits + (bias if at is None else bias[at])
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def posterior(
+        self, x: Tensor, t: float, before: Any = None
+    ) -> CategoricalPosterior | OpenPosterior:
+        """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V + 1).
+
+        `before` is the posterior of the states that these became of, for a network that remembers;
+        without it all letters are taken as given.
+        """
+        kept = None
+        if isinstance(self.network, Causal) and not x.is_floating_point():
+            kept = self.network.advance(x, None if before is None else before.kept)
+        logits = self.cooled(self.network(x, t) if kept is None else kept.logits)
         if not x.is_floating_point():
             logits = logits.detach()
             # islands of different length stay as they are alone: with a row for every position
@@ -602,9 +624,9 @@ class MaskedProcess:
                 found = OpenPosterior.of(x, self.alphabet.mask, logits)
                 if found is not None:
                     _answered(found.log_rows, self.name, t)
-                    return found
+                    return replace(found, kept=kept)
             log_pi = _known_(torch.log_softmax(logits, -1), x, x != self.alphabet.mask)
-            return CategoricalPosterior(_answered(log_pi, self.name, t))
+            return CategoricalPosterior(_answered(log_pi, self.name, t), kept=kept)
         log_pi = torch.log_softmax(logits, -1)
         known = x.detach()[..., -1] < 0.5
         log_probs = _known_(log_pi.detach().clone(), x.detach().argmax(-1), known)
@@ -712,6 +734,7 @@ class UniformProcess:
     takes_time: bool = True
     discrete: bool = True
     absorbing: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
     calls_per_state: ClassVar[int] = 1
 
     @cached_property
@@ -745,7 +768,7 @@ class UniformProcess:
         """Turn a gradient in the posterior mean, (B, K, L, V), into a score of the same shape."""
         return g
 
-    def posterior(self, x: Tensor, t: float) -> CategoricalPosterior:
+    def posterior(self, x: Tensor, t: float, *before: Any) -> CategoricalPosterior:
         """Call the network on tokens (B, K, L) or relaxed states (B, K, L, V)."""
         log_pi = torch.log_softmax(self.network(x, t).double(), -1)
         tokens = x.detach().argmax(-1) if x.is_floating_point() else x

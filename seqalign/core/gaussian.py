@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -120,6 +120,11 @@ class Continuous(Protocol):
     """What every process with continuous states and a schedule answers alike."""
 
     @property
+    def remembers(self) -> bool:
+        """A posterior is a function of its state."""
+        return False
+
+    @property
     def absorbing(self) -> bool:
         """Nothing settles before the end."""
         return False
@@ -223,7 +228,7 @@ class GaussianProcess(Continuous):
         """Draw x_T ~ N(0, I), (B, K, *event)."""
         return rng.normal((*shape, *self.event), self.device).to(self.dtype)
 
-    def posterior(self, x: Tensor, t: float) -> GaussianPosterior:
+    def posterior(self, x: Tensor, t: float, *before: Any) -> GaussianPosterior:
         """Call the denoiser."""
         a, b = self.schedule(t)
         return GaussianPosterior(self.denoiser(x, t), b / math.sqrt(a * a + b * b))

@@ -53,6 +53,9 @@ class Ancestral:
         p, times = particles, self.process.times.tolist()
         if p.reward is not None:
             return p
+        if getattr(self.process, "remembers", False):
+            # another past would change every later step of the path, not the next alone
+            return self.then.pinned(p, k, rng)
         kernel = self.process.transition(p.x, p.posterior, times[p.step], times[p.step + 1])
         # a step without noise has one ancestor, which its log-density of 0 does not tell
         if getattr(kernel, "sigma", 1.0) != 0:

@@ -193,39 +193,56 @@ class Visit:
         bound = None if value is None else value.bind(reward)
         return cls(process, alpha, bound, slope, through, space)
 
-    def __call__(self, x: Tensor, t: float, rng: Streams, most: int | None = None) -> Look:
+    def __call__(
+        self,
+        x: Tensor,
+        t: float,
+        rng: Streams,
+        most: int | None = None,
+        before: Any = None,
+    ) -> Look:
         """Look at (B, n) states at once, or in padded chunks within islands.
 
-        `most` is how many particles an island has, if these are some of them.
+        `most` is how many particles an island has, if these are some of them; `before` the
+        posterior of the states that these became of, for a process that remembers.
         """
+        if not self.process.remembers:
+            before = None
         rng = rng.at("value")
         # fewer particles than a chunk need no padding: every call has one size all the same
         size = self.process.chunk and min(self.process.chunk, most or x.shape[1])
         if not size or (x.shape[0] == 1 and x.shape[1] == size):
-            return self._chunk(self.process, self.space, x, t, rng)
+            return self._chunk(self.process, self.space, x, t, rng, before)
         islands = []
         for b in range(x.shape[0]):
             process, streams, pieces = self.process.take([b]), rng.take([b]), []
             space = None if self.space is None else self.space.take([b])
             for j in range(0, x.shape[1], size):
-                piece = x[b : b + 1, j : j + size]
-                n = piece.shape[1]
-                if n < size:
+                n = min(size, x.shape[1] - j)
+
+                def cut(v: Tensor, b: int = b, j: int = j, n: int = n) -> Tensor:
+                    piece = v[b : b + 1, j : j + n]
+                    if n == size:
+                        return piece
                     padding = piece[:, -1:].expand(-1, size - n, *piece.shape[2:])
-                    piece = torch.cat((piece, padding), 1)
-                pieces.append(self._chunk(process, space, piece, t, streams.particles(j)).first(n))
+                    return torch.cat((piece, padding), 1)
+
+                known = None if before is None else before.map(cut)
+                some = streams.particles(j)
+                pieces.append(self._chunk(process, space, cut(x), t, some, known).first(n))
             islands.append(Look.zip(pieces, lambda v: torch.cat(v, 1)))
         return Look.zip(islands, torch.cat)
 
     def _chunk(
-        self, process: Process, space: Space | None, x: Tensor, t: float, rng: Streams
+        self, process: Process, space: Space | None, x: Tensor, t: float, rng: Streams, before: Any
     ) -> Look:
         through = self.through
         leaf: Tensor | None = None
         if through == "network":
             leaf = process.relax(x).detach().requires_grad_()
         with torch.set_grad_enabled(leaf is not None):
-            posterior = process.posterior(x if leaf is None else leaf, t)
+            state, known = x if leaf is None else leaf, () if before is None else (before,)
+            posterior = process.posterior(state, t, *known)
         zero = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
         log_h, value, score = zero, zero, None
         letters = through == "posterior"
@@ -302,12 +319,12 @@ class Visit:
         # where letters are open one was revealed
         sure = before.posterior.columns is not None
         if sure or self.process.takes_time or not self.process.discrete:
-            return self(x, t, rng)
+            return self(x, t, rng, before=before.posterior)
         changed = (x != before.x).flatten(2).any(-1)
         count = changed.sum(-1)
         most, least = (int(n) for n in torch.stack((count.max(), count.min())))
         if least == x.shape[1]:
-            return self(x, t, rng)
+            return self(x, t, rng, before=before.posterior)
         known = Look.of(before)
         if self.space is not None:
             # the look-ahead is discounted by time, even where the network takes none
@@ -318,7 +335,8 @@ class Visit:
         # changed particles first; shorter islands repeat an unchanged one to fill the rectangle
         index = (~changed).int().argsort(dim=-1, stable=True)[:, :most]
         rows = torch.arange(x.shape[0], device=x.device)[:, None]
-        fresh = self(x[rows, index], t, rng, most=x.shape[1])
+        posterior = before.gather(index).posterior
+        fresh = self(x[rows, index], t, rng, most=x.shape[1], before=posterior)
         take = changed[rows, index]
 
         def place(pair: list[Tensor]) -> Tensor:

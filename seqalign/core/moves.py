@@ -157,9 +157,11 @@ def _put(old: Particles, new: Particles, take: Tensor, index: Tensor) -> Particl
     )  # fmt: skip
 
 
-def _visit(loop: Loop, particles: Particles, x: Tensor, step: int, rng: Streams) -> Particles:
-    """Return particles as if they stood at x (B, K, *event)."""
-    found = loop._look(x, loop._times[step], rng)
+def _visit(
+    loop: Loop, particles: Particles, x: Tensor, step: int, rng: Streams, before: Any = None
+) -> Particles:
+    """Return particles as if they stood at x (B, K, *event), come from those of a posterior."""
+    found = loop._look(x, loop._times[step], rng, before=before)
     twist = particles.log_twist
     if loop.value is not None:
         twist, _ = loop.potential(twist, particles.memo, particles.lam, found.value)
@@ -184,7 +186,7 @@ def _metropolis(
         x, gain = weigh(q, p, rng.at("proposal"))
         if q is not p:
             gain = gain - (p.log_prob(old.x) - q.log_prob(old.x))
-    new = _visit(loop, old, x, i, rng.at("look"))
+    new = _visit(loop, old, x, i, rng.at("look"), root.posterior)
     gain = gain + new.log_h - old.log_h + new.log_twist - old.log_twist
     u = torch.log(rng.at("accept").uniform(gain.shape, gain.device))
     # what is not known is not larger: a failed value or a state without a way back is refused
@@ -310,6 +312,11 @@ class Remask:
             raise ValueError(
                 f"Remask hides and reveals one position: {process.name!r} must be masked, with "
                 f"order 'random' and a network that takes no time; use redraw."
+            )
+        if getattr(process, "remembers", False):
+            raise ValueError(
+                f"Remask hides a letter that the later ones of {process.name!r} have seen, and its "
+                f"network remembers it; use redraw."
             )
         if getattr(process, "blocks", ()):
             raise ValueError(

@@ -110,9 +110,10 @@ class Posterior(Protocol):
 
 
 def over_tensors(item: T, f: Callable[[Tensor], Tensor]) -> T:
-    """Return a dataclass with f(v) for every tensor v among its fields."""
+    """Return a dataclass with f(v) for every tensor v among its fields, and in what has `map`."""
     found = {a.name: getattr(item, a.name) for a in fields(item)}  # type: ignore[arg-type]
     changed = {k: f(v) for k, v in found.items() if isinstance(v, Tensor)}
+    changed |= {k: v.map(f) for k, v in found.items() if hasattr(v, "map")}
     return replace(item, **changed)  # type: ignore[type-var]
 
 
@@ -209,6 +210,13 @@ class Process(Protocol):
         """Whether a letter that was revealed stays: a design space then holds at every step."""
 
     @property
+    def remembers(self) -> bool:
+        """Whether a posterior depends on the one before it; a process that does not say does not.
+
+        `posterior(x, t, before)` is then told it.
+        """
+
+    @property
     def calls_per_state(self) -> int:
         """Network calls that one visit of a state costs: 2 with classifier-free guidance."""
 
@@ -229,7 +237,7 @@ class Process(Protocol):
     def relax(self, x: Tensor) -> Tensor:
         """One-hot (..., L, V or V + 1), or the identity."""
 
-    def posterior(self, x: Tensor, t: float) -> Posterior:
+    def posterior(self, x: Tensor, t: float, *before: Any) -> Posterior:
         """Call the network on x = x_t or relax(x_t): the one network call per particle per step."""
 
     def transition(self, x_t: Tensor, posterior: Any, t: float, s: float) -> Transition:

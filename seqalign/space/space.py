@@ -191,6 +191,14 @@ class DesignSpace:
                 )
         return allowed
 
+    @cached_property
+    def sites(self) -> Tensor | None:
+        """(L, V) bool, the allowed letters, if nothing else is constrained; else None."""
+        if self.blocks or self.lookahead.groups:
+            return None
+        letters = self.alphabet.letters
+        return torch.tensor([[a in some for a in letters] for some in self.allowed])
+
     @property
     def free(self) -> int:
         """Number of positions that are not fixed."""

@@ -11,7 +11,7 @@ import pytest
 import toy_plugin
 from commands import call
 
-from seqalign import registry
+from seqalign import registry, weights
 from seqalign.campaign.check import check as prepare
 from seqalign.campaign.new import new
 from seqalign.campaign.yaml import read
@@ -307,3 +307,29 @@ def test_missing_weights_are_noted(tmp_path, monkeypatch, model):
     made = call("new", BACKBONE, "--model", model, "--out", tmp_path / "c.yaml", "--json")
     (note,) = json.loads(made.stdout)["notes"]
     assert f"seqalign fetch {model}" in note
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_backbone_gets_proteinmpnn_where_it_was_fetched(tmp_path, monkeypatch, there):
+    monkeypatch.setenv("SEQALIGN_WEIGHTS", str(tmp_path / "weights"))
+    if there:
+        (part,) = weights.catalog()["proteinmpnn-v_48_020"].parts
+        target = tmp_path / "weights" / part.path
+        target.parent.mkdir(parents=True)
+        with target.open("wb") as file:
+            file.truncate(part.size)
+    made = call("new", BACKBONE, "--out", tmp_path / "c.yaml", "--json")
+    data = json.loads(made.stdout)
+    text = (tmp_path / "c.yaml").read_text()
+    if there:
+        assert data["model"] == "proteinmpnn"
+        assert re.search(r"name: proteinmpnn +# .*weights proteinmpnn-v_48_020$", text, re.M)
+    else:
+        assert data["model"] == "mpnn-mini"
+        assert re.search(r"name: mpnn-mini +# embedded; seqalign fetch proteinmpnn", text, re.M)
+    assert data["notes"] == []
+    assert all(len(line) <= 100 for line in text.splitlines() if "name: " in line)
+    assert read(tmp_path / "c.yaml")[0].model.name == data["model"]
+    # a model that is asked for is taken
+    again = call("new", BACKBONE, "--out", tmp_path / "d.yaml", "--model", "mpnn-mini", "--json")
+    assert json.loads(again.stdout)["model"] == "mpnn-mini"

