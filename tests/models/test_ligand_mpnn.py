@@ -85,7 +85,7 @@ def off(logits: Tensor, expected: np.ndarray, letters: int = 21) -> float:
 def agrees(backbone: Backbone, z: dict[str, np.ndarray], prefix: str, letters: int = 21) -> None:
     """Compare teacher-forced, unconditional and partly masked rows with those of a fixture."""
     tokens = torch.tensor(z["tokens"])[None]
-    seen = backbone.seen(torch.tensor(z["decoding_order"])[None])
+    seen = backbone.seen(torch.tensor(z["decoding_order"]).long()[None])
     logits = backbone.logits(tokens, seen)[0]
     assert off(logits, z[f"{prefix}_log_probs"], letters) <= TOLERANCE
     if f"{prefix}_unconditional_log_probs" in z:
@@ -94,9 +94,9 @@ def agrees(backbone: Backbone, z: dict[str, np.ndarray], prefix: str, letters: i
     if f"{prefix}_masked_log_probs" in z:
         n, index = tokens.shape[1], backbone.graph.index
         rank = torch.full((n,), n)
-        visible = torch.tensor(z["visible_order"])
+        visible = torch.tensor(z["visible_order"]).long()
         rank[visible] = torch.arange(len(visible))
-        masked = torch.tensor(z["masked_positions"])
+        masked = torch.tensor(z["masked_positions"]).long()
         # letters of masked residues have no effect
         tokens[0, masked] = 0
         logits = backbone.logits(tokens, (rank[index] < rank[:, None])[None])[0, masked]
