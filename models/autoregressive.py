@@ -167,7 +167,8 @@ class Autoregressive:
             letters = kept.letters[torch.where(known, full, len(kept.letters) - 1)]
             told = letters + F.linear(h, self._split[number + 1][3])
             sent.append(torch.where(known[..., None], told, kept.ahead))
-        return torch.stack(sent, 1), logits
+        empty = logits.new_zeros(len(x), 0, *self.backbone.h.shape)
+        return torch.stack(sent, 1) if sent else empty, logits
 
     @cached_property
     def _split(self) -> list[tuple[Tensor, ...]]:
@@ -237,17 +238,17 @@ class Autoregressive:
             yield x
 
     def follow(self, x: Tensor, order: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield pieces of tokens (P, n) with the logits (p, m, 20) along an order (m,)."""
-        n = len(self.tokens)
-        rank = canonical_order(n).argsort()
-        rank[self.slots[order]] = n + torch.arange(len(order))
-        index = self.backbone.graph.index
-        seen = rank[index] < rank[:, None]
+        """Yield pieces of tokens (P, n) with the logits (p, m, 20) along an order (m,).
+
+        What is masked and not in the order is not seen.
+        """
+        n, index = len(self.tokens), self.backbone.graph.index
         for start in range(0, len(x), PARTICLES):
             part = slice(start, start + PARTICLES)
-            full = self.tokens.repeat(len(x[part]), 1)
-            full[:, self.slots] = x[part]
+            full, known, rank = self._given(x[part])
+            rank = torch.where(known, rank, 3 * n)
+            rank[:, self.slots[order]] = n + torch.arange(len(order))
             with torch.no_grad():
-                states = self.backbone.hidden(full, seen.expand(len(full), *seen.shape))
+                states = self.backbone.hidden(full, rank[:, index] < rank[:, :, None])
                 logits: Tensor = self.backbone.network.W_out(states[-1][:, self.slots[order]])
             yield part, logits[..., : len(PROTEIN)].float()

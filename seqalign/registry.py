@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import yaml
 
+from seqalign import weights
 from seqalign.build import STRATEGIES, make, plain, settable
 from seqalign.core.method import Method
 from seqalign.entries import (
@@ -255,6 +256,13 @@ def call(
 def parameters(kind: Kind, name: str) -> list[str]:
     """Return the parameters a reward or model takes."""
     return list(_signature(f"The {kind} {name!r}", load(kind, name)))
+
+
+def checkpoint_of(model: str) -> str | None:
+    """Return the published weights that a model takes by default, by name; None without any."""
+    known = inspect.signature(entry("model", model).load()).parameters
+    name = known["checkpoint"].default if "checkpoint" in known else None
+    return name if isinstance(name, str) and name in weights.catalog() else None
 
 
 def takers(kind: Kind, parameter: str) -> list[str]:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from seqalign.core.health import Health, examine
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step
@@ -283,6 +285,16 @@ class Result:
         """Reward calls of the run, without those of a calibration."""
         return self.samples.reward_calls
 
+    @property
+    def health(self) -> Health:
+        """Whether the sampler was well, in numbers and sentences; islands are compared by prompt.
+
+        Raises:
+            ValueError: the run was stopped before its end.
+        """
+        alone = None if self.model.prompts is None else self.replicates
+        return examine(self.samples, self.method, alone)
+
     def best(self, n: int = 1) -> Picks:
         """Return the n distinct designs with the highest reward; with prompts, of each prompt.
 
@@ -350,6 +362,15 @@ class Result:
             lines.append(f"stopped after step {self.particles[0].step} of {self.model.steps}")
         return [_cut(_cell(line), WIDTH) for line in lines]
 
+    def _ill(self) -> str:
+        """Return the gravest that is wrong, in the words of `sample`; "" if nothing is."""
+        findings = self.health.findings if self.samples.finished else ()
+        if not findings:
+            return ""
+        said = findings[0].sentence.replace("sampler.name", "method").replace("sampler.", "")
+        more = f" And {len(findings) - 1} more in result.health.sentences." * (len(findings) > 1)
+        return said + more
+
     def _shown(self) -> Picks:
         return self.best(max(1, SHOWN // self.model.conditions))
 
@@ -357,8 +378,9 @@ class Result:
         if not self.samples.finished:
             return "\n".join(self._head())
         count = f"{len(self._all)} distinct designs, the best:"
-        return "\n".join([*self._head(), count, repr(self._shown())])
+        return "\n".join([*self._head(), *wrap(self._ill(), WIDTH), count, repr(self._shown())])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<p>{escape(line)}</p>" for line in self._head())
+        said = [*self._head(), *filter(None, [self._ill()])]
+        head = "".join(f"<p>{escape(line)}</p>" for line in said)
         return head + (self._shown()._repr_html_() if self.samples.finished else "")

@@ -77,14 +77,18 @@ COLLECT = (
 EXACT = "core/test_laws_exactness.py::test_every_consistent_method_is_exact"
 FRESH = "core/test_particles.py::test_the_state_is_what_a_fresh_look_at_it_says"
 TAILS = "core/test_laws_tails.py::test_what_holds_a_percent_of_the_target_is_drawn"
+STATIONARY = "core/test_moves_stationary.py::"
 TELESCOPE = "core/test_laws_mutants.py::test_tilted_weights_telescope_too"
 
 MUTANTS = (
     Mutant(
         "move-without-proposal",
         "a move forgets what the proposal prefers",
-        edit("core/moves", "gain = gain - (p.log_prob(old.x) - q.log_prob(old.x))", "pass"),
-        ("core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",),
+        edit("core/moves", "gain = gain - walk(loop, root, rng, len(way), way).gain", "pass"),
+        (
+            "core/test_moves.py::test_redraw_is_exact_for_any_process_and_network",
+            f"{STATIONARY}test_a_move_leaves_the_law_alone[remask-2-all]",
+        ),
     ),
     Mutant(
         "move-without-twist",
@@ -113,6 +117,55 @@ MUTANTS = (
             "",
         ),
         (f"{EXACT}[masked-remembering-tds]",),
+    ),
+    Mutant(
+        "gradient-without-count",
+        "a gradient that is no number becomes zero, and nobody is told",
+        edit("core/look", "broken = failed(score, leaf if letters else None)", "pass"),
+        ("core/test_failures.py::test_failed_gradients_are_counted",),
+    ),
+    Mutant(
+        "chains-without-resampling",
+        "an island that was not resampled has chains too, of particles that weigh otherwise",
+        edit("core/moves", "whole, parts[0])", "whole, whole)"),
+        ("core/test_chains.py::test_every_scheme_and_a_threshold_are_exact",),
+    ),
+    Mutant(
+        "move-without-what-came-later",
+        "a move of paths forgets the letters that were revealed after what it moves",
+        edit(
+            "core/reorder",
+            "odds.sum(-1) - _beside(old.odds).gather(-1, path).sum(-1)",
+            "new.log_p - back.log_p",
+        ),
+        (
+            f"{STATIONARY}test_a_move_leaves_the_law_alone[reorder-free]",
+            f"{STATIONARY}test_where_conditionals_disagree_only_a_move_of_paths_is_exact",
+        ),
+    ),
+    Mutant(
+        "move-to-the-end",
+        "a move of paths always puts what it draws last, which nothing undoes",
+        edit("core/reorder", 'split("into")', "torch.arange(depth).expand_as(path)"),
+        (f"{STATIONARY}test_a_move_leaves_the_law_alone[reorder-free]",),
+    ),
+    Mutant(
+        "short-path-refused",
+        "the empty places of a short path are those of positions that could be revealed",
+        edit("core/reorder", "path = torch.where(there, path, length)", "pass"),
+        (f"{STATIONARY}test_a_short_path_is_moved_as_far_as_it_goes",),
+    ),
+    Mutant(
+        "stale-path",
+        "a moved particle remembers the path that it had",
+        edit("core/moves", "if parts[0].order is not None:", "if False:"),
+        (f"{STATIONARY}test_a_path_is_remembered_as_it_was",),
+    ),
+    Mutant(
+        "drift-without-return",
+        "a move along a gradient forgets that the way back has another one",
+        edit("core/moves", " + back.log_prob(old.x) - there.log_prob(x)", ""),
+        (f"{STATIONARY}test_langevin_moves_leave_the_law_alone",),
     ),
     Mutant(
         "stale-twist",

@@ -7,6 +7,7 @@ here, with the place in the file, at the cost of a few reward calls and no sampl
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from seqalign.campaign.asked import MOST
 from seqalign.campaign.inputs import own_process
 from seqalign.campaign.media import medium_of
 from seqalign.campaign.medium import Arm, Medium, Plan, Rehearsal
@@ -42,7 +44,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
     loaded = medium.load(campaign, source, own)
     model = loaded.model
     check_select(campaign, source, medium, medium.columns(campaign.rewards, model))
-    replicates, islands = _islands(campaign, source, model)
+    replicates, islands, most = _islands(campaign, source, model, medium)
     terms = tuple(
         load_term(label, spec, source, loaded.structure, medium.recurs)
         for label, spec in campaign.rewards.items()
@@ -72,8 +74,10 @@ def check(campaign: Campaign, source: Source) -> Plan:
         config={},
         replicates=replicates,
         notes=loaded.notes,
+        most=most,
     )
     _limits(plan)
+    plan = _within(plan)
     return replace(plan, config=_resolved(plan, loaded.digests))
 
 
@@ -101,8 +105,10 @@ def _names(campaign: Campaign, source: Source) -> None:
             raise source.error(("baselines", i), f"{name!r} is given twice. Keep one.")
 
 
-def _islands(campaign: Campaign, source: Source, model: Model) -> tuple[int, int]:
-    """Return islands per prompt, and of the run."""
+def _islands(
+    campaign: Campaign, source: Source, model: Model, medium: Medium
+) -> tuple[int, int, int | None]:
+    """Return islands per prompt, of the run, and at most where their number is left to the run."""
     prompts = model.conditions
     each, particles = campaign.sampler.islands, campaign.sampler.particles
     wanted = campaign.budget.designs
@@ -117,8 +123,10 @@ def _islands(campaign: Campaign, source: Source, model: Model) -> tuple[int, int
                 f"{wanted} designs need {needed} islands of {particles} particles{more}, but "
                 f"sampler.islands is {each}. Raise islands, or leave it out.",
             )
+        if medium.recurs:
+            return needed, needed, campaign.sampler.islands or MOST * needed
     each = each or 1
-    return each, each * prompts
+    return each, each * prompts, None
 
 
 def _try(term: Term, medium: Medium, designs: Designs, what: str, source: Source) -> None:
@@ -181,6 +189,7 @@ def _resolved(plan: Plan, digests: Mapping[str, str | None]) -> Mapping[str, Any
             **plan.medium.resolved(plan),
             **digests,
             "islands": plan.islands,
+            **({} if plan.most is None else {"islands_most": plan.most}),
             "sampler": to_mapping(arms[0].method),
             "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
             "model": origin("model", campaign.model.name, campaign.model.python, source),
@@ -189,18 +198,32 @@ def _resolved(plan: Plan, digests: Mapping[str, str | None]) -> Mapping[str, Any
     }
 
 
+def _needed(plan: Plan, key: str) -> int:
+    """Return the calls of the network or of a reward that a run needs, at most."""
+    if key == "network":
+        return plan.network_calls
+    return plan.medium.oracle_calls(plan, plan.campaign.rewards[key].role)
+
+
+def _within(plan: Plan) -> Plan:
+    """Return a plan whose islands at most need no more calls than the campaign allows."""
+    for key, limit in plan.campaign.budget.calls.items():
+        if plan.most is not None and _needed(plan.of(plan.most), key) > limit:
+            some = range(1, plan.most + 1)
+            most = bisect_right(some, limit, key=lambda n: _needed(plan.of(n), key))
+            plan = replace(plan, most=most, limit=f"budget.calls.{key}")
+    return plan
+
+
 def _limits(plan: Plan) -> None:
     """Refuse a run that needs more calls than the campaign allows."""
     campaign, source = plan.campaign, plan.source
     for key, limit in campaign.budget.calls.items():
         path = ("budget", "calls", key)
-        if key == "network":
-            need = plan.network_calls
-        elif key in campaign.rewards:
-            need = plan.medium.oracle_calls(plan, campaign.rewards[key].role)
-        else:
+        if key != "network" and key not in campaign.rewards:
             known = nearest(key, ["network", *campaign.rewards])
             raise source.error(path, f"there is no {key!r} to count. {known}")
+        need = _needed(plan, key)
         if need > limit:
             raise source.error(
                 path,

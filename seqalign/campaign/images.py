@@ -521,6 +521,12 @@ class Images:
             },
         )
 
+    def pool(
+        self, plan: Plan, objective: Reward, samples: Samples, known: dict[str, Record]
+    ) -> Sequence[Record]:
+        """Score every image; none comes again."""
+        return _table(plan, _judge(plan, objective, "aligned", samples))
+
     def broken(self, model: Model, row: Record) -> str | None:
         """Return None: images have no constraints."""
         return None

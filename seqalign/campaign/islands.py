@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from seqalign.api import draw, settle
@@ -28,10 +29,12 @@ def run_arm(
     replicates: int = 1,
     folder: RunFolder | None = None,
     progress: Progress | None = None,
+    enough: Callable[[Samples], bool] | None = None,
 ) -> tuple[Samples, float]:
     """Run, or load, the islands of an arm; return (B, K) samples and the seconds they took.
 
-    `replicates` islands in a row belong to each prompt. What `draw` raises goes through.
+    `replicates` islands in a row belong to each prompt; those after the first that are `enough`
+    are not drawn. What `draw` raises goes through.
     """
     parts: list[tuple[Samples, float]] = []
     for island in islands:
@@ -61,6 +64,9 @@ def run_arm(
             if folder is not None:
                 folder.save_island(arm.name, island, *known)
         parts.append(known)
+        # what was drawn tells, and not how
+        if enough is not None and enough(join([replace(s, trace=()) for s, _ in parts])):
+            break
     return join([samples for samples, _ in parts]), sum(seconds for _, seconds in parts)
 
 

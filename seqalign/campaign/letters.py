@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -17,11 +18,12 @@ from torch import Tensor
 
 from seqalign.api import references
 from seqalign.campaign import metrics
+from seqalign.campaign.asked import draws
 from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters, sees_beside
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
-from seqalign.campaign.metrics import PRIOR_ORDERS, prior_log_likelihood
-from seqalign.campaign.rehearsal import rehearse
+from seqalign.campaign.metrics import PRIOR_ORDERS, likelihood_calls, prior_log_likelihood
+from seqalign.campaign.rehearsal import chained, rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
 from seqalign.campaign.schema import Campaign, RewardSpec
@@ -40,7 +42,7 @@ from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model
-from seqalign.registry import takers
+from seqalign.registry import checkpoint_of, takers
 from seqalign.space.space import DesignSpace
 
 TOP = 10
@@ -217,17 +219,20 @@ def _gains(plan: Plan, rows: Sequence[Row]) -> dict[str, Gain]:
     return gains
 
 
-def _pool(
-    plan: Plan, scored: Scored, sequences: Sequence[str], log_w: Sequence[float]
-) -> list[Record]:
+def _pool(plan: Plan, scored: Scored, samples: Samples) -> list[Record]:
     """Return the distinct designs as rows with the numbers that tables print."""
+    sequences, log_w = _flat(samples)
     weights: dict[str, list[float]] = {}
     for s, w in zip(sequences, log_w, strict=True):
         weights.setdefault(s, []).append(w)
+    light: set[str] = set()
+    if plan.most is not None:
+        drawn = draws(samples, plan.campaign.seed).flatten().tolist()
+        light = weights.keys() - {s for s, d in zip(sequences, drawn, strict=True) if d}
     origin = {"method": plan.campaign.sampler.name, "seed": plan.campaign.seed}
     return [
         rounded(scored.rows[s] | {"log_w": float(np.logaddexp.reduce(ws)), "copies": len(ws)})
-        | origin
+        | {"light": s in light, **origin}
         for s, ws in weights.items()
     ]
 
@@ -242,12 +247,19 @@ def _sheet(plan: Plan, scored: Scored) -> Sheet:
         style,
         campaign.name,
         campaign.seed,
-        model.name,
+        _published(model),
         float(getattr(model.process, "temperature", 1.0)),
         tuple(t.label for t in plan.terms),
         None if wild is None else rounded(scored.rows[wild]),
         _fixed_log_likelihood(plan, wild) if shaped and wild is not None else None,
     )
+
+
+def _published(model: Model) -> str:
+    """Return what a header calls a model: published weights as their authors do, v_48_020."""
+    given = model.params.get("checkpoint") or checkpoint_of(model.name)
+    found = re.search(r"v_\d+_\d+(_\d+)?$", Path(str(given)).stem)
+    return found[0] if found else model.name
 
 
 def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float, float]:
@@ -285,6 +297,13 @@ class Letters:
             if compared and loaded.model.wild_type is None:
                 raise source.error(
                     ("select",), f"{text!r} needs a wild type. Give input.wild_type."
+                )
+            if campaign.budget.designs is not None and column in ("prior", "prior_per_residue"):
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: budget.designs counts designs before they have a {column}. Leave "
+                    "one of them out, as sampler.islands may set the number of islands, and "
+                    "seqalign select chooses again after the run.",
                 )
             if why := columns.lacks(column):
                 raise source.error(
@@ -331,7 +350,7 @@ class Letters:
 
         free = replace(process, network=flat, chunk=None)
         # the machinery's own cost per step is the same for any number of particles
-        size = particles if hasattr(method, "burn_in") else 2
+        size = particles if hasattr(method, "burn_in") or chained(method) else 2
         return rehearse(method, free, reward, size, space)
 
     def oracle_calls(self, plan: Plan, role: str) -> int:
@@ -351,7 +370,7 @@ class Letters:
             aligned = plan.arms[0].particles * plan.islands
             others = (a.particles * plan.islands for a in plan.arms[1:])
             known = aligned + sum(min(n, REFERENCES + TOP) for n in others) + 1
-            calls["evaluation"] = known * PRIOR_ORDERS * free
+            calls["evaluation"] = known * likelihood_calls(plan.model.process, free)
         return calls
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
@@ -479,7 +498,7 @@ class Letters:
             for n, (s, w) in enumerate(zip(*flat[a.name], strict=True), 1)
         ]
         return Judged(
-            _pool(plan, scored, sequences, log_w),
+            _pool(plan, scored, results["aligned"]),
             others,
             rows,
             _gains(plan, rows),
@@ -492,6 +511,15 @@ class Letters:
                 "prior_orders": PRIOR_ORDERS,
             },
         )
+
+    def pool(
+        self, plan: Plan, objective: Reward, samples: Samples, known: dict[str, Record]
+    ) -> Sequence[Record]:
+        """Score the sequences that are new."""
+        every = _flat(samples)[0]
+        new = [s for s in every if s not in known]
+        known |= score(plan, objective, new).rows if new else {}
+        return _pool(plan, Scored(known, 0), samples)
 
     def broken(self, model: Model, row: Record) -> str | None:
         """Return the first constraint a design breaks, in words."""

@@ -7,7 +7,7 @@ line in `media.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -115,7 +115,7 @@ class Judged:
     """The designs of a run, with every number that tables need.
 
     Attributes:
-        pool: the distinct designs of the aligned arm.
+        pool: the distinct designs of the aligned arm; "light" ones are no draws from the target.
         others: the designs of the baselines.
         rows: the comparison.
         weighted_mean: per reward, mean under the weights.
@@ -202,6 +202,14 @@ class Medium(Protocol):
     ) -> Judged:
         """Score everything a run drew; `tell` hears of network calls."""
 
+    def pool(
+        self, plan: Plan, objective: Reward, samples: Samples, known: dict[str, Record]
+    ) -> Sequence[Record]:
+        """Return the pool that `judge` makes of the aligned arm, without log-likelihoods.
+
+        Rows that are `known` are not scored again; new ones join them.
+        """
+
     def broken(self, model: Model, row: Record) -> str | None:
         """Return which constraint a design breaks, if any."""
 
@@ -220,11 +228,13 @@ class Plan:
 
     Attributes:
         arms: the aligned sampler first, then baselines.
-        islands: of the run, all prompts together.
+        islands: of the run, all prompts together; where it stops by itself, the fewest.
         rehearsals: per arm, what one island asks for.
         config: resolved configuration, with every default, hash and version.
         replicates: islands per prompt.
         notes: what a person should know of the input, in sentences.
+        most: islands at most, where a run stops by itself with as many designs as were asked.
+        limit: the key that says so.
     """
 
     campaign: Campaign
@@ -240,6 +250,12 @@ class Plan:
     config: Mapping[str, Any]
     replicates: int = 1
     notes: tuple[str, ...] = ()
+    most: int | None = None
+    limit: str = "sampler.islands"
+
+    def of(self, islands: int) -> Plan:
+        """Return a plan without prompts with so many islands."""
+        return replace(self, islands=islands, replicates=islands)
 
     @property
     def drawn(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -166,6 +168,11 @@ def survivors(ancestors: Sequence[Tensor | None], particles: int) -> list[int]:
     return counts
 
 
+def likelihood_calls(process: Any, free: int) -> int:
+    """Return the network calls that the log-likelihood of a design takes, at most."""
+    return PRIOR_ORDERS * (1 if getattr(process, "remembers", False) else free)
+
+
 def prior_log_likelihood(
     process: MaskedProcess | UniformProcess,
     x: Tensor,
@@ -177,17 +184,20 @@ def prior_log_likelihood(
 ) -> Tensor:
     """Return the log-likelihood in nats, (n,), of designs (n, L) at free positions (0-based).
 
-    Given all other positions: the mean over `orders` random orders of the log-probability of
-    revealing the letters one by one (any-order autoregression). All designs share the orders, which
-    depend on the seed alone, so that differences are fair. A network that remembers is passed once
-    for an order; others at most n · orders · len(free) times, reported to `observe` as it happens.
-    A uniform process knows no such thing: NaN.
+    At temperature 1 and without bias, however the designs were drawn: the score of the published
+    inverse-folding models with its sign turned. Given all other positions: the mean over `orders`
+    random orders of the log-probability of revealing the letters one by one (any-order
+    autoregression). All designs share the orders, which depend on the seed alone, so that
+    differences are fair. A network that remembers is passed once for an order; others at most
+    n · orders · len(free) times, reported to `observe` as it happens. A uniform process knows no
+    such thing: NaN.
 
     References:
         Hoogeboom et al., "Autoregressive diffusion models", ICLR 2022, arXiv 2110.02037, eq. 4.
     """
     if not isinstance(process, MaskedProcess):
         return torch.full((len(x),), torch.nan, dtype=torch.float64)
+    process = replace(process, temperature=1.0, bias=None)
     index = torch.tensor(list(free), dtype=torch.int64)
     rng = Streams(seed, (0,)).at("prior_log_likelihood")
     keys = rng.uniform((1, orders, len(index)))[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -25,7 +24,14 @@ from seqalign.files.residues import LETTERS
 from seqalign.files.sequences import is_fasta, read_fasta
 from seqalign.files.structure import Structure, read_structure
 from seqalign.load import Model, load_model
-from seqalign.registry import SpecError, draws_images, entry, names, parameters, takers
+from seqalign.registry import (
+    SpecError,
+    checkpoint_of,
+    draws_images,
+    names,
+    parameters,
+    takers,
+)
 from seqalign.space.installed import find, keys
 from seqalign.space.positions import ConstraintError, Positions
 
@@ -158,13 +164,6 @@ def _relative(path: Path, start: Path) -> str:
         text = path.absolute().as_posix()
     # a campaign takes text without a dot or slash for a sequence
     return text if re.search(r"[./\\]", text) else f"./{text}"
-
-
-def checkpoint_of(model: str) -> str | None:
-    """Return the published weights that a model takes by default, by name; None without any."""
-    known = inspect.signature(entry("model", model).load()).parameters
-    name = known["checkpoint"].default if "checkpoint" in known else None
-    return name if isinstance(name, str) and name in weights.catalog() else None
 
 
 def backbone_model() -> str:

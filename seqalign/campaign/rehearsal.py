@@ -51,6 +51,11 @@ def rehearse(
     method: Method, process: Process, reward: Reward, particles: int, space: DesignSpace | None
 ) -> Rehearsal:
     """Run a method on a process whose network costs nothing, and count."""
+    if chained(
+        method
+    ):  # they are made where rewards differ, as blank ones never do: count the most
+        always = replace(cast(Any, method).resample, ess_below=1.0)
+        method = replace(cast(Any, method), resample=always)
     spare = getattr(method, "burn_in", 0)
     if spare:  # a chain: one sweep for each design, and some before, all alike
         one = rehearse(replace(cast(Any, method), burn_in=0), process, reward, 1, space)
@@ -79,6 +84,11 @@ def rehearse(
     if network is None or of_reward is None or steps is None:
         return run(process, space)
     return Rehearsal(network, of_reward, round(steps))
+
+
+def chained(method: Method) -> bool:
+    """Return whether a method makes chains of few resampled particles."""
+    return getattr(getattr(method, "resample", None), "chains", None) is not None
 
 
 def _followed(values: list[float], size: int) -> float | None:

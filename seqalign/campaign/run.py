@@ -6,14 +6,17 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
+from torch import Tensor
+
+from seqalign.campaign.asked import LIGHT, Asked
 from seqalign.campaign.islands import Progress, calibrate, run_arm
 from seqalign.campaign.medium import Judged, Plan, Record
 from seqalign.campaign.metrics import survivors
-from seqalign.campaign.select import choose, write
-from seqalign.campaign.store import RunFolder
+from seqalign.campaign.select import account, choose, write
+from seqalign.campaign.store import SO_FAR, RunFolder
 from seqalign.campaign.summary import Summary
 from seqalign.core.health import examine
 from seqalign.core.objective import Reward, constants
@@ -46,6 +49,9 @@ def run(
         results: dict[str, Samples] = {}
         seconds: dict[str, float] = {}
         for arm in plan.arms:
+            enough = None
+            if arm is plan.arms[0] and plan.most is not None:
+                plan, enough = plan.of(plan.most), _enough(plan, folder, objective)
             results[arm.name], seconds[arm.name] = run_arm(
                 arm,
                 plan.model,
@@ -55,11 +61,58 @@ def run(
                 replicates=plan.replicates,
                 folder=folder,
                 progress=progress,
+                enough=enough,
             )
+            if enough is not None:
+                # the baselines have as many, for the same calls
+                plan = plan.of(len(results[arm.name].log_w))
         begin = time.perf_counter()
         judged = plan.medium.judge(plan, objective, results, evaluating)
         seconds["evaluation"] = time.perf_counter() - begin
         return _finish(plan, folder, objective, results, judged, seconds, calibration)
+
+
+def _enough(plan: Plan, folder: RunFolder, objective: Reward) -> Callable[[Samples], bool]:
+    """Return what tells whether islands hold as many different designs as were asked for.
+
+    It sees islands 0 to n − 1, whoever drew them and when: a continued run stops where it would
+    have stopped. What it finds is kept for `status`.
+    """
+    known: dict[str, Record] = {}
+
+    def enough(samples: Samples) -> bool:
+        islands = len(samples.log_w)
+        if islands < plan.islands:
+            return False
+        pool = plan.medium.pool(plan, objective, samples, known)
+        found = _account(plan.of(islands), samples, pool)
+        folder.write_json(SO_FAR, {"islands": islands, "found": found.found})
+        return not found.short
+
+    return enough
+
+
+def _account(plan: Plan, samples: Samples, pool: Sequence[Record]) -> Asked:
+    """Return what became of `budget.designs`."""
+    campaign = plan.campaign
+    assert campaign.budget.designs is not None
+    assert plan.most is not None
+    asked = Asked.of(samples, campaign.budget.designs, plan.most, plan.limit)
+    return account(asked, pool, campaign, plan.medium, _hard(plan))
+
+
+def _hard(plan: Plan) -> Callable[[Record], str | None]:
+    """Return what says why a design can never be kept."""
+    guides = [t.label for t in plan.role("guide")]
+
+    def hard(row: Record) -> str | None:
+        broken = plan.medium.broken(plan.model, row)
+        if broken is not None:
+            return f"constraint: {broken}"
+        refused = next((f"rejected by {x}" for x in guides if row[x] == -math.inf), None)
+        return refused or (LIGHT if row.get("light") else None)
+
+    return hard
 
 
 def _finish(
@@ -73,14 +126,7 @@ def _finish(
 ) -> Summary:
     campaign, medium, aligned = plan.campaign, plan.medium, results["aligned"]
     guides = [t.label for t in plan.role("guide")]
-
-    def hard(row: Record) -> str | None:
-        broken = medium.broken(plan.model, row)
-        if broken is not None:
-            return f"constraint: {broken}"
-        return next((f"rejected by {x}" for x in guides if row[x] == -math.inf), None)
-
-    kept, rejected = choose(judged.pool, campaign, medium, hard)
+    kept, rejected = choose(judged.pool, campaign, medium, _hard(plan))
     calls = {name: s.network_calls for name, s in results.items()}
     calls |= {"calibration": calibration} if calibration else {}
     calls |= {} if judged.evaluation is None else {"evaluation": judged.evaluation}
@@ -109,6 +155,7 @@ def _finish(
         weighted_mean=judged.weighted_mean,
         seconds=seconds,
         health=examine(aligned, plan.arms[0].method, _shared(plan)),
+        asked=None if plan.most is None else _account(plan, aligned, judged.pool),
         **judged.own,
     )
     columns = medium.columns(campaign.rewards, plan.model)
@@ -135,6 +182,10 @@ def _command(plan: Plan) -> str:
     return f"seqalign run {shlex.quote(source.file)}{''.join(changes)}"
 
 
+def _share(shares: Tensor | None, island: int) -> float | None:
+    return None if shares is None else float(shares[island])
+
+
 def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[Record]:
     for arm in plan.arms:
         samples = results[arm.name]
@@ -151,6 +202,8 @@ def _trace(plan: Plan, results: Mapping[str, Samples]) -> Iterator[Record]:
                     "log_z": float(s.log_z[b]),
                     "value_mean": float(s.value_mean[b]) * arm.method.alpha,
                     "value_max": float(s.value_max[b]) * arm.method.alpha,
+                    "failed_values": _share(s.failed_values, b),
+                    "failed_gradients": _share(s.failed_gradients, b),
                     "survivors": count,
                     "resampled": s.ancestors is not None,
                     "network_calls": s.network_calls // plan.islands,

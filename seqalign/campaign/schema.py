@@ -107,7 +107,8 @@ class RewardSpec(_Strict):
 class SamplerSpec(_Open):
     """A method by name; what is not listed goes to the method.
 
-    Islands are those of the run, or, with prompts, of each prompt.
+    Islands are those of the run, or, with prompts, of each prompt; with `budget.designs` the most
+    that sequences may take.
     """
 
     name: str = "das"
@@ -116,7 +117,16 @@ class SamplerSpec(_Open):
 
 
 class BudgetSpec(_Strict):
-    """Limits."""
+    """Limits.
+
+    `designs` is how many different sequences a run shall find: draws from the target law, at least
+    `select.diversity.min_mutations_apart` apart, that pass every filter. Islands are drawn one by
+    one until so many are there, and all are kept, or the `select.top` of them. There are at most
+    `sampler.islands`, or without it eight times those that would do if no particle were lost, and
+    never more than `calls` allow; then the run says how far it came, and why. Of images, which
+    never come twice, it is how many are drawn. `calls` are the most of "network" and of each
+    reward.
+    """
 
     designs: int | None = Field(default=None, ge=1)
     calls: dict[str, int] = Field(default_factory=dict)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from seqalign.campaign import letters
 from seqalign.campaign.medium import Plan, Record
-from seqalign.campaign.metrics import PRIOR_ORDERS
+from seqalign.campaign.metrics import likelihood_calls
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
 from seqalign.files.candidates import Candidate, Claim, candidates
@@ -64,7 +64,8 @@ def score(
 
 def evaluation_calls(plan: Plan, n: int) -> int:
     """Return the network calls that the log-likelihoods of n sequences take, at most."""
-    return n * PRIOR_ORDERS * letters.space_of(plan.model).free
+    free = letters.space_of(plan.model).free
+    return n * likelihood_calls(plan.model.process, free)
 
 
 def _closed(objective: Reward, constants: Constants) -> Reward | None:

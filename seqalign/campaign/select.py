@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from seqalign.campaign.asked import LIGHT, NEAR, Asked
 from seqalign.campaign.media import MEDIA
 from seqalign.campaign.medium import Medium, Record
 from seqalign.campaign.metrics import pareto_rank
@@ -30,7 +31,7 @@ from seqalign.files import ordering
 from seqalign.files.text import to_csv
 from seqalign.registry import nearest
 
-HARD = ("constraint: ", "rejected by ")
+HARD = ("constraint: ", "rejected by ", LIGHT)
 """How reasons begin that no choice of `select` can lift."""
 
 
@@ -78,16 +79,21 @@ def choose(
     apart = spec.diversity.min_mutations_apart
     kept: list[Record] = []
     counts: Counter[Any] = Counter()
-    for row in _ranked(campaign, good, key):
+    ranked = _ranked(campaign, good, key)
+    # whatever differs is one apart
+    letters = np.array([list(row["sequence"]) for row in ranked]) if apart > 1 else None
+    taken: list[int] = []
+    for n, row in enumerate(ranked):
         group = None if each is None else row[each]
-        if apart and any(_apart(k["sequence"], row["sequence"]) < apart for k in kept):
-            bad.append({**row, "reason": f"closer than {apart} mutations to a better design"})
+        if letters is not None and ((letters[taken] != letters[n]).sum(1) < apart).any():
+            bad.append({**row, "reason": f"{NEAR} {apart} mutations to a better design"})
         elif spec.top is not None and counts[group] >= spec.top:
             whose = f" of its {each}" if each else ""
             bad.append({**row, "reason": f"below the top {spec.top}{whose}"})
         else:
             counts[group] += 1
             kept.append(row)
+            taken.append(n)
     width = max(4, len(str(len(kept))))
     for letter, rows in (("d", kept), ("r", bad)):
         for n, row in enumerate(rows, 1):
@@ -95,8 +101,20 @@ def choose(
     return kept, bad
 
 
-def _apart(a: str, b: str) -> int:
-    return sum(x != y for x, y in zip(a, b, strict=True))
+def account(
+    asked: Asked,
+    pool: Sequence[Record],
+    campaign: Campaign,
+    medium: Medium,
+    hard: Callable[[Record], str | None],
+) -> Asked:
+    """Return what became of `budget.designs` in a pool, whatever `select.top` keeps of it."""
+    every: dict[str, Any] = {"top": None}
+    if campaign.select.diversity.min_mutations_apart < 2:
+        every |= {"rank_by": "total"}  # the order of different designs does not matter
+    chosen = campaign.model_copy(update={"select": campaign.select.model_copy(update=every)})
+    found, rejected = choose(pool, chosen, medium, hard)
+    return asked.after(campaign, len(found), [row["reason"] for row in rejected])
 
 
 def _filtered(filters: Sequence[str], row: Record) -> str | None:
@@ -205,6 +223,9 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
             return reason if reason.startswith(HARD) else None
 
         kept, rejected = choose(list(pool.values()), campaign, medium, hard)
+        asked = summary.asked
+        if asked is not None:
+            asked = account(asked, list(pool.values()), campaign, medium, hard)
         again = "".join(f" --set {shlex.quote(text)}" for text in overrides)
         first = summary.command.partition("\n")[0]
         summary = replace(
@@ -213,6 +234,7 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
             select=campaign.select.model_dump(mode="json"),
             designs=len(kept),
             rejected=len(rejected),
+            asked=asked,
         )
         return write(folder, medium, summary, columns, kept, rejected)
 

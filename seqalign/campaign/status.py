@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seqalign.campaign.store import RunFolder, read_island
+from seqalign.campaign.asked import plural
+from seqalign.campaign.store import SO_FAR, RunFolder, read_island
 from seqalign.core.health import Health
 
 
 @dataclass(frozen=True)
 class Arm:
     """One sampler of a run: what draws, how many islands are done of all, and designs per island.
+
+    Where the run goes on until there are as many designs as were asked, islands are the fewest
+    that are known to be needed, and there may be `most`.
 
     The seconds are those of finished islands; the best objective is None before the first.
     """
@@ -26,6 +30,7 @@ class Arm:
     particles: int
     seconds: float
     best: float | None
+    most: int | None = None
 
     @property
     def left(self) -> float | None:
@@ -51,6 +56,8 @@ class Status:
         best: of the first of them its id, columns of text, rewards and their sum; None without
             any.
         health: whether its sampler was well; None while it runs, and of older versions.
+        asked: how many different designs were asked for with `budget.designs`, and what became of
+            it in a sentence; None where none were.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Status:
     rejected: int = 0
     best: Mapping[str, Any] | None = None
     health: Health | None = None
+    asked: str | None = None
 
     def to_json(self) -> Mapping[str, Any]:
         """Return what `seqalign status --json` prints; designs are those of a finished run."""
@@ -77,7 +85,8 @@ class Status:
         }
         data = {**asdict(self), **counts}
         late = () if self.finished else ("designs", "rejected", "best", "health")
-        return {key: value for key, value in data.items() if key not in late}
+        left_out = (*late, *(() if self.asked is not None else ("asked",)))
+        return {key: value for key, value in data.items() if key not in left_out}
 
 
 def status(folder: RunFolder) -> Status:
@@ -89,10 +98,15 @@ def status(folder: RunFolder) -> Status:
     config = folder.read_config()
     resolved, state = config["resolved"], folder.path / "state"
     number = 5 * "[0-9]"
-    arms = {
-        name: _arm(rule, int(resolved["islands"]), state.glob(f"{name}-{number}*.safetensors"))
-        for name, rule in resolved["arms"].items()
-    }
+    islands, most = int(resolved["islands"]), resolved.get("islands_most")
+    arms: dict[str, Arm] = {}
+    for name, rule in resolved["arms"].items():
+        arm = _arm(rule, islands, state.glob(f"{name}-{number}*.safetensors"))
+        if most is not None:
+            # baselines have as many as the aligned arm, which comes first
+            islands = max(islands, arm.done)
+            arm = replace(arm, islands=islands, most=None if folder.done else int(most))
+        arms[name] = arm
     left = [arm.left for arm in arms.values()]
     written = [(folder.path / "config.yaml").stat().st_mtime]
     written += [p.stat().st_mtime for p in state.glob("[!.]*.safetensors") if p.exists()]
@@ -107,6 +121,7 @@ def status(folder: RunFolder) -> Status:
         started=written[0],
         changed=max(written),
         now=time.time(),
+        asked=None if most is None else _so_far(folder, config["budget"]["designs"]),
     )
     if not found.finished:
         return found
@@ -123,7 +138,18 @@ def status(folder: RunFolder) -> Status:
         rejected=summary.rejected,
         best=best,
         health=summary.health,
+        asked=None if summary.asked is None else summary.asked.sentence,
     )
+
+
+def _so_far(folder: RunFolder, designs: int) -> str:
+    """Say how many different designs an unfinished run has found."""
+    what = f"{plural(designs, 'different design')} asked"
+    if not (folder.path / SO_FAR).is_file():
+        return f"{what}."
+    found = folder.read_json(SO_FAR)
+    islands = plural(found["islands"], "island")
+    return f"{what}, {found['found']:,} found so far in {islands}."
 
 
 def _arm(rule: Mapping[str, Any], islands: int, files: Iterable[Path]) -> Arm:

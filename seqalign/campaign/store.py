@@ -43,7 +43,11 @@ _OURS = (
     "summary.json",
     "report.html",
 )
+SO_FAR = "state/designs.json"
+"""How many different designs a run that goes on until there are enough has found so far."""
 _STEP = ("ess", "lam", "log_z", "value_mean", "value_max")
+# what a step may lack, and folders of older versions do
+_SHARES = ("accepted", "failed_values", "failed_gradients")
 
 
 @dataclass(frozen=True)
@@ -154,10 +158,11 @@ class RunFolder:
             "seconds": torch.tensor(seconds, dtype=torch.float64),
             **{name: torch.stack([getattr(s, name).double() for s in trace]) for name in _STEP},
         }
-        if any(s.accepted is not None for s in trace):
-            none = torch.full_like(samples.log_w[:, 0], torch.nan)
-            rates = [none if s.accepted is None else s.accepted for s in trace]
-            tensors["accepted"] = torch.stack(rates)
+        none = torch.full_like(samples.log_w[:, 0], torch.nan)
+        for name in _SHARES:
+            shares = [getattr(s, name) for s in trace]
+            if any(share is not None for share in shares):
+                tensors[name] = torch.stack([none if v is None else v for v in shares])
         if samples.log_z is not None:
             tensors["log_z_end"] = samples.log_z
         data = save({k: v.contiguous() for k, v in tensors.items()})
@@ -179,7 +184,7 @@ class RunFolder:
                 ancestors=data["ancestors"][i] if bool(data["moved"][i]) else None,
                 network_calls=int(row[1]),
                 reward_calls=int(row[2]),
-                accepted=data["accepted"][i] if "accepted" in data else None,
+                **{name: data[name][i] for name in _SHARES if name in data},
                 **{name: data[name][i] for name in _STEP},
             )
             for i, row in enumerate(data["calls"])

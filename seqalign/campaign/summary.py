@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
+from seqalign.campaign.asked import Asked
 from seqalign.core.health import Health
 from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
@@ -157,6 +158,7 @@ class Summary:
         weighted_mean: per reward, mean under the weights.
         seconds: per sampler, and of the evaluation.
         health: whether the aligned sampler was well; None in runs of older versions.
+        asked: what became of `budget.designs`; None where it set no number of different designs.
         fasta: what designs.fasta says beside the designs; letters only.
         orderable: how designs are printed as chains; letters only.
         backbone: the structure as points, to draw; letters only.
@@ -192,6 +194,7 @@ class Summary:
     weighted_mean: Mapping[str, Number]
     seconds: Mapping[str, float]
     health: Health | None = None
+    asked: Asked | None = None
     fasta: Sheet | None = None
     orderable: Orderable | None = None
     backbone: Backbone | None = None

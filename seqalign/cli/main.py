@@ -23,7 +23,7 @@ import typer
 from seqalign import registry
 from seqalign.campaign.check import check
 from seqalign.campaign.compare import compare
-from seqalign.campaign.estimate import estimate
+from seqalign.campaign.estimate import Estimate, estimate
 from seqalign.campaign.export import export
 from seqalign.campaign.medium import Plan
 from seqalign.campaign.new import Reading, backbone_model, new
@@ -187,6 +187,14 @@ def run_(
     _execute(plan, RunFolder(out or plan.folder), fresh, as_json)
 
 
+def _most(plan: Plan, cost: Estimate | None) -> dict[str, Any]:
+    """Return what the longest run costs, where a run stops by itself."""
+    if cost is None:
+        return {}
+    calls = {"network_calls": cost.network, "oracle_calls": cost.oracle}
+    return {"at_most": {"islands": plan.most, **calls, "seconds": cost.seconds}}
+
+
 @_verb
 def check_(path: CampaignFile, overrides: Set = None, as_json: Json = False) -> None:
     """Validate everything before anything runs: design map, calls, time, memory."""
@@ -203,6 +211,7 @@ def check_(path: CampaignFile, overrides: Set = None, as_json: Json = False) -> 
                 "oracle_calls": cost.oracle,
                 "seconds": cost.seconds,
                 "gigabytes": finite(cost.gigabytes),
+                **_most(plan, cost.most),
             }
         )
         return
@@ -421,10 +430,13 @@ def status_(
             numbers = {k: v for k, v in found.best.items() if not isinstance(v, str)}
             lines.append(f"Best: {' '.join(words)}")
             lines.append("  " + ", ".join(f"{k} {screen.number(v, 3)}" for k, v in numbers.items()))
+        lines += () if found.asked is None else (found.asked,)
         lines += () if found.health is None else found.health.sentences
     else:
         if found.seconds_left is not None:
-            lines.append(f"About {screen.duration(found.seconds_left)} of sampling left.")
+            about = "About" if found.asked is None else "At least"
+            lines.append(f"{about} {screen.duration(found.seconds_left)} of sampling left.")
+        lines += () if found.asked is None else (found.asked,)
         if not found.running:
             lines.append("The command that started it continues it.")
     screen.say(screen.terminal(), found.name, f": {state}")

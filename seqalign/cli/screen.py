@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seqalign import registry, weights
+from seqalign.campaign.asked import plural, spaced
 from seqalign.campaign.compare import Comparison
 from seqalign.campaign.estimate import Estimate
 from seqalign.campaign.medium import Plan
@@ -200,6 +201,11 @@ class Watch:
         if arm == "aligned":
             value = float(step.value_max.max()) * self.plan.arms[0].method.alpha
             self.best = max(self.best, value)
+        if island >= self.plan.islands:
+            # too few designs so far: the run goes on, and baselines will follow
+            self.plan = self.plan.of(island + 1)
+            self.total = self.plan.network_calls + sum(self.plan.medium.beside(self.plan).values())
+            self.bar.update(self.task, total=self.total)
         where = f"{arm}, island {island + 1}/{self.plan.islands}" if self.plan.islands > 1 else arm
         self._advance(step.network_calls, where)
 
@@ -264,6 +270,7 @@ def notes(summary: Summary, folder: RunFolder) -> list[str]:
         *(() if paired is None else _gained(paired, (*summary.guides, *summary.holdouts))),
         f"Network calls: {calls}. Reward calls: {rewards}.",
         f"{summary.designs} designs kept, {summary.rejected} rejected.",
+        *(() if summary.asked is None else (summary.asked.sentence,)),
         f"Designs: {folder.path / 'designs.csv'}",
         *([] if summary.gallery is None else [f"Images:  {folder.path / 'contact-sheet.png'}"]),
         f"Report:  {folder.path / 'report.html'}",
@@ -290,6 +297,8 @@ def progress(found: Status) -> Table:
     table = Table("", "method", "islands done", "designs per island", "best objective", "time")
     for name, arm in found.arms.items():
         done = f"{arm.done} of {arm.islands}"
+        if arm.most is not None and arm.most > arm.islands:
+            done += f" to {arm.most}"
         best, seconds = number(arm.best, 3), duration(arm.seconds)
         table.add_row(name, arm.method, done, str(arm.particles), best, seconds)
     return table
@@ -340,22 +349,47 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
         gradient = "with gradient" if t.raw.differentiable else "no gradient"
         say(f"  {t.label}{unit}: {weight}, {gradient}. {what}")
     say("\nSamplers")
+    growing = plan.most is not None and plan.most > plan.islands
     for arm in plan.arms:
         rule = registry.to_mapping(arm.method)
-        particles = f"{plan.islands} × {arm.particles} particles"
+        islands = f"{plan.islands} to {plan.most}" if growing else str(plan.islands)
+        particles = f"{islands} × {arm.particles} particles"
         say(f"  {arm.name}: {rule.pop('name')}, {particles}, {_flow(rule)}")
-    asked, drawn = plan.campaign.budget.designs, plan.islands * plan.arms[0].particles
-    if asked is not None:
-        top = plan.campaign.select.top
-        kept = "all that pass the filters are kept" if top is None else f"select.top keeps {top}"
-        say(
-            f"  budget.designs: {asked} asked, {drawn} drawn in whole islands, copies among them; "
-            f"{kept}"
-        )
+    say_asked(plan, say)
+    say("\nEstimate" if cost.most is None else f"\nEstimate for {_islands(plan.islands)}")
+    say_cost(cost, say)
+    if cost.most is not None and plan.most is not None:
+        say(f"At most, for {_islands(plan.most)}")
+        say_cost(cost.most, say)
+
+
+def _islands(number: int) -> str:
+    return plural(number, "island")
+
+
+def say_asked(plan: Plan, say: Callable[[str], object]) -> None:
+    """Say what `budget.designs` will do."""
+    asked, top = plan.campaign.budget.designs, plan.campaign.select.top
+    if asked is None:
+        return
+    kept = "all that pass the filters are kept" if top is None else f"select.top keeps {top}"
+    if plan.most is None:
+        drawn = plan.islands * plan.arms[0].particles
+        say(f"  budget.designs: {asked} asked, {drawn} drawn in whole islands; {kept}")
+        return
+    apart = spaced(plan.campaign.select.diversity.min_mutations_apart)
+    say(
+        f"  budget.designs: islands are drawn until {plural(asked, 'different design')} of the "
+        f"target law pass the filters{apart}: {_islands(plan.islands)} at best, {plan.most} at "
+        f"most ({plan.limit}); {kept}"
+    )
+
+
+def say_cost(cost: Estimate, say: Callable[[str], object]) -> None:
+    """Say what a run costs."""
     network, oracles = (
         ", ".join(f"{k} {v:,}" for k, v in calls.items()) for calls in (cost.network, cost.oracle)
     )
-    say("\nEstimate")
     say(f"  network calls: {sum(cost.network.values()):,} ({network})")
     say(f"  oracle calls, at most: {oracles}")
     say(

@@ -141,15 +141,25 @@ def sweep(
     assert isinstance(loop.selection, Ancestral)
     loop.selection.path[:] = ahead
     particles, row = loop.init(size, rng, x, begin)
-    lines = [(particles.x, particles.parent)]
+    lines, seen = [(particles.x, particles.parent)], [row]
     for x_s in ahead[begin + 1 :]:
         particles, row = loop.step(particles, rng, x_s)
         lines.append((particles.x, particles.parent))
+        seen.append(row)
     pick = rng.at("draw").categorical(particles.log_w[:, None])
     end, line = particles.gather(pick), []
     for x, parent in reversed(lines):
         line.append(x[rows, pick[:, 0]])
         pick = parent.gather(1, pick)
+    # the end looks at nothing new
+    values, gradients = (
+        torch.stack([v for v in shares if v is not None]).mean(0)
+        for shares in (
+            [s.failed_values for s in seen[:-1]],
+            [s.failed_gradients for s in seen[:-1]],
+        )
+    )
+    row = replace(row, failed_values=values, failed_gradients=gradients)
     return end, torch.stack(line[::-1], 1), row
 
 

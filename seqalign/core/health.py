@@ -34,6 +34,8 @@ LAM = 0.5
 SPREAD = 1.5
 # any step at which nothing is known steers nothing; a few at the start are no harm
 UNKNOWN = 0.05
+# a value fails where a design cannot be scored, which happens; a gradient by a reward's mistake
+UNGUIDED = 0.01
 # below, a hundred moves change one particle or two, and each costs a network call or more
 ACCEPTED = 0.02
 # where resampling as rare as this still leaves copies, rarer resampling is no cure
@@ -64,8 +66,10 @@ class Health:
         lam: tempering before the last step, per island.
         spread: standard deviation of log Ẑ in nats over the islands of a target, per target.
         largest: weight of the heaviest island in the pool of its target, per target.
-        unknown: share of steps before the end at which no value of an island was known. A lower
-            bound for failed values: one that a neighbor could stand in for is not seen.
+        unknown: share of steps before the end at which no value of an island was known.
+        failed_values: share of the particles on the way whose value was no number, the neighbors'
+            standing in.
+        failed_gradients: share of them whose gradient was none, so that nothing guided them.
         accepted: mean accepted fraction of moves.
         findings: what is wrong, the gravest first.
     """
@@ -79,6 +83,8 @@ class Health:
     spread: tuple[Number, ...] | None = None
     largest: tuple[Number, ...] | None = None
     unknown: Number = None
+    failed_values: Number = None
+    failed_gradients: Number = None
     accepted: Number = None
     findings: tuple[Finding, ...] = ()
 
@@ -118,15 +124,14 @@ def examine(samples: Samples, method: Any, replicates: int | None = None) -> Hea
     different = [_weights(*row) for row in zip(kinds, log_w, strict=True)]
     early = samples.trace[:-1]
     silent = [~torch.isfinite(s.value_mean) for s in early]
-    rates = [s.accepted for s in samples.trace if s.accepted is not None]
-    won = torch.cat(rates) if rates else torch.empty(0)
-    won = won[torch.isfinite(won)]
     numbers: dict[str, Any] = {
         "particles": k,
         "distinct": tuple(len(w) for w in distinct),
         "different": tuple(1 / sum(v * v for v in w) if w else 0.0 for w in different),
         "unknown": float(torch.cat(silent).double().mean()) if silent else None,
-        "accepted": float(won.mean()) if won.numel() else None,
+        "failed_values": _mean([s.failed_values for s in early]),
+        "failed_gradients": _mean([s.failed_gradients for s in early]),
+        "accepted": _mean([s.accepted for s in samples.trace]),
     }
     if samples.log_z is not None:
         pools = samples.log_z.split(replicates)
@@ -165,6 +170,13 @@ def _lines(samples: Samples, begin: int = 0) -> Tensor:
     return lines
 
 
+def _mean(shares: Sequence[Tensor | None]) -> Number:
+    """Return the mean of what is known."""
+    known = torch.cat([torch.empty(0), *(s for s in shares if s is not None)])
+    known = known[torch.isfinite(known)]
+    return float(known.mean()) if known.numel() else None
+
+
 def _spread(log_z: Tensor) -> Number:
     known = log_z[torch.isfinite(log_z)]
     return float(known.std()) if len(known) > 1 else None
@@ -180,7 +192,8 @@ def _largest(log_z: Tensor) -> Number:
 
 def _findings(health: Health, method: Any) -> Iterator[Finding]:
     """Say what is wrong, the gravest first."""
-    for find in (_dead, _stalled, _collapsed, _copies, _light, _apart, _unknown, _refused):
+    grave = _dead, _unguided, _stalled, _collapsed, _copies, _light, _apart
+    for find in (*grave, _unknown, _failed, _refused):
         sentence = find(health, method)
         if sentence is not None:
             yield Finding(find.__name__.removeprefix("_"), sentence)
@@ -286,6 +299,16 @@ def _apart(health: Health, method: Any) -> str | None:
     )
 
 
+def _unguided(health: Health, method: Any) -> str | None:
+    if health.failed_gradients is None or health.failed_gradients <= UNGUIDED:
+        return None
+    return (
+        f"Gradients failed: at {100 * health.failed_gradients:.2g} % of the particles on the way "
+        f"the gradient of the reward was no number, and guided nothing. Mend its derivative in "
+        f"rewards, or set sampler.name to smc, which needs none."
+    )
+
+
 def _unknown(health: Health, method: Any) -> str | None:
     if health.unknown is None or health.unknown <= UNKNOWN:
         return None
@@ -293,6 +316,17 @@ def _unknown(health: Health, method: Any) -> str | None:
     return (
         f"Values unknown: at {100 * health.unknown:.0f} % of the steps no value of an island was "
         f"finite, so that the reward steered nothing. {other} what fails in rewards."
+    )
+
+
+def _failed(health: Health, method: Any) -> str | None:
+    told = _unknown(health, method) is not None
+    if told or health.failed_values is None or health.failed_values <= UNKNOWN:
+        return None
+    other = "Choose another sampler.value, or mend" if hasattr(method, "value") else "Mend"
+    return (
+        f"Values failed: at {100 * health.failed_values:.2g} % of the particles on the way the "
+        f"value was no number, and the others' stood in. {other} what fails in rewards."
     )
 
 

@@ -19,7 +19,15 @@ from seqalign.core.particles import Particles
 from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Proposal, Tilted
 from seqalign.core.streams import Streams
-from seqalign.core.value import Automatic, Estimate, Linearized, PosteriorMean, Value, finite
+from seqalign.core.value import (
+    Automatic,
+    Estimate,
+    Linearized,
+    PosteriorMean,
+    Value,
+    failed,
+    finite,
+)
 
 __all__ = ["Look", "Through", "Visit", "filled"]
 
@@ -59,12 +67,19 @@ class Look:
     log_h: Tensor
     value: Tensor
     score: Tensor | None
+    failed_value: Tensor
+    failed_gradient: Tensor
 
     @classmethod
     def of(cls, particles: Particles) -> Look:
         """Return what particles remember of their last visit."""
         p = particles
-        return cls(p.posterior, p.guide, p.log_h, p.value, p.score)
+        failed = p.failed_value, p.failed_gradient
+        return cls(p.posterior, p.guide, p.log_h, p.value, p.score, *failed)
+
+    def put(self, particles: Particles, **changes: Any) -> Particles:
+        """Return particles that remember this visit, with other changes."""
+        return replace(particles, **(vars(self) | changes))
 
     def begin(self, x: Tensor, step: int, memo: float) -> Particles:
         """Return new particles with these states (B, K, *event): even weights, lam and log Z 0."""
@@ -86,6 +101,8 @@ class Look:
             posterior=self.posterior,
             guide=self.guide,
             score=self.score,
+            failed_value=self.failed_value,
+            failed_gradient=self.failed_gradient,
         )
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Look:
@@ -93,7 +110,8 @@ class Look:
         posterior = self.posterior.map(f)
         guide = posterior if self.guide is self.posterior else self.guide.map(f)
         score = None if self.score is None else f(self.score)
-        return Look(posterior, guide, f(self.log_h), f(self.value), score)
+        failed = f(self.failed_value), f(self.failed_gradient)
+        return Look(posterior, guide, f(self.log_h), f(self.value), score, *failed)
 
     def first(self, n: int) -> Look:
         """Return the first n particles of every island."""
@@ -245,6 +263,7 @@ class Visit:
             posterior = process.posterior(state, t, *known)
         zero = torch.zeros(x.shape[:2], dtype=torch.float64, device=x.device)
         log_h, value, score = zero, zero, None
+        broken = torch.zeros_like(zero, dtype=torch.bool)
         letters = through == "posterior"
         linear = letters and isinstance(self.value, Linearized)
         guide = seen = posterior
@@ -258,10 +277,11 @@ class Visit:
                 value = self.slope(process, x, seen, t, self.alpha, rng)
                 # of the sum: with grad_outputs torch would load its symbolic shapes, half a second
                 (score,) = torch.autograd.grad(value.sum(), leaf)
+            broken = failed(score, leaf if letters else None)
             value, score = value.detach(), finite(score)
             if linear:
                 gain, guide, score = self._linear(process, space, posterior, guide, score, log_h, x)
-                value = value + gain
+                value = torch.where(broken, torch.nan, value + gain)
             elif letters:
                 score = finite(process.lift(score, guide))
         if space is not None:
@@ -272,7 +292,8 @@ class Visit:
         if self.value is not None and not fused:
             with torch.no_grad():
                 value = self.value(process, x, guide, t, self.alpha, rng)
-        look = Look(posterior, guide, log_h, value.double(), score)
+        value = value.double()
+        look = Look(posterior, guide, log_h, value, score, ~torch.isfinite(value), broken)
         return look.map(lambda v: v.detach()) if through == "network" else look
 
     def _linear(

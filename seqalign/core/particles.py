@@ -41,11 +41,17 @@ class Particles:
         parent: index of each particle's parent at the last selection, (B, K).
         lam: tempering, (B,).
         log_z: log of the normalizing constant collected at resamplings, (B,).
+        failed_value: whether the value was no number at the last visit, (B, K) bool.
+        failed_gradient: whether the score was none there, so that nothing guides, (B, K) bool.
         posterior: p(x_0 | x), or None before it is needed.
         guide: the posterior conditioned on the design space; the posterior itself without one.
         score: gradient of v/alpha for the proposal, (B, K, *event[, V + 1]), at open positions
             alone (B, K, m, V), or None.
         reward: raw reward of finished designs, (B, K), or None before the end.
+        order: the step at which each position was revealed, (B, K, L), 0 if it is open or was
+            given; None if no move asks.
+        odds: log of the base probability with which it was, (B, K, L), 0 if it is open or was
+            given; None if no move asks.
     """
 
     step: int
@@ -58,10 +64,14 @@ class Particles:
     parent: Tensor
     lam: Tensor
     log_z: Tensor
+    failed_value: Tensor
+    failed_gradient: Tensor
     posterior: Any = None
     guide: Any = None
     score: Tensor | None = None
     reward: Tensor | None = None
+    order: Tensor | None = None
+    odds: Tensor | None = None
 
     @cached_property
     def ess(self) -> Tensor:
@@ -116,6 +126,9 @@ class Step:
         reward_calls: designs the reward scored in this step, relaxed ones too.
         accepted: fraction of the move's proposals that were accepted, NaN if there were none; None
             without a move.
+        failed_values: share of the particles with weight whose value was no number when they were
+            last visited (at the end before it); None if it was not counted.
+        failed_gradients: share of them whose gradient was none, so that nothing guided them.
     """
 
     step: int
@@ -128,6 +141,8 @@ class Step:
     network_calls: int
     reward_calls: int
     accepted: Tensor | None = None
+    failed_values: Tensor | None = None
+    failed_gradients: Tensor | None = None
 
     def cpu(self) -> Step:
         """Return the same on the CPU."""
@@ -142,6 +157,8 @@ class Step:
         accepted: Tensor | None = None,
     ) -> Step:
         """Describe particles before selection, what was chosen of them, and what they cost."""
+        alive = ~torch.isneginf(moved.log_w)
+        count = alive.sum(-1).clamp(min=1).double()
         return cls(
             step=moved.step,
             ess=moved.ess / moved.log_w.shape[1],
@@ -153,6 +170,8 @@ class Step:
             network_calls=calls[0],
             reward_calls=calls[1],
             accepted=accepted,
+            failed_values=(moved.failed_value & alive).sum(-1) / count,
+            failed_gradients=(moved.failed_gradient & alive).sum(-1) / count,
         )
 
 
@@ -268,8 +287,9 @@ def join(parts: Sequence[Samples]) -> Samples:
     first, steps = parts[0], []
     stay = torch.arange(first.log_w.shape[1])[None]
     per_island = ("ess", "lam", "log_z", "value_mean", "value_max")
+    shares = ("accepted", "failed_values", "failed_gradients")
     for rows in zip(*(p.trace for p in parts), strict=True):
-        won = [s.accepted for s in rows if s.accepted is not None]
+        known = [(name, [getattr(s, name) for s in rows]) for name in shares]
         moved = [stay if s.ancestors is None else s.ancestors for s in rows]
         steps.append(
             Step(
@@ -277,7 +297,7 @@ def join(parts: Sequence[Samples]) -> Samples:
                 ancestors=torch.cat(moved) if any(s.ancestors is not None for s in rows) else None,
                 network_calls=sum(s.network_calls for s in rows),
                 reward_calls=sum(s.reward_calls for s in rows),
-                accepted=torch.cat(won) if won else None,
+                **{name: torch.cat(v) for name, v in known if all(s is not None for s in v)},
                 **{name: torch.cat([getattr(s, name) for s in rows]) for name in per_island},
             )
         )

@@ -1,6 +1,6 @@
 """Resampling, vectorized over islands: pure functions of log-weights and uniforms.
 
-Every scheme is unbiased, E[offspring_i] = N · w_i. Islands never exchange particles and a weight of
+Every scheme is unbiased, E[offspring_i] = n · w_i. Islands never exchange particles and a weight of
 zero never survives.
 
 References:
@@ -12,8 +12,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,9 +22,17 @@ __all__ = [
     "systematic",
 ]  # fmt: skip
 
-# (B, K) log-weights and (B, N) uniforms to (B, N) ancestors
-Resampler = Callable[[Tensor, Tensor], Tensor]
 Scheme = Literal["multinomial", "stratified", "systematic", "residual", "ssp"]
+
+
+class Resampler(Protocol):
+    """A pure function of weights and uniforms."""
+
+    def __call__(self, log_w: Tensor, u: Tensor, n: int | None = None) -> Tensor:
+        """Return (B, n) ancestors from (B, K) log-weights and uniforms (B, n or more).
+
+        There are as many ancestors as uniforms if n is None.
+        """
 
 
 def ess(log_w: Tensor) -> Tensor:
@@ -58,20 +65,21 @@ def _invert(w: Tensor, points: Tensor) -> Tensor:
     return torch.minimum(index, last)
 
 
-def multinomial(log_w: Tensor, u: Tensor) -> Tensor:
-    """Draw N independent ancestors."""
-    return _invert(_weights(log_w), u)
+def multinomial(log_w: Tensor, u: Tensor, n: int | None = None) -> Tensor:
+    """Draw n independent ancestors."""
+    return _invert(_weights(log_w), u[:, :n])
 
 
-def stratified(log_w: Tensor, u: Tensor) -> Tensor:
-    """Draw one ancestor per stratum of length 1/N."""
+def stratified(log_w: Tensor, u: Tensor, n: int | None = None) -> Tensor:
+    """Draw one ancestor per stratum of length 1/n."""
+    u = u[:, :n]
     n = u.shape[-1]
     return _invert(_weights(log_w), (torch.arange(n, device=u.device) + u) / n)
 
 
-def systematic(log_w: Tensor, u: Tensor) -> Tensor:
-    """Draw one ancestor per stratum with one shared uniform: floor or ceil of N·w offspring."""
-    n = u.shape[-1]
+def systematic(log_w: Tensor, u: Tensor, n: int | None = None) -> Tensor:
+    """Draw one ancestor per stratum with one shared uniform: floor or ceil of n·w offspring."""
+    n = u.shape[-1] if n is None else n
     return _invert(_weights(log_w), (torch.arange(n, device=u.device) + u[:, :1]) / n)
 
 
@@ -81,8 +89,9 @@ def _expand(counts: Tensor, n: int) -> Tensor:
     return torch.searchsorted(counts.cumsum(-1), slots, right=True).clamp(max=counts.shape[-1] - 1)
 
 
-def residual(log_w: Tensor, u: Tensor) -> Tensor:
-    """Copy floor(N·w) times, then draw the rest multinomially from the remainders."""
+def residual(log_w: Tensor, u: Tensor, n: int | None = None) -> Tensor:
+    """Copy floor(n·w) times, then draw the rest multinomially from the remainders."""
+    u = u[:, :n]
     n = u.shape[-1]
     scaled = n * _weights(log_w)
     counts = scaled.floor()
@@ -95,8 +104,8 @@ def residual(log_w: Tensor, u: Tensor) -> Tensor:
     return _expand(counts.scatter_add(-1, drawn, used).long(), n)
 
 
-def ssp(log_w: Tensor, u: Tensor) -> Tensor:
-    """Round N·w to integers by pairwise duels on a tree: floor or ceil, negatively associated.
+def ssp(log_w: Tensor, u: Tensor, n: int | None = None) -> Tensor:
+    """Round n·w to integers by pairwise duels on a tree: floor or ceil, negatively associated.
 
     Each duel settles one of two fractional parts and keeps both expectations; a tree needs log2 K
     vectorized rounds.
@@ -104,13 +113,16 @@ def ssp(log_w: Tensor, u: Tensor) -> Tensor:
     References:
         Srinivasan 2001; Gerber, Chopin & Whiteley 2019, algorithm 3 (the same duels, along a line).
     """
-    n, k = u.shape[-1], log_w.shape[-1]
+    k = log_w.shape[-1]
+    if u.shape[-1] < k:
+        raise ValueError(
+            f"SSP needs at least one uniform per particle, got {u.shape[-1]} for {k} particles."
+        )
+    n = u.shape[-1] if n is None else n
     scaled = n * _weights(log_w)
     counts = torch.floor(scaled + 1e-10)
     part = (scaled - counts).clamp(min=0.0)
     owner = torch.arange(k, device=u.device).expand(part.shape)
-    if u.shape[-1] < k:
-        raise ValueError(f"SSP needs at least one uniform per particle, got {n} for {k} particles.")
     used, settled, rounded = 0, [], []
     while part.shape[-1] > 1:
         pairs, odd = divmod(part.shape[-1], 2)

@@ -64,15 +64,20 @@ class Resample:
         ess_below: threshold as a fraction; 1 resamples always, 0 never.
         every: consider only every n-th step; None is every fifth, and oftener in a chain of fewer
             than 25 steps.
+        chains: resample so few ancestors, M, and let the loop's move go on from each: the states of
+            its Markov chain, K/M with the ancestor, are the particles, and none is wasted. The move
+            acts there alone. None resamples all. A conditional sweep has no chains.
 
     References:
         Andrieu, Doucet & Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 2010,
-        section 4.3 (conditional resampling).
+        section 4.3 (conditional resampling). Dau & Chopin, "Waste-free sequential Monte Carlo",
+        JRSS B 2022, arXiv 2011.02328, algorithm 2 (chains).
     """
 
     scheme: Scheme = "ssp"
     ess_below: float = 0.75
     every: int | None = 1
+    chains: int | None = None
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -84,10 +89,21 @@ class Resample:
                 f"Resample needs 0 <= ess_below <= 1 and every >= 1, got {self.ess_below}, "
                 f"{self.every}."
             )
+        if self.chains is not None and self.chains < 1:
+            raise ValueError(f"Resample needs chains >= 1, got {self.chains}.")
+
+    def check(self, k: int) -> None:
+        """Refuse k particles that cannot be shared out among the chains."""
+        if self.chains is not None and (k % self.chains or k == self.chains):
+            raise ValueError(
+                f"{k} particles are no states of {self.chains} chains of equal length, two or "
+                f"more: set resample.chains to a divisor of the particles, at most half of them."
+            )
 
     def __call__(self, particles: Particles, k: int, rng: Streams) -> Particles:
-        """Return (B, k) particles."""
-        return self._choose(particles, k, rng, SCHEMES[self.scheme])
+        """Return (B, k) particles: with chains, the copies of each ancestor side by side."""
+        self.check(k)
+        return self._choose(particles, k, rng, SCHEMES[self.scheme], self.chains or k)
 
     def pinned(
         self, particles: Particles, k: int, rng: Streams, first: Tensor | None = None
@@ -95,14 +111,16 @@ class Resample:
         """Return (B, k) particles; the others are drawn multinomially, whatever the scheme."""
 
         # given one of them, only independent ancestors are still drawn from the weights
-        def given(log_w: Tensor, u: Tensor) -> Tensor:
-            ancestors = multinomial(log_w, u)
+        def given(log_w: Tensor, u: Tensor, n: int | None = None) -> Tensor:
+            ancestors = multinomial(log_w, u, n)
             ancestors[:, 0] = 0 if first is None else first
             return ancestors
 
-        return self._choose(particles, k, rng, given)
+        return self._choose(particles, k, rng, given, k)
 
-    def _choose(self, particles: Particles, k: int, rng: Streams, scheme: Resampler) -> Particles:
+    def _choose(
+        self, particles: Particles, k: int, rng: Streams, scheme: Resampler, n: int
+    ) -> Particles:
         if particles.reward is not None or particles.step % (self.every or 1):
             return particles
         log_w, size = particles.log_w, particles.ess
@@ -113,7 +131,8 @@ class Resample:
         u = rng.uniform(log_w.shape, log_w.device)
         flat = torch.where(due[:, None], log_w, 0.0)
         stay = torch.arange(k, device=log_w.device)
-        ancestors = torch.where(due[:, None], scheme(flat, u), stay)
+        picks = scheme(flat, u, n).repeat_interleave(k // n, 1)
+        ancestors = torch.where(due[:, None], picks, stay)
         moved = particles.gather(ancestors)
         return replace(
             moved,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
 from seqalign.core.look import Look, Visit, filled
-from seqalign.core.moves import Move, after, refuse
+from seqalign.core.moves import Move, after, noted, ready, refuse
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
@@ -108,10 +108,9 @@ class SMC:
     ) -> tuple[Particles, Step]:
         """Start (B, K) particles from the prior, or from states x (B, K, *event) at times[step]."""
         before = self.meter.calls
+        ready(self, shape[1], x)
         if x is None:
             x = self.process.prior(shape, rng.at("prior"))
-        elif self.move is not None:
-            self.move.check(self, x)
         self.process.check(len(self._times) - 1 - step, self.space, x)
         if self.space is not None:
             x = self.space.start(x)
@@ -134,7 +133,7 @@ class SMC:
         else:
             look, reward = self._look.again(x_s, state, self._times[i], rng), None
         moved = self._weigh(state, shift, look, i, last)
-        moved = replace(moved, step=i, x=x_s, reward=reward)
+        moved = noted(self, state, replace(moved, step=i, x=x_s, reward=reward))
         select = self.selection if pinned is None else self.selection.pinned
         chosen = select(moved, k, rng.at("select"))
         found = None if last or pinned is not None else (look.value, moved.log_w)
@@ -205,7 +204,7 @@ class SMC:
         else:
             lam = self.tempering(i, len(self._times) - 1, state.lam, ess_at)
             log_twist, memo = twist(lam)
-        return replace(
+        return look.put(
             state,
             log_w=base + log_twist - state.log_twist,
             log_twist=log_twist,
@@ -213,9 +212,6 @@ class SMC:
             value=mark,
             memo=memo,
             lam=lam,
-            posterior=look.posterior,
-            guide=look.guide,
-            score=look.score,
         )
 
     def run(

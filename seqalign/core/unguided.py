@@ -116,7 +116,8 @@ def sweep(
     zero = torch.zeros(shape, dtype=torch.float64)
     flat = torch.zeros(shape[0], dtype=torch.float64)
     stay = torch.arange(shape[1]).expand(shape)
-    now = Particles(0, x, zero, zero, zero, zero, zero, stay, flat, flat)
+    sound = torch.zeros(shape, dtype=torch.bool)
+    now = Particles(0, x, zero, zero, zero, zero, zero, stay, flat, flat, sound, sound)
     before = meter.calls
 
     def note(**found: Any) -> None:

@@ -112,9 +112,20 @@ class Linearized:
         with torch.enable_grad():
             value = self.reward.relaxed(posterior.at(leaf).mean).double() / alpha
             (g,) = torch.autograd.grad(value.sum(), leaf)
-        g = finite(g)
+        broken, g = failed(g, leaf), finite(g)
         gain: Tensor = posterior.tilt(g)[0] - posterior.expect(g)
-        return value.detach() + gain
+        # without its gradient the reward is no more known than without its value
+        return torch.where(broken, torch.nan, value.detach() + gain)
+
+
+def failed(g: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Return where a gradient (B, K, ...) is no number, (B, K) bool.
+
+    Given the `mean` of letters, (B, K, L, V), those that cannot come need none.
+    """
+    if mean is not None:
+        g = torch.where(mean > 0, g, 0.0)
+    return ~torch.isfinite(g.flatten(2).sum(-1))
 
 
 def finite(g: Tensor) -> Tensor:

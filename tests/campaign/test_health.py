@@ -165,12 +165,14 @@ def test_every_setting_that_any_finding_names_exists(bed):
         spread=(9.0,),
         largest=(0.99,),
         unknown=0.5,
+        failed_values=0.5,
+        failed_gradients=0.5,
         accepted=0.0,
     )
     found: set[str] = set()
     for method in METHODS:
         bare = replace(sick, roots=None, ess=None, lam=None, spread=None, largest=None)
-        for health in (sick, bare):
+        for health in (sick, bare, replace(sick, unknown=0.0)):
             if getattr(method, "move", None) is None:
                 health = replace(health, accepted=None)
             for finding in _findings(health, method):
@@ -187,7 +189,8 @@ def test_every_setting_that_any_finding_names_exists(bed):
                     method = registry.build_method(own.pop("name"), own | {"move": name})
                     bed.run(method, (1, 2))
     assert found == {
-        "dead", "stalled", "collapsed", "copies", "light", "apart", "unknown", "refused",
+        "dead", "stalled", "collapsed", "copies", "light", "apart", "unguided", "unknown",
+        "failed", "refused",
     }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,6 +35,22 @@ def test_an_island_comes_back_as_it_was(tmp_path):
     assert back.trace[0].ancestors is None
     assert torch.equal(back.trace[1].ancestors, samples.trace[1].ancestors)
     assert folder.load_island("aligned", 8) is None
+
+
+def test_what_failed_comes_back_and_older_folders_do_not_know(tmp_path):
+    folder, samples = RunFolder(tmp_path), _samples()
+    folder.save_island("aligned", 1, samples, 0)
+    back, _ = folder.load_island("aligned", 1)
+    assert back.trace[1].failed_values is back.trace[1].failed_gradients is None
+    first, second = samples.trace
+    share = torch.full((1,), 0.25, dtype=torch.float64)
+    second = replace(second, failed_values=share, failed_gradients=2 * share, accepted=3 * share)
+    folder.save_island("aligned", 2, replace(samples, trace=(first, second)), 0)
+    back, _ = folder.load_island("aligned", 2)
+    assert torch.equal(back.trace[1].failed_values, share)
+    assert torch.equal(back.trace[1].failed_gradients, 2 * share)
+    assert torch.equal(back.trace[1].accepted, 3 * share)
+    assert bool(torch.isnan(back.trace[0].failed_values).all())
 
 
 def test_a_torn_checkpoint_is_run_again(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from seqalign.build import make, plain
 from seqalign.core.moves import Redraw, Remask
 from seqalign.core.potential import Max
+from seqalign.core.reorder import Reorder
 from seqalign.core.selection import OneChild, Resample
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
@@ -120,3 +121,6 @@ def test_a_move_is_named_like_any_part():
     assert method.move == Remask(share=0.25)
     assert make(TDS, plain(method)) == method
     assert make(TDS, {"move": "redraw"}).move == Redraw()
+    assert make(TDS, {"move": {"name": "reorder", "sites": 2}}).move == Reorder(sites=2)
+    drift = {"name": "redraw", "mix": 0.5, "drift": True}
+    assert make(TDS, {"move": drift}).move == Redraw(mix=0.5, drift=True)

@@ -47,6 +47,7 @@ def particles() -> Particles:
     # no two particles alike in any field, or a field left behind would go unseen
     unlike = torch.arange(B * K, dtype=torch.float64).reshape(B, K)
     names = ("log_w", "log_twist", "log_h", "value", "memo", "parent")
+    names += ("failed_value", "failed_gradient")
     return dataclasses.replace(state, **{n: unlike + 0.1 * i for i, n in enumerate(names)})
 
 
@@ -249,7 +250,7 @@ def test_one_child_is_drawn_by_weight():
     zero = torch.zeros(1, 3 * n, dtype=torch.float64)
     p = Particles(
         1, torch.arange(3).repeat(n)[None, :, None], w.log().repeat(n)[None], *[zero] * 5,
-        torch.zeros(1), torch.zeros(1)
+        torch.zeros(1), torch.zeros(1), zero, zero
     )  # fmt: skip
     counts_are(torch.bincount(OneChild()(p, n, Streams(0, (0,))).x[0, :, 0], minlength=3), w)
 

@@ -59,7 +59,7 @@ def render(folder: RunFolder, summary: Summary) -> str:
         labels=summary.labels,
         units=summary.units,
         cards=cards(summary, sound),
-        asked=asked(run.config),
+        asked=asked(run.config, len(summary.ess)),
         figures=drawn.drawn,
         best=drawn.best,
         verdicts=sound,

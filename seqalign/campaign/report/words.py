@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seqalign.campaign.asked import plural, spaced
 from seqalign.campaign.report.parts import Groups, as_float, column, finite
 from seqalign.campaign.summary import Summary
 from seqalign.space.constraint import ConstraintError
@@ -160,8 +161,8 @@ def spoken(verdict: Verdict | None, label: str) -> tuple[str, str, str]:
     return "good", "Confirmed", f"{what}confirms {part} of the gain in {whose}."
 
 
-def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Say in words what the campaign asked for."""
+def asked(config: Mapping[str, Any], islands: int) -> list[tuple[str, str]]:
+    """Say in words what the campaign asked for, and how many islands it took."""
     resolved, sampler = config["resolved"], config["resolved"]["sampler"]
     guides = [
         label
@@ -185,9 +186,12 @@ def asked(config: Mapping[str, Any]) -> list[tuple[str, str]]:
             rules += [c.words() for c in constraints({key: value})]
         except ConstraintError:  # of a package that is not installed here
             rules.append((key, str(value)))
+    if "islands_most" in resolved:
+        apart = spaced(config["select"]["diversity"]["min_mutations_apart"])
+        rules.append(("Find", f"{plural(config['budget']['designs'], 'different design')}{apart}"))
     if config["select"]["filters"]:
         rules.append(("Keep if", ", ".join(config["select"]["filters"])))
     rules.append(("Prior", config["model"]["name"]))
-    drawn = f"{resolved['islands']} × {config['sampler']['particles']} particles"
+    drawn = f"{islands} × {config['sampler']['particles']} particles"
     law = f"{sampler['name']}, {drawn}, {resolved['steps']} steps, alpha {sampler['alpha']:g}"
     return [*rules, ("Sampler", law)]
