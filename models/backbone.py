@@ -107,9 +107,19 @@ class Backbone:
 
     @classmethod
     @torch.no_grad()
-    def encode(cls, network: MPNN, graph: Graph, *, table: int = 1 << 29) -> Backbone:
-        """Encode a structure; layer 0's messages are tabulated if they fit in `table` bytes."""
-        h, e = network.encode(graph)
+    def encode(
+        cls,
+        network: MPNN,
+        graph: Graph,
+        *,
+        encoded: tuple[Tensor, Tensor] | None = None,
+        table: int = 1 << 29,
+    ) -> Backbone:
+        """Encode a structure; layer 0's messages are tabulated if they fit in `table` bytes.
+
+        What encoded it otherwise gives its residues (N, H) and edges (N, K, H).
+        """
+        h, e = network.encode(graph) if encoded is None else encoded
         n, k, width = e.shape
         count = network.W_s.num_embeddings + 1
         embedded = F.pad(network.W_s.weight, (0, 0, 0, 1))

@@ -1,7 +1,9 @@
-"""mpnn-mini, proteinmpnn, fmif: masked diffusions of the sequences of a backbone.
+"""mpnn-mini, proteinmpnn, ligandmpnn, fmif: masked diffusions of the sequences of a backbone.
 
 *proteinmpnn.* The published order-agnostic autoregressive model. A residue that is decoded sees the
 letters decoded before it, and of the others only the structure.
+*ligandmpnn.* The same, and the encoder also reads the atoms beside the chains: ligands, metals and
+nucleic acids (`ligand_mpnn`).
 *fmif.* The masked-diffusion variant of the tutorial: every residue sees every neighbor's letter,
 its own included, so its posterior is a function of the tokens.
 *mpnn-mini.* Our own small weights, of the second kind; data and figures: `cards/mpnn-mini.yaml`.
@@ -31,12 +33,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from seqalign import weights
 from seqalign.core.discrete import MaskedProcess
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
 from seqalign.models.autoregressive import Autoregressive
 from seqalign.models.backbone import Backbone
-from seqalign.models.mpnn_weights import MASKED, PARTICLES, Weights, load_checkpoint, shipped
+from seqalign.models.membrane import Label
+from seqalign.models.mpnn_weights import (
+    MASKED,
+    PARTICLES,
+    Weights,
+    load_checkpoint,
+    refusal,
+    shipped,
+)
 
 if TYPE_CHECKING:
     from seqalign.core.discrete import Order
@@ -107,6 +118,8 @@ def process(
     chunk: int | None = None,
     bfloat16: bool = False,
     compiled: bool = False,
+    context_atoms: bool = True,
+    label: Label | None = None,
     name: str = "inverse-folding",
 ) -> MaskedProcess:
     """Return the masked diffusion of a structure's sequences, one position per known residue.
@@ -125,6 +138,8 @@ def process(
             not change. Memory does not grow with their number either way.
         bfloat16: run the decoder in half precision.
         compiled: run it through torch.compile.
+        context_atoms: LigandMPNN only: see ligands, metals and nucleic acids.
+        label: membrane networks only: where the residues are, see `membrane`.
         name: of the process.
 
     Raises:
@@ -144,7 +159,13 @@ def process(
     ]
     return MaskedProcess(
         network=(OnBackbone if source.sees_masks else Autoregressive)(
-            source.encode(structure, bfloat16=bfloat16, compiled=compiled),
+            source.encode(
+                structure,
+                bfloat16=bfloat16,
+                compiled=compiled,
+                context_atoms=context_atoms,
+                label=label,
+            ),
             at[structure.known],
             source.native(structure),
         ),
@@ -202,28 +223,19 @@ def published(
     chunk: int | None = None,
     bfloat16: bool = False,
     compiled: bool = False,
+    label: Label | None = None,
 ) -> MaskedProcess:
     """Return published weights by name: ProteinMPNN, or the tutorial's masked diffusion (`fmif`).
 
     Arguments as for `process`; `checkpoint` is a file in the official format or a name that
-    `seqalign fetch` lists. What the posterior of ProteinMPNN is: see the module.
+    `seqalign fetch` lists; `label` is for the membrane networks. What the posterior of ProteinMPNN
+    is: see the module.
 
     Raises:
         ValueError: the checkpoint is another network's.
     """
-    source = load_checkpoint(checkpoint)
-    masked = registered == "fmif"
-    if source.sees_masks != masked or source.head is not None:
-        said = (
-            "is no masked-diffusion network, which has 22 letters and reads letters out. Use the "
-            "model proteinmpnn for 21 letters; an oracle is a reward."
-            if masked
-            else "is no ProteinMPNN, which has 21 letters. Use the model fmif for the "
-            "masked-diffusion network with 22."
-        )
-        raise ValueError(f"{checkpoint}: {said}")
     return process(
-        source,
+        _source(checkpoint, registered),
         structure,
         chains=chains,
         context=context,
@@ -234,8 +246,89 @@ def published(
         chunk=chunk,
         bfloat16=bfloat16,
         compiled=compiled,
+        label=label,
         name=registered,
     )
+
+
+def ligandmpnn(
+    *,
+    structure: str | Path | Structure,
+    checkpoint: str | Path = "ligandmpnn-v_32_010_25",
+    chains: str | Sequence[str] | None = None,
+    context: str | Sequence[str] | None = None,
+    numbering: str = "author",
+    steps: int | None = None,
+    order: Order = "random",
+    temperature: float = TEMPERATURE,
+    chunk: int | None = None,
+    bfloat16: bool = False,
+    compiled: bool = False,
+    context_atoms: bool = True,
+) -> MaskedProcess:
+    """Return LigandMPNN: ProteinMPNN that sees ligands, metals and nucleic acids.
+
+    Arguments as for `process`; without `context_atoms` its context layers see no atom, which is not
+    ProteinMPNN.
+
+    Raises:
+        ValueError: the checkpoint is another network's.
+    """
+    return process(
+        _source(checkpoint, "ligandmpnn"),
+        structure,
+        chains=chains,
+        context=context,
+        numbering=numbering,
+        steps=steps,
+        order=order,
+        temperature=temperature,
+        chunk=chunk,
+        bfloat16=bfloat16,
+        compiled=compiled,
+        context_atoms=context_atoms,
+        name="ligandmpnn",
+    )
+
+
+_WANTED: Final = {
+    "proteinmpnn": "is no ProteinMPNN, which has 21 letters",
+    "ligandmpnn": "is no LigandMPNN, which has layers for the atoms of ligands",
+    "fmif": "is no masked-diffusion network, which has 22 letters and reads letters out",
+}
+_CURES: Final = {
+    "proteinmpnn": "Use the model proteinmpnn for 21 letters",
+    "fmif": "Use the model fmif for the masked-diffusion network with 22",
+    "oracle": "An oracle is a reward",
+}
+# as the names of the catalog begin
+_FAMILIES: Final = {
+    "proteinmpnn": "proteinmpnn",
+    "soluble": "proteinmpnn",
+    "membrane": "proteinmpnn",
+    "ligandmpnn": "ligandmpnn",
+    "fmif": "fmif",
+}
+
+
+def _source(checkpoint: str | Path, wanted: str) -> Weights:
+    """Return the weights of a checkpoint, once they are those of a model.
+
+    Raises:
+        ValueError: they are another's; a name is refused before anybody is told to fetch it.
+    """
+    entry = weights.find(checkpoint, weights.catalog()) if isinstance(checkpoint, str) else None
+    kind = None if entry is None else _FAMILIES.get(entry.name.partition("-")[0])
+    source = load_checkpoint(checkpoint) if kind in (None, wanted) else None
+    if source is not None:
+        kind = "proteinmpnn" if source.context is None else "ligandmpnn"
+        kind = "fmif" if source.sees_masks else kind
+        kind = "oracle" if source.head is not None else kind
+    if source is None or kind != wanted:
+        if kind == "ligandmpnn":
+            raise ValueError(f"{checkpoint}: {refusal('LigandMPNN')}")
+        raise ValueError(f"{checkpoint}: {_WANTED[wanted]}. {_CURES[kind or 'oracle']}.")
+    return source
 
 
 # what `seqalign new` and the catalog tell of a checkpoint stands in the signature

@@ -53,14 +53,20 @@ class Graph:
     mask: Tensor | None = None
 
 
+def beta(coords: Tensor) -> Tensor:
+    """Return the virtual CB (L, 3) of N, CA, C, O (L, 4, 3), Å."""
+    n, ca, c, _ = coords.unbind(1)
+    b1, b2 = ca - n, c - ca
+    cb: Tensor = -0.58273431 * torch.cross(b1, b2, dim=-1) + 0.56802827 * b1 - 0.54067466 * b2 + ca
+    return cb
+
+
 def neighbor_graph(
     coords: Tensor, residue_index: Tensor, chain_index: Tensor, neighbors: int
 ) -> Graph:
     """Return the graph of one backbone: coords (L, 4, 3) in Å of N, CA, C, O."""
-    n, ca, c, _ = coords.unbind(1)
-    b1, b2 = ca - n, c - ca
-    cb = -0.58273431 * torch.cross(b1, b2, dim=-1) + 0.56802827 * b1 - 0.54067466 * b2 + ca
-    atoms = torch.cat((coords, cb[:, None]), 1)
+    ca = coords[:, 1]
+    atoms = torch.cat((coords, beta(coords)[:, None]), 1)
     k = min(neighbors, len(coords))
     d = ((ca[:, None] - ca[None]) ** 2).sum(-1).add(1e-6).sqrt()
     index = d.topk(k, largest=False).indices
@@ -109,7 +115,7 @@ class FeedForward(nn.Module):
         return out
 
 
-def _summed(hidden: Tensor, last: nn.Linear, mask: Tensor | None) -> Tensor:
+def summed(hidden: Tensor, last: nn.Linear, mask: Tensor | None) -> Tensor:
     """Return Σ_neighbors last(hidden) / 30; the linear map comes after the sum."""
     if mask is None:
         total, count = hidden.sum(-2), hidden.shape[-2]
@@ -132,7 +138,7 @@ class EncoderLayer(nn.Module):
     def forward(self, h: Tensor, e: Tensor, graph: Graph) -> tuple[Tensor, Tensor]:
         """Return residues (N, H) and edges (N, K, H) of the same."""
         m = F.gelu(self.W2(F.gelu(_mix(self.W1, h, e, graph.index))))
-        h = self.norm1(h + self.dropout(_summed(m, self.W3, graph.mask)))
+        h = self.norm1(h + self.dropout(summed(m, self.W3, graph.mask)))
         h = self.norm2(h + self.dropout(self.dense(h)))
         m = self.W13(F.gelu(self.W12(F.gelu(_mix(self.W11, h, e, graph.index)))))
         return h, self.norm3(e + m * self.dropout(m.new_ones(len(m), 1, m.shape[-1])))
@@ -171,7 +177,7 @@ class DecoderLayer(nn.Module):
             + sent[graph.index.flatten()].view(*graph.index.shape, -1)
         )
         m = F.gelu(self.W2(F.gelu(first)))
-        h = self.norm1(h + self.dropout(_summed(m, self.W3, graph.mask)))
+        h = self.norm1(h + self.dropout(summed(m, self.W3, graph.mask)))
         out: Tensor = self.norm2(h + self.dropout(self.dense(h)))
         return out
 
@@ -230,10 +236,10 @@ class MPNN(nn.Module):
         """The decoder's layers."""
         return cast("list[DecoderLayer]", list(self.decoder_layers))
 
-    def encode(self, graph: Graph) -> tuple[Tensor, Tensor]:
-        """Return residues (N, H) and edges (N, K, H)."""
+    def encode(self, graph: Graph, start: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return residues (N, H) and edges (N, K, H); residues begin at zero, or at `start`."""
         e = self.W_e(self.features(graph))
-        h = e.new_zeros(len(e), e.shape[-1])
+        h = e.new_zeros(len(e), e.shape[-1]) if start is None else start
         for layer in self.encoder_layers:
             h, e = layer(h, e, graph)
         return h, e

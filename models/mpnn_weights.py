@@ -1,8 +1,9 @@
 """Weights of inverse folding: a network with what goes with it, read from published checkpoints.
 
-One network runs three kinds of weights: ProteinMPNN's (21 letters, the last X), those of the
+One network runs them all: ProteinMPNN's weights (21 letters, the last X), those of the
 masked-diffusion variant (22 letters, the last the mask) and of its stability oracle, which has a
-readout. Our own small ones, mpnn-mini, are of the second kind.
+readout. Our own small ones, mpnn-mini, are of the second kind. LigandMPNN adds a context encoder to
+the first, and a membrane network a label.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from torch import Tensor, nn
 
 from seqalign import weights
 from seqalign.core.sequence import PROTEIN
-from seqalign.entries import names
 from seqalign.files.structure import Structure, read_structure
 from seqalign.models.backbone import Backbone
+from seqalign.models.ligand_mpnn import ContextEncoder, nearest, take_context
+from seqalign.models.membrane import Label, LabelEncoder, labels, take_labels
 from seqalign.models.mpnn import MPNN, neighbor_graph, of, residue_numbers
 
 LETTERS: Final = "ACDEFGHIKLMNPQRSTVWYX"
@@ -46,12 +48,20 @@ class Weights:
         geometric: residue numbers are told by the coordinates (`residue_numbers`) instead of the
             structure's own numbers and chains.
         head: the readout of a stability oracle; None for a model of sequences.
+        context: LigandMPNN's encoder of atoms beside the chains; None for all others.
+        atoms: how many of them a residue sees.
+        labels: the embedding of a membrane network's labels; None for all others.
+        name: of the checkpoint, which says what kind of labels those are.
     """
 
     network: MPNN
     neighbors: int
     geometric: bool = False
     head: nn.Module | None = None
+    context: ContextEncoder | None = None
+    atoms: int = 25
+    labels: LabelEncoder | None = None
+    name: str = ""
 
     @property
     def sees_masks(self) -> bool:
@@ -79,24 +89,44 @@ class Weights:
             )
         return whole.nonzero()[:, 0]
 
+    @torch.no_grad()
     def encode(
-        self, structure: Structure, *, bfloat16: bool = False, compiled: bool = False
+        self,
+        structure: Structure,
+        *,
+        bfloat16: bool = False,
+        compiled: bool = False,
+        context_atoms: bool = True,
+        label: Label | None = None,
     ) -> Backbone:
         """Encode a structure: residues with a whole backbone, in file order.
 
         With `bfloat16` the decoder runs in half precision, with `compiled` through torch.compile.
         Neither need be faster on a processor; the speed and error of both are measured in
-        examples/benchmarks/inverse_folding.py.
+        examples/benchmarks/inverse_folding.py. LigandMPNN reads the structure's context atoms
+        unless `context_atoms` is False, and a membrane network needs its `label`.
+
+        Raises:
+            ValueError: there is nothing to design, or the label is missing, or is one too many.
         """
+        if label is not None and self.labels is None:
+            raise ValueError("label: only the membrane networks know labels. Leave it out.")
         nodes = self.nodes(structure)
         coords = structure.coords[nodes]
         if self.geometric:
             numbers, chains = residue_numbers(coords), torch.zeros(len(coords), dtype=torch.int64)
         else:
             numbers, chains = structure.residue_index[nodes], structure.chain_index[nodes]
-        backbone = Backbone.encode(
-            self.network, neighbor_graph(coords, numbers, chains, self.neighbors)
+        graph = neighbor_graph(coords, numbers, chains, self.neighbors)
+        start = (
+            None if self.labels is None else self.labels(labels(structure, label, self.name)[nodes])
         )
+        h, e = self.network.encode(graph, start)
+        if self.context is not None:
+            beside = structure.context_atoms
+            most = self.atoms if context_atoms else 0
+            h = self.context(h, coords, nearest(coords, beside.xyz, beside.element, most))
+        backbone = Backbone.encode(self.network, graph, encoded=(h, e))
         backbone = replace(backbone, compiled=compiled)
         return backbone.to(torch.bfloat16) if bfloat16 else backbone
 
@@ -139,33 +169,33 @@ def other_kind(state: Mapping[str, Tensor]) -> str | None:
 
 
 def refusal(kind: str) -> str:
-    """Return what a relative of ProteinMPNN is, and what reads it, as the end of a sentence."""
-    reads = {
-        "LigandMPNN": "the model ligandmpnn reads it" if "ligandmpnn" in names("model") else "",
-    }
+    """Return what a relative of ProteinMPNN is, and what reads it, as the end of a sentence.
+
+    Those for membranes are no such relative: ProteinMPNN's model reads them.
+    """
+    reader = "nothing here reads it yet"
+    if kind == "LigandMPNN":
+        reader = "the model ligandmpnn reads it"
     what = {
         "side-chain packer": "is the side-chain packer of LigandMPNN, which places side chains on "
         "a given sequence and draws no letters",
         "LigandMPNN": "is a LigandMPNN, which also sees the atoms of ligands",
-        "membrane": "is a ProteinMPNN for membranes, which needs a label (soluble or "
-        "transmembrane) for the protein or for each residue",
         "CA-only": "is a CA-only ProteinMPNN, which sees no other atoms and has other features",
     }
-    own = "The model proteinmpnn reads vanilla and soluble ones, as v_48_020 and soluble-v_48_020"
-    return f"{what[kind]}; {reads.get(kind) or 'nothing here reads it yet'}. {own}."
-
-
-# the names of the catalog begin so
-_RELATIVES: Final = {"ca": "CA-only", "ligandmpnn": "LigandMPNN", "membrane": "membrane"}
+    own = (
+        "The model proteinmpnn reads vanilla, soluble and membrane ones, as v_48_020 and "
+        "soluble-v_48_020"
+    )
+    return f"{what[kind]}; {reader}. {own}."
 
 
 def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weights:
     """Return the network of a published checkpoint.
 
     Args:
-        path: a file, or a name that `seqalign fetch` lists. ProteinMPNN (vanilla and soluble), the
-            masked-diffusion variant (22 letters) and its stability oracle have one format: a
-            dictionary with `model_state_dict`.
+        path: a file, or a name that `seqalign fetch` lists. ProteinMPNN (vanilla, soluble and
+            membrane), LigandMPNN, the masked-diffusion variant (22 letters) and its stability
+            oracle have one format: a dictionary with `model_state_dict`.
         neighbors: K; by default what the file says (`num_edges`), and 30 where it says nothing,
             which is what the masked-diffusion networks were trained with.
 
@@ -173,9 +203,9 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
         ValueError: the file is no such checkpoint.
     """
     entry = weights.find(path, weights.catalog()) if isinstance(path, str) else None
-    if entry is not None and (kind := _RELATIVES.get(entry.name.partition("-")[0])):
+    if entry is not None and entry.name.startswith("ca-"):
         # before anybody is told to fetch it
-        raise ValueError(f"{path}: {refusal(kind)}")
+        raise ValueError(f"{path}: {refusal('CA-only')}")
     file = weights.path(path)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -190,9 +220,20 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
             ".pt file of ProteinMPNN or of the masked-diffusion network."
         )
     state = weights.sound(content["model_state_dict"].items(), file)
-    if (kind := other_kind(state)) is not None:
-        raise ValueError(f"{file}: {refusal(kind)}")
-    head = None
+    kind = other_kind(state)
+    head = context = told = None
+    try:
+        if kind == "LigandMPNN":
+            context = take_context(state)
+        elif kind == "membrane":
+            told = take_labels(state)
+        elif kind is not None:
+            raise ValueError(f"{file}: {refusal(kind)}")
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{file}: its tensors are not those of the {kind} network that it looks like: "
+            f"{' '.join(str(error).split())[:200]}."
+        ) from None
     if "W_out_mlp.0.weight" in state:
         first, last = state["W_out_mlp.0.weight"], state["W_out_mlp.2.weight"]
         head = nn.Sequential(nn.Linear(*first.shape[::-1]), nn.ReLU(), nn.Linear(*last.shape[::-1]))
@@ -208,7 +249,15 @@ def load_checkpoint(path: str | Path, *, neighbors: int | None = None) -> Weight
             f"{file}: its tensors are not those of a ProteinMPNN network: "
             f"{' '.join(str(error).split())[:200]}."
         ) from None
-    return Weights(network, neighbors or int(content.get("num_edges", 30)), head=head)
+    return Weights(
+        network,
+        neighbors or int(content.get("num_edges", 30)),
+        head=head,
+        context=context,
+        atoms=int(content.get("atom_context_num", 25)),
+        labels=told,
+        name=f"{Path(path).name} {file.name}" if told else "",
+    )
 
 
 @cache

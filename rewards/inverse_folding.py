@@ -40,6 +40,7 @@ from seqalign import weights as published
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
+from seqalign.models.membrane import Label
 from seqalign.models.mpnn import of
 from seqalign.models.mpnn_weights import MASKED, Weights, load_checkpoint, shipped
 from seqalign.rewards.letters import letter_probabilities, letter_tokens
@@ -435,13 +436,14 @@ def mpnn_score(
     chains: str | Sequence[str] | None = None,
     context: str | Sequence[str] | None = None,
     numbering: str = "author",
+    label: Label | None = None,
 ) -> SequenceScore | Additive:
     """Return how likely an inverse-folding model finds a sequence: mean log-probability, in nats.
 
     Args:
         structure: a structure file or a Structure.
-        checkpoint: ProteinMPNN's or the masked-diffusion network's file, or a name that
-            `seqalign fetch` lists; mpnn-mini by default.
+        checkpoint: ProteinMPNN's, LigandMPNN's (which sees ligands) or the masked-diffusion
+            network's file, or a name that `seqalign fetch` lists; mpnn-mini by default.
         mode: "any-order" conditions each residue on those before it; "unconditional" on the
             structure alone, which is one table, additive and differentiable.
         orders: how many random orders are averaged ("any-order").
@@ -449,6 +451,7 @@ def mpnn_score(
         chains: chains to be designed; all but `context` by default.
         context: chains that are seen and not designed.
         numbering: how residues are numbered, "author", "label" or "index".
+        label: membrane networks only: where the residues are.
 
     Raises:
         FileNotFoundError: the weights are not on this machine; the message says how to get them.
@@ -467,7 +470,7 @@ def mpnn_score(
             f"or use the reward drakes-stability."
         )
     read = read_structure(structure, chains=chains, context=context, numbering=numbering)
-    place, backbone = _Place.of(source, read), source.encode(read)
+    place, backbone = _Place.of(source, read), source.encode(read, label=label)
     if mode == "unconditional":
         with torch.no_grad():
             if source.sees_masks:

@@ -142,6 +142,12 @@ def _takes(campaign: Campaign) -> list[str]:
     return parameters("model", campaign.model.name) if campaign.model.python is None else []
 
 
+def sees_beside(model: str, params: Mapping[str, Any]) -> bool:
+    """Whether a model reads ligands, ions and nucleic acids: it takes `context_atoms`."""
+    key = "context_atoms"
+    return key in parameters("model", model) and params.get(key, True) is not False
+
+
 def _params(
     campaign: Campaign, source: Source, own: Process | None, elsewhere: Mapping[str, KeyPath]
 ) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from seqalign.api import references
 from seqalign.campaign import metrics
 from seqalign.campaign.asked import draws
 from seqalign.campaign.design_map import design_map, places
-from seqalign.campaign.inputs import load_letters
+from seqalign.campaign.inputs import load_letters, sees_beside
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, likelihood_calls, prior_log_likelihood
 from seqalign.campaign.rehearsal import chained, rehearse
@@ -42,7 +42,7 @@ from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model
-from seqalign.registry import checkpoint_of
+from seqalign.registry import checkpoint_of, takers
 from seqalign.space.space import DesignSpace
 
 TOP = 10
@@ -55,6 +55,16 @@ def space_of(model: Model) -> DesignSpace:
     """Return the design space that every model of letters has."""
     assert model.space is not None
     return model.space
+
+
+def _remarks(plan: Plan) -> list[str]:
+    """Return what a person should know of the structure, and of what its model does not see."""
+    spec = plan.campaign.model
+    if plan.structure is None:
+        return []
+    seen = spec.python is None and sees_beside(spec.name, spec.model_extra or {})
+    free = {i + 1 for i in free_positions(space_of(plan.model))}
+    return remarks(plan.structure, seen, () if seen else takers("model", "context_atoms"), free)
 
 
 def _given(model: Model) -> str:
@@ -399,7 +409,7 @@ class Letters:
             "chains": list(model.chains),
             "steps": model.steps,
             "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
-            "notes": [] if plan.structure is None else remarks(plan.structure),
+            "notes": _remarks(plan),
         }
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:
@@ -412,7 +422,7 @@ class Letters:
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
             "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
-            "notes": [*plan.notes, *(remarks(plan.structure) if plan.structure else [])],
+            "notes": [*plan.notes, *_remarks(plan)],
             "constraints": plan.campaign.constraints,
             "places": places(plan.campaign, plan.model),
         }
@@ -447,7 +457,7 @@ class Letters:
                     "rewards do not see them, and a design that breaks a constraint by them is "
                     "rejected"
                 )
-        if plan.structure is not None and (notes := remarks(plan.structure)):
+        if notes := _remarks(plan):
             say("\nThe structure as it was read")
             for note in notes:
                 say(f"  {note}")

@@ -16,9 +16,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from seqalign import weights
+from seqalign.campaign.inputs import sees_beside
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
-from seqalign.files.remarks import remarks
+from seqalign.files.remarks import remarks, to_fix
 from seqalign.files.residues import LETTERS
 from seqalign.files.sequences import is_fasta, read_fasta
 from seqalign.files.structure import Structure, read_structure
@@ -212,7 +213,8 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
     may = tuple(p for p, i in enumerate(structure.known.tolist(), 1) if bool(structure.design[i]))
     fixed = "".join(PROTEIN.mask_symbol if p in may else a for p, a in enumerate(letters, 1))
     at = Positions(PROTEIN, len(letters), letters, fixed, numbering)
-    said = remarks(structure)
+    seen = sees_beside(model, {})
+    said = remarks(structure, seen, () if seen else takers("model", "context_atoms"))
     return {
         "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
         "model": model,
@@ -220,7 +222,7 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
         "at": at,
         "notes": said,
         "about": [*_about(structure), *(line for r in said for line in wrap(r, 92))],
-        "ends": numbering.name(1),
+        "ends": to_fix(structure) or numbering.name(1),
         "active": "max_homopolymer",
         "guides": "stability",
         "alpha": 0.5,

@@ -22,6 +22,8 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seqalign.files.elements import element_of
+
 __all__ = ["WATERS", "Atom", "Contents", "Fail", "format_of", "read_atoms"]
 
 # an unpacked file larger than this, or a table with more rows, is refused
@@ -51,6 +53,8 @@ class Atom(NamedTuple):
     inside: bool | None = None
     label_chain: str = ""
     label: str = ""
+    # atomic number; 0 where nothing tells
+    element: int = 0
 
 
 class Contents(NamedTuple):
@@ -146,6 +150,7 @@ def _pdb_atoms(text: str, fail: Fail) -> list[Atom]:
                     occupancy,
                     tuple(xyz.tolist()),
                     f"line {number}",
+                    element=element_of(line[76:78], line[12:16], line[17:20].strip()),
                 )
             )
     _check_implied(atoms, implied, fail)
@@ -296,6 +301,7 @@ def _table_atoms(columns: Mapping[str, list[str]], fail: Fail) -> list[Atom]:
     codes, altlocs = column("pdbx_PDB_ins_code", ""), column("label_alt_id", "")
     occupancies = column("occupancy", "1")
     label_chains, labels = column("label_asym_id", ""), column("label_seq_id", "")
+    symbols = column("type_symbol", "")
     says = "label_seq_id" in columns
     atoms = []
     for i in range(rows):
@@ -328,6 +334,7 @@ def _table_atoms(columns: Mapping[str, list[str]], fail: Fail) -> list[Atom]:
                 inside,
                 label_chains[i],
                 str(int(labels[i])) if labels[i] else "",
+                element_of(symbols[i], columns["label_atom_id"][i], columns["label_comp_id"][i]),
             )
         )
     return atoms

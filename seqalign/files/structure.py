@@ -11,7 +11,7 @@ acids are kept (`residues`); what becomes of these is stated because it is a cho
 - A chain in which more than a fifth of the residues have no letter is context, unless it is asked
   for; letters without atoms (SEQRES) are added if asked for (`fill`).
 - What stands beside the chains (ions, ligands, nucleic acids, chains left out) is kept by name and
-  place (`beside`), and no network here sees it.
+  place (`beside`). Most networks do not see it; what LigandMPNN sees of it are `context_atoms`.
 
 The file is long, as reading is one row of decisions about the same residues.
 
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from seqalign.files.atoms import Atom, Fail, format_of, read_atoms
-from seqalign.files.beside import Beside, beside, is_hydrogen
+from seqalign.files.beside import Beside, ContextAtoms, beside, is_hydrogen
 from seqalign.files.numbering import Numbering, ResidueError
 from seqalign.files.places import Geometry, Places
 from seqalign.files.residues import (
@@ -89,7 +89,9 @@ class Structure:
         require: the atoms that a residue must have to be known.
         unresolved: None where nobody asked; else (chain, 0-based index, letters) of residues
             without atoms, which stand before the residue of that index, or at the chain's end.
-        beside: what is not seen.
+        beside: what stands beside the chains.
+        context_atoms: the atoms of it, and of side chains that no letter stands for (those of
+            residues read as X), for networks that see them.
         heavy: (n, 3) float32, Å, the heavy atoms of all residues, side chains too.
         heavy_of: (n,) int64, the residue of each.
         said: what reading decided, in sentences.
@@ -106,6 +108,7 @@ class Structure:
     require: tuple[str, ...] = BACKBONE
     unresolved: tuple[tuple[str, int, str], ...] | None = None
     beside: tuple[Beside, ...] = ()
+    context_atoms: ContextAtoms = ContextAtoms()
     heavy: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
     heavy_of: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     said: tuple[str, ...] = ()
@@ -143,7 +146,7 @@ class Structure:
         return len(self.sequence)
 
     def __eq__(self, other: object) -> bool:
-        """Compare content; missing atoms are equal to missing atoms."""
+        """Compare backbones, not side chains or what is beside; missing atoms equal missing."""
         if not isinstance(other, Structure):
             return NotImplemented
         return (
@@ -415,6 +418,13 @@ def read_structure(
         if not is_hydrogen(atom)
     ]
     mine = {id(a) for *_, some in chosen for a in some}
+    others = beside([a for a in (*atoms, *apart) if id(a) not in mine], residues)
+    odd_sides = [
+        a
+        for (*_, place, some), letter in zip(chosen, letters, strict=True)
+        for a in some
+        if letter == "X" and a.name not in _SEEN and place.get(a.name) == a.xyz
+    ]
     structure = Structure(
         name=name,
         sequence="".join(letters),
@@ -424,7 +434,8 @@ def read_structure(
         residue_index=_residue_index(coords, keys),
         modified=tuple(modified),
         require=needs,
-        beside=beside([a for a in (*atoms, *apart) if id(a) not in mine], residues),
+        beside=others,
+        context_atoms=ContextAtoms.beside(others, ContextAtoms.of(odd_sides)),
         heavy=torch.tensor([xyz for xyz, _ in heavy]),
         heavy_of=torch.tensor([i for _, i in heavy]),
         said=tuple(said),
@@ -449,6 +460,8 @@ def read_structure(
 
 
 _NOWHERE: Final = (float("nan"),) * 3
+# what a network sees of every residue: its backbone, and CB by geometry
+_SEEN: Final = (*BACKBONE, "CB", *OXYGENS, "OXT", "OT2", "OC2", "O2")
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -301,7 +301,7 @@ def test_author_numbers_stand_in_the_comments(tmp_path):
         assert words in text
 
 
-@pytest.mark.parametrize("model", ["proteinmpnn", "fmif"])
+@pytest.mark.parametrize("model", ["proteinmpnn", "ligandmpnn", "fmif"])
 def test_missing_weights_are_noted(tmp_path, monkeypatch, model):
     monkeypatch.setenv("SEQALIGN_WEIGHTS", str(tmp_path / "none"))
     made = call("new", BACKBONE, "--model", model, "--out", tmp_path / "c.yaml", "--json")

@@ -176,9 +176,8 @@ def test_an_odd_residue_of_the_only_chain_has_two_cures(tmp_path):
 def test_what_stands_beside_a_chain_is_named_with_the_residues_near_it():
     said = remarks(read("ligand"))
     zinc = next(text for text in said if text.startswith("ZN A101 is not seen"))
-    assert "within 5 Å: A" in zinc
-    assert "A8" in zinc
-    assert zinc.endswith('fix them, as "near ZN"?')
+    assert "within 5 Å: A4, A7-9, A11." in zinc
+    assert zinc.endswith('To keep them: fix: "near ZN"')
     assert "NAG A102 is not seen; no designed residue is within 5 Å." in said
 
 

@@ -14,7 +14,7 @@ from checks import counts_are
 from torch import Tensor
 
 import seqalign as sa
-from seqalign import registry, weights
+from seqalign import weights
 from seqalign.core.causal import along
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
@@ -291,11 +291,6 @@ def test_other_files_are_refused_in_a_sentence(tmp_path, content, message):
 # names and shapes that the published files have and ProteinMPNN's have not, or not so
 RELATIVES = {
     "CA-only": ({"W_v.weight": (8, 8), "features.node_embedding.weight": (8, 3)}, 167),
-    "ProteinMPNN for membranes": (
-        {"W_v.weight": (8, 8), "features.node_embedding.weight": (8, 3)},
-        416,
-    ),
-    "a LigandMPNN": ({"W_v.weight": (8, 8), "features.y_nodes.weight": (8, 147)}, 416),
     "side-chain packer": (
         {
             "W_v.weight": (8, 8),
@@ -308,7 +303,7 @@ RELATIVES = {
 
 
 @pytest.mark.parametrize("kind", RELATIVES)
-@pytest.mark.parametrize("model", ["proteinmpnn", "fmif"])
+@pytest.mark.parametrize("model", ["proteinmpnn", "ligandmpnn", "fmif"])
 def test_a_relative_is_called_what_it_is(tmp_path, kind, model):
     more, width = RELATIVES[kind]
     state = {name: torch.zeros(shape) for name, shape in more.items()}
@@ -317,18 +312,15 @@ def test_a_relative_is_called_what_it_is(tmp_path, kind, model):
     with pytest.raises(ValueError, match=kind) as raised:
         sa.load_model(model, structure=backbone_of(9), checkpoint=str(path))
     said = str(raised.value)
-    assert [k for k in RELATIVES if k in said] in ([kind], ["a LigandMPNN", kind][-1:])
-    # what is suggested exists
-    assert ("the model ligandmpnn reads it" in said) <= ("ligandmpnn" in registry.names("model"))
-    assert "reads vanilla and soluble ones, as v_48_020 and soluble-v_48_020" in said
+    assert [k for k in RELATIVES if k in said] == [kind]
+    assert "reads vanilla, soluble and membrane ones, as v_48_020 and soluble-v_48_020" in said
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
         ("ca-v_48_020", "CA-only"),
-        ("ligandmpnn-v_32_010_25", "a LigandMPNN"),
-        ("global_label_membrane", "ProteinMPNN for membranes"),
+        ("ligandmpnn-v_32_010_25", "a LigandMPNN, .* the model ligandmpnn reads it"),
     ],
 )
 def test_a_name_of_a_relative_is_refused_before_it_is_fetched(name, kind):

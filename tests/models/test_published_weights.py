@@ -1,4 +1,4 @@
-"""The published ProteinMPNN, where it was fetched: its own outputs, its names, its relatives."""
+"""The published ProteinMPNN, where it was fetched: its own outputs, its names."""
 
 from __future__ import annotations
 
@@ -104,19 +104,3 @@ def test_the_short_name_is_the_default():
 def test_ca_only_files_are_called_so():
     with pytest.raises(ValueError, match=r"v_48_020\.pt: is a CA-only ProteinMPNN"):
         load_checkpoint(weights.path("ca-v_48_020"))
-
-
-RELATIVES = [
-    ("ligandmpnn-v_32_010_25", "is a LigandMPNN"),
-    ("membrane-global-v_48_020", "is a ProteinMPNN for membranes"),
-    ("membrane-residue-v_48_020", "is a ProteinMPNN for membranes"),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [pytest.param(*r, marks=pytest.mark.weights(r[0])) for r in RELATIVES],
-)
-def test_relatives_are_called_what_they_are(name, words):
-    with pytest.raises(ValueError, match=words):
-        load_checkpoint(weights.path(name))
