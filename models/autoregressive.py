@@ -88,7 +88,8 @@ class Autoregressive:
                 "the posterior only, or use fmif or mpnn-mini."
             )
         flat = x.reshape(-1, x.shape[-1])
-        logits = torch.cat([self._read(*self._given(p))[-1] for p in flat.split(PARTICLES)])
+        read = [self._given(p) for p in flat.split(PARTICLES)]
+        logits = torch.cat([self._read(full, rank, len(flat))[-1] for full, _, rank in read])
         return logits.view(*x.shape, len(PROTEIN))
 
     def _given(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,10 +104,10 @@ class Autoregressive:
         rank = canonical_order(full.shape[1]).argsort().expand(full.shape)
         return full, known, torch.where(known, rank, full.shape[1])
 
-    def _read(self, full: Tensor, known: Tensor, rank: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _read(self, full: Tensor, rank: Tensor, sequences: int) -> tuple[list[Tensor], Tensor]:
         """Return the residues (P, N, H) after each layer and the positions' logits (P, n, 20)."""
         index = self.backbone.graph.index
-        states = self.backbone.hidden(full, rank[:, index] < rank[:, :, None])
+        states = self.backbone.hidden(full, rank[:, index] < rank[:, :, None], sequences)
         logits: Tensor = self.backbone.network.W_out(states[-1][:, self.slots])
         return states, logits[..., : len(PROTEIN)].float()
 
@@ -125,7 +126,7 @@ class Autoregressive:
         if not len(fresh):
             return replace(before, x=x)
         # the letters known so far, and no more, are what the new ones were drawn from
-        inputs, _ = self._rows(old, sent, fresh, last=False)
+        inputs, _ = self._rows(old, sent, fresh, self.backbone.table, last=False)
         sent, new = sent.clone(), x.flatten(0, 1)
         row, at = fresh.unbind(1)
         self._tell(new, sent, row, at, inputs)
@@ -137,7 +138,7 @@ class Autoregressive:
         rows = (touched & (new == PROTEIN.mask)).nonzero()
         logits = logits.clone()
         if len(rows):
-            _, found = self._rows(new, sent, rows)
+            _, found = self._rows(new, sent, rows, self.backbone.table)
             logits.flatten(0, 1)[rows[:, 0], rows[:, 1]] = found
         return Decoded(x, sent.unflatten(0, lead), logits)
 
@@ -154,13 +155,13 @@ class Autoregressive:
         Equal states are read once.
         """
         distinct, which = torch.unique(x, dim=0, return_inverse=True)
-        made = [self._begin(p) for p in distinct.split(PARTICLES)]
+        made = [self._begin(p, len(distinct)) for p in distinct.split(PARTICLES)]
         sent, logits = (torch.cat(v)[which] for v in zip(*made, strict=True))
         return sent, logits
 
-    def _begin(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _begin(self, x: Tensor, sequences: int) -> tuple[Tensor, Tensor]:
         full, known, rank = self._given(x)
-        states, logits = self._read(full, known, rank)
+        states, logits = self._read(full, rank, sequences)
         sent = []
         for number, h in enumerate(states[:-1]):
             kept = self.backbone.layers[number + 1]
@@ -184,7 +185,12 @@ class Autoregressive:
         return near.scatter_(1, index, True)[self.slots].T.contiguous()
 
     def _rows(
-        self, x: Tensor, sent: Tensor, rows: Tensor, last: bool = True
+        self,
+        x: Tensor,
+        sent: Tensor,
+        rows: Tensor,
+        table: Tensor | None,
+        last: bool = True,
     ) -> tuple[list[Tensor], Tensor]:
         """Return the inputs (R, H) of each layer, and logits (R, 20), of open positions.
 
@@ -192,6 +198,7 @@ class Autoregressive:
             x: (P, n) tokens.
             sent: (P, D − 1, N, H).
             rows: (R, 2) particle and position.
+            table: of layer 0's messages, or None.
             last: the last layer and the logits too.
         """
         backbone, decoder = self.backbone, self.backbone.network.decoder
@@ -215,7 +222,7 @@ class Autoregressive:
                 told = sent.flatten(0, 2)
                 total = backbone.gathered(number, node, mine, told, near + start[:, None])
             else:
-                total = backbone.tabulated(node, letters)
+                total = backbone.first(node, letters, table)
             inputs.append(backbone.ended(layer, h, total, mask))
         if not last:
             return inputs, inputs[-1]
@@ -227,11 +234,11 @@ class Autoregressive:
         x = x.clone()
         with torch.no_grad():
             sent = self._begun(x)[0].clone()
-        rows = torch.arange(len(x), device=x.device)
+        rows, table = torch.arange(len(x), device=x.device), self.backbone.tabled(len(x))
         for i in range(int((x == PROTEIN.mask).sum(-1).max())):
             at = place(i, x)
             with torch.no_grad():
-                inputs, logits = self._rows(x, sent, torch.stack((rows, at), 1))
+                inputs, logits = self._rows(x, sent, torch.stack((rows, at), 1), table)
                 x = x.clone()
                 x[rows, at] = choose(i, at, logits)
                 self._tell(x, sent, rows, at, inputs)
@@ -249,6 +256,7 @@ class Autoregressive:
             rank = torch.where(known, rank, 3 * n)
             rank[:, self.slots[order]] = n + torch.arange(len(order))
             with torch.no_grad():
-                states = self.backbone.hidden(full, rank[:, index] < rank[:, :, None])
+                seen = rank[:, index] < rank[:, :, None]
+                states = self.backbone.hidden(full, seen, len(x))
                 logits: Tensor = self.backbone.network.W_out(states[-1][:, self.slots[order]])
             yield part, logits[..., : len(PROTEIN)].float()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Final, cast
 
 import torch
@@ -33,13 +33,11 @@ class Layer:
         edge: (N, K, H) the first map's share of edges and bias; in layer 0 of both residues too.
         letters: (V + 1, H) its share of each letter; the last row is "no letter", zero.
         ahead: (N, H) its share of the encoder's residues, for a neighbor that is not decoded yet.
-        messages: (N · K · (V + 1), H) layer 0 only: the message of each edge for each letter.
     """
 
     edge: Tensor
     letters: Tensor
     ahead: Tensor
-    messages: Tensor | None = None
 
 
 def messages(
@@ -91,6 +89,7 @@ class Backbone:
         e: (N, K, H) the encoder's edges.
         layers: what is kept per decoder layer.
         compiled: run the messages through torch.compile.
+        room: bytes that a table of layer 0's messages may take.
     """
 
     network: MPNN
@@ -99,6 +98,7 @@ class Backbone:
     e: Tensor
     layers: tuple[Layer, ...]
     compiled: bool = False
+    room: int = 1 << 29
 
     def __repr__(self) -> str:
         """Return one line: a process is printed with its network."""
@@ -113,30 +113,45 @@ class Backbone:
         graph: Graph,
         *,
         encoded: tuple[Tensor, Tensor] | None = None,
-        table: int = 1 << 29,
+        room: int = 1 << 29,
     ) -> Backbone:
-        """Encode a structure; layer 0's messages are tabulated if they fit in `table` bytes.
+        """Encode a structure.
 
         What encoded it otherwise gives its residues (N, H) and edges (N, K, H).
         """
         h, e = network.encode(graph) if encoded is None else encoded
-        n, k, width = e.shape
-        count = network.W_s.num_embeddings + 1
+        width = e.shape[-1]
         embedded = F.pad(network.W_s.weight, (0, 0, 0, 1))
         layers = []
         for number, layer in enumerate(network.decoder):
             own, edge, letter, other = layer.W1.weight.split((width,) * 4, 1)
             kept = F.linear(e, edge, layer.W1.bias)
-            ahead, letters, table_0 = F.linear(h, other), F.linear(embedded, letter), None
+            ahead, letters = F.linear(h, other), F.linear(embedded, letter)
             if number == 0:
                 kept += F.linear(h, own)[:, None] + ahead[graph.index]
-                if n * k * count * width * h.element_size() <= table:
-                    table_0 = torch.empty(n, k, count, width, dtype=h.dtype)
-                    for a, row in enumerate(letters):
-                        table_0[:, :, a] = F.gelu(layer.W2(F.gelu(kept + row)))
-                    table_0 = table_0.view(-1, width)
-            layers.append(Layer(kept, letters, ahead, table_0))
-        return cls(network, graph, h, e, tuple(layers))
+            layers.append(Layer(kept, letters, ahead))
+        return cls(network, graph, h, e, tuple(layers), room=room)
+
+    @cached_property
+    def table(self) -> Tensor | None:
+        """Layer 0's message of each edge for each letter, (N · K · (V + 1), H), if there is room.
+
+        It costs as much as these messages of V + 1 sequences.
+        """
+        first, layer = self.layers[0], self.network.decoder[0]
+        n, k, width = first.edge.shape
+        count = len(first.letters)
+        if n * k * count * width * first.edge.element_size() > self.room:
+            return None
+        with torch.no_grad():
+            table = first.edge.new_empty(n, k, count, width)
+            for a, row in enumerate(first.letters):
+                table[:, :, a] = F.gelu(layer.W2(F.gelu(first.edge + row)))
+        return table.view(-1, width)
+
+    def tabled(self, sequences: int) -> Tensor | None:
+        """Return the table, if it pays for so many sequences that are read once."""
+        return self.table if sequences >= len(self.layers[0].letters) else None
 
     def to(self, dtype: torch.dtype) -> Backbone:
         """Return the same in another precision."""
@@ -145,27 +160,34 @@ class Backbone:
                 kept.edge.to(dtype),
                 kept.letters.to(dtype),
                 kept.ahead.to(dtype),
-                None if kept.messages is None else kept.messages.to(dtype),
             )
             for kept in self.layers
         )
-        return Backbone(
+        made = Backbone(
             of(self.network.state_dict()).to(dtype),
             self.graph,
             self.h.to(dtype),
             self.e.to(dtype),
             layers,
             self.compiled,
+            self.room,
         )
+        # what is added up is rounded once
+        vars(made)["table"] = None if self.table is None else self.table.to(dtype)
+        return made
 
-    def hidden(self, tokens: Tensor, seen: Tensor | None = None) -> list[Tensor]:
+    def hidden(
+        self, tokens: Tensor, seen: Tensor | None = None, sequences: int | None = None
+    ) -> list[Tensor]:
         """Return the residues (P, N, H) after each decoder layer.
 
         Args:
             tokens: (P, N), or relaxed (P, N, V): a share of each row of the letter table.
             seen: (P, N, K) bool, whether a residue sees a neighbor's letter and state, or only
                 the structure there; None: all are seen.
+            sequences: how many are read in all, if a table of messages may not pay.
         """
+        table = self.table if sequences is None else self.tabled(sequences)
         relaxed = tokens.is_floating_point()
         index = self.graph.index
         n, k = index.shape
@@ -178,7 +200,7 @@ class Backbone:
                 at = tokens[:, index]
                 if seen is not None:
                     at = torch.where(seen, at, len(kept.letters) - 1)
-                total = self._first(layer, kept, at)
+                total = self._first(layer, kept, at, table)
             else:
                 # in layer 0 both residues' shares are in the edge already
                 mine = F.linear(h, own) if states else torch.zeros_like(h)
@@ -201,15 +223,15 @@ class Backbone:
         out: Tensor = layer.norm2(h + layer.dense(h))
         return out
 
-    def tabulated(self, node: Tensor, letter: Tensor) -> Tensor:
+    def first(self, node: Tensor, letter: Tensor, table: Tensor | None) -> Tensor:
         """Return layer 0's summed messages (R, H) of nodes (R,), given edges' letters (R, K)."""
         kept, mask = self.layers[0], self.graph.mask
-        if kept.messages is None:
+        if table is None:
             return self.gathered(0, node, None, kept.letters, letter)
         k = letter.shape[1]
         row = (node[:, None] * k + torch.arange(k, device=node.device)) * len(kept.letters)
         weight = None if mask is None else mask[node]
-        return F.embedding_bag(letter + row, kept.messages, mode="sum", per_sample_weights=weight)
+        return F.embedding_bag(letter + row, table, mode="sum", per_sample_weights=weight)
 
     def gathered(
         self, number: int, node: Tensor, mine: Tensor | None, sent: Tensor, at: Tensor
@@ -240,11 +262,13 @@ class Backbone:
         ]
         return torch.cat(sums)
 
-    def _first(self, layer: DecoderLayer, kept: Layer, letter: Tensor) -> Tensor:
+    def _first(
+        self, layer: DecoderLayer, kept: Layer, letter: Tensor, table: Tensor | None
+    ) -> Tensor:
         """Return layer 0's summed messages (P, N, H), given each edge's letter (P, N, K)."""
         p, n, k = letter.shape
         count = len(kept.letters)
-        if kept.messages is None:
+        if table is None:
             sent = kept.letters.expand(p, *kept.letters.shape)
             return self._sum(layer, kept.edge, None, sent, letter)
         row = torch.arange(n * k).view(n, k) * count
@@ -252,7 +276,7 @@ class Backbone:
         if self.graph.mask is not None:
             weight = self.graph.mask.expand(p, n, k).reshape(p * n, k)
         bag = F.embedding_bag(
-            (letter + row).view(p * n, k), kept.messages, mode="sum", per_sample_weights=weight
+            (letter + row).view(p * n, k), table, mode="sum", per_sample_weights=weight
         )
         return bag.view(p, n, -1)
 

@@ -1,6 +1,6 @@
 """Processor time of a design by ProteinMPNN, relative to the published sampler.
 
-    python examples/benchmarks/proteinmpnn_sampler.py [--quick] [--repeats 3] [--designs 8]
+    python examples/benchmarks/proteinmpnn_sampler.py [--quick] [--repeats 3] [--designs 32]
 
 The baseline is `Published.sample` of inverse_folding.py: the published sampler as it is written,
 one position a step, decoder states kept, every input of a message gathered anew. Both sides have
@@ -70,7 +70,7 @@ def network() -> tuple[Weights, str]:
 Quick = Annotated[bool, typer.Option("--quick", help="one repeat, 74 residues")]
 
 
-def main(quick: Quick = False, repeats: int = 3, designs: int = 8, particles: int = 32) -> None:
+def main(quick: Quick = False, repeats: int = 3, designs: int = 32, particles: int = 32) -> None:
     """Print, per length and kind of run, how many times as fast as the published sampler."""
     torch.set_num_threads(1)
     source, name = network()

@@ -129,8 +129,8 @@ def test_the_fast_pass_is_the_plain_pass(length, chains, k, table):
     net = network()
     source = Weights(net, k)
     graph = source.encode(structure).graph
-    backbone = Backbone.encode(net, graph, table=table)
-    assert (backbone.layers[0].messages is None) == (table == 0)
+    backbone = Backbone.encode(net, graph, room=table)
+    assert (backbone.table is None) == (table == 0)
     tokens = torch.randint(22, (3, length), generator=torch.Generator().manual_seed(1))
     assert (backbone.logits(tokens) - plainly(net, k, structure, tokens)).abs().max() <= 1e-5
     order = orders(3, length)
@@ -178,7 +178,7 @@ def test_a_batch_of_backbones_is_each_alone(sizes):
     want = torch.cat([b.logits(t[None])[0] for b, t in zip(alone, tokens, strict=True)])
     together = join([b.graph for b in alone])
     for table in (0, 1 << 29):
-        fast = Backbone.encode(net, together, table=table).logits(torch.cat(tokens)[None])[0]
+        fast = Backbone.encode(net, together, room=table).logits(torch.cat(tokens)[None])[0]
         assert (fast - want).abs().max() <= 1e-5
     assert (net(together, torch.cat(tokens)) - want).abs().max() <= 1e-5
 
@@ -492,7 +492,7 @@ def in_order(x: Tensor, revealed: list[int]) -> Tensor:
 def test_a_chain_follows_the_published_law(table):
     net, structure, start = partly()
     p = process(Weights(net, 6), structure, temperature=0.7)
-    run = replace(p.network, backbone=Backbone.encode(net, p.network.backbone.graph, table=table))
+    run = replace(p.network, backbone=Backbone.encode(net, p.network.backbone.graph, room=table))
     p = replace(p, network=run)
     x = start.expand(2, 3, -1)
     posterior, t, rng = p.posterior(x, 1.0), 1.0, Streams(5, (0, 1))
