@@ -582,9 +582,22 @@ MUTANTS = (
     ),
     Mutant(
         "ancestor-without-noise",
-        "a kept path draws a new ancestor where a step has no noise, and so only one",
-        edit("core/gibbs", 'if getattr(kernel, "sigma", 1.0) != 0:', "if True:"),
-        ("methods/test_particle_gibbs.py::test_the_target_is_stationary[gaussian]",),
+        "particles are resampled, and a kept path draws an ancestor, where a step has no noise",
+        edit(
+            "core/selection",
+            " or (self.process is not None and still(self.process, particles))",
+            "",
+        ),
+        (
+            "methods/test_particle_gibbs.py::test_the_target_is_stationary[gaussian]",
+            "core/test_gaussian.py::test_no_design_is_copied_where_no_noise_parts_copies",
+        ),
+    ),
+    Mutant(
+        "children-without-noise",
+        "the best of K·M finished designs are copies, as no noise parts children in the last step",
+        edit("core/selection", "branch == 1 or still(process, particles)", "branch == 1"),
+        ("core/test_gaussian.py::test_no_design_is_copied_where_no_noise_parts_copies",),
     ),
     Mutant(
         "children-summed",

@@ -32,7 +32,7 @@ from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, Transition, shifted, weigh
 from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside
 from seqalign.core.resampling import ess
-from seqalign.core.selection import Resample, Selection, fitted, waits
+from seqalign.core.selection import Resample, Selection, children, fitted, waits
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Constant, Tempering, ahead, fit
 from seqalign.core.value import PosteriorMean, Value
@@ -125,9 +125,9 @@ class SMC:
         """Advance by one step; `pinned` (B, *event) is what particle 0 must become, unmoved."""
         before, (b, k) = self.meter.calls, particles.log_w.shape
         i, n = particles.step + 1, len(self._times) - 1
-        rng, last = rng.at(i), i == n
+        rng, last, m = rng.at(i), i == n, children(self.branch, self.process, particles)
         origin = torch.arange(k, device=particles.x.device).expand(b, k)
-        state = replace(particles, parent=origin).branch(self.branch)
+        state = replace(particles, parent=origin).branch(m)
         x_s, shift = self._propose(state, i, rng, pinned)
         if last:
             look, reward = self._judge(x_s, state)
