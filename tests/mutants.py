@@ -265,6 +265,21 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "tempering-waits",
+        "a rough value is held to i/n where the whole reward would leave few particles",
+        edit("core/tempering", "        if self.pace is None:\n", "        if False:\n"),
+        (
+            "core/test_tempering.py::test_a_rough_value_is_waited_for_where_that_costs_nothing",
+            "core/test_laws_exactness.py::test_islands_that_hurry_and_islands_that_wait_are_exact",
+        ),
+    ),
+    Mutant(
+        "tilt-without-limit",
+        "a step is tilted by the whole gradient, however steep the reward is against alpha",
+        edit("core/proposal", "g = g / far.clamp(min=1.0)", "g = g / far.clamp(min=1.0, max=1.0)"),
+        ("core/test_tilt.py::test_a_tilt_moves_a_continuous_state_no_further_than_its_limit",),
+    ),
+    Mutant(
         "tempering-starts-at-one",
         "the schedule is applied at t = T, before anything is known",
         edit("core/look", "            lam=flat,\n", "            lam=torch.ones_like(flat),\n"),
@@ -275,8 +290,8 @@ MUTANTS = (
         "the last step is detected by t == 0",
         edit(
             "core/smc",
-            "rng, last = rng.at(i), i == n",
-            "rng, last = rng.at(i), self._times[i] == 0.0",
+            "rng, last, m = rng.at(i), i == n,",
+            "rng, last, m = rng.at(i), self._times[i] == 0.0,",
         ),
         ("core/test_laws_mutants.py::test_the_last_step_is_counted_not_compared",),
     ),

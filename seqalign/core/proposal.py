@@ -21,13 +21,18 @@ from seqalign.core.particles import Particles
 from seqalign.core.process import Process, Space, Transition, draw
 from seqalign.core.streams import Streams
 
-__all__ = ["DEFENSE", "Base", "Defended", "Proposal", "Tilted", "defended", "inside"]
+__all__ = ["DEFENSE", "LIMIT", "Base", "Defended", "Proposal", "Tilted", "defended", "inside"]
 
 # Share of the paths that leave the proposal once, for the base process inside the allowed set. A
 # look-ahead with independent letters, or a gradient far from where it was taken, can be so sure
 # that a part of the target is never drawn, and no weight tells. At one path in ten what it costs
 # does not show beside the noise of weights; what is never drawn costs everything.
 DEFENSE = 0.1
+
+# A tilt by d standard deviations spreads the log-weights by d, and what it promises holds only as
+# far as the gradient does: where a reward is steep against alpha, a state would be thrown where it
+# says nothing. A few particles can choose among weights that are spread by about 1.
+LIMIT = 1.0
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,31 @@ class Tilted:
             through the network; discrete processes only), "network" with respect to the state,
             "auto" chooses "posterior" for discrete and "network" for continuous processes.
         scale: multiplies the gradient; any value is exact.
+        limit: how far a continuous state is moved at most, in standard deviations of the step's
+            noise. None fits the method: `LIMIT` with weights, which pay for every tilt, and no
+            limit without.
     """
 
     through: Literal["auto", "posterior", "network"] = "auto"
     scale: float = 1.0
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(
+                f"Tilted needs limit > 0, got {self.limit}; scale = 0 is no tilt, and limit = .inf "
+                f"is no limit."
+            )
+
+    def __call__(self, q: Transition, score: Tensor, lam: Tensor) -> Transition:
+        """Return a transition tilted by a score (B, K, ...), where lam is (B,)."""
+        strength = (self.scale * lam).reshape(-1, *[1] * (score.dim() - 1))
+        g = strength.to(score.dtype) * score
+        sigma = getattr(q, "sigma", None)
+        if sigma is not None:
+            far = sigma * g.flatten(2).norm(dim=-1) / (LIMIT if self.limit is None else self.limit)
+            g = g / far.clamp(min=1.0).reshape(*far.shape, *[1] * (g.dim() - 2))
+        return q.tilt(g)
 
 
 Proposal = Base | Tilted

@@ -161,8 +161,7 @@ class SMC:
             q, wide = inside(self.process, state, t, s, kept)
         if state.score is not None and isinstance(self.proposal, Tilted):
             lam = ahead(self.tempering, i, n, state.lam)
-            strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
-            q = q.tilt(strength.to(state.score.dtype) * state.score)
+            q = self.proposal(q, state.score, lam)
         return p, q if q is p else defended(q, wide, self.defense / n)
 
     def _judge(self, x_0: Tensor, state: Particles) -> tuple[Look, Tensor]:

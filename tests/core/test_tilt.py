@@ -16,8 +16,11 @@ from torch import Tensor
 from seqalign.core.discrete import Categorical, CategoricalPosterior, MaskedProcess, OneReveal
 from seqalign.core.gaussian import Gaussian
 from seqalign.core.process import draw
+from seqalign.core.proposal import Tilted
 from seqalign.core.sequence import Alphabet
 from seqalign.core.streams import Streams
+from seqalign.methods.das import DAS
+from seqalign.methods.guidance import Guidance
 from seqalign.space.restrict import RestrictedReveal
 from seqalign.space.space import DesignSpace
 
@@ -326,3 +329,34 @@ def test_restricted_reveal_draws_its_own_log_prob():
         x, log_q = wide.draw(Streams(1, (0,)).at(k))
         assert torch.allclose(log_q, wide.log_prob(x), atol=1e-10)
         counts_are(torch.bincount((x[0] * place).sum(-1), minlength=len(support)), law[0, k])
+
+
+@pytest.mark.parametrize("limit", [None, 0.3, 2.5, math.inf])
+def test_a_tilt_moves_a_continuous_state_no_further_than_its_limit(limit):
+    """At most so many standard deviations, along the gradient; below them by all of it."""
+    q, lam = Gaussian(randn(2, 5, 3, 4, seed=1), 0.2), torch.tensor([0.5, 1.0], dtype=torch.float64)
+    score = randn(2, 5, 3, 4, seed=2) * torch.logspace(-3, 6, 5).double()[:, None, None]
+    score[1, 3] = 0.0
+    moved = (Tilted(scale=0.7, limit=limit)(q, score, lam).mean - q.mean).flatten(2)
+    whole = (0.2**2 * 0.7 * lam[:, None, None, None] * score).flatten(2)
+    far, all_of_it = moved.norm(dim=-1) / 0.2, whole.norm(dim=-1) / 0.2
+    most = 1.0 if limit is None else limit
+    assert torch.allclose(far, all_of_it.clamp(max=most), rtol=1e-9)
+    assert torch.allclose(moved * all_of_it[..., None], whole * far[..., None], atol=1e-9)
+    assert bool((all_of_it > most).any()) == (limit != math.inf)
+
+
+def test_what_carries_no_weights_is_tilted_without_a_limit():
+    """Without weights the proposal is the law of a method; letters know no standard deviation."""
+    p = exact.gaussian()
+    for method, most in (
+        (DAS(), None),
+        (Guidance(), math.inf),
+        (Guidance(tilt=Tilted(limit=2)), 2),
+    ):
+        assert method.loop(p.process, p.reward).proposal.limit == most
+    g = randn(B, K, L, V + 1, seed=4, scale=50.0)
+    tilted = Tilted()(categorical(), g, torch.ones(B, dtype=torch.float64))
+    assert torch.equal(tilted.log_probs, categorical().tilt(g).log_probs)
+    with pytest.raises(ValueError, match="limit > 0, got 0"):
+        Tilted(limit=0)
