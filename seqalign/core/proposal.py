@@ -10,29 +10,25 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from seqalign.core.discrete import limited
+from seqalign.core.objective import Reward, walk
 from seqalign.core.particles import Particles
 from seqalign.core.process import Process, Space, Transition, draw
 from seqalign.core.streams import Streams
 
-__all__ = ["DEFENSE", "LIMIT", "Base", "Defended", "Proposal", "Tilted", "defended", "inside"]
+__all__ = ["DEFENSE", "Base", "Defended", "Proposal", "Tilted", "defended", "inside", "reaching"]
 
 # Share of the paths that leave the proposal once, for the base process inside the allowed set. A
 # look-ahead with independent letters, or a gradient far from where it was taken, can be so sure
 # that a part of the target is never drawn, and no weight tells. At one path in ten what it costs
 # does not show beside the noise of weights; what is never drawn costs everything.
 DEFENSE = 0.1
-
-# A tilt by d standard deviations spreads the log-weights by d, and what it promises holds only as
-# far as the gradient does: where a reward is steep against alpha, a state would be thrown where it
-# says nothing. A few particles can choose among weights that are spread by about 1.
-LIMIT = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,8 @@ class Tilted:
             "auto" chooses "posterior" for discrete and "network" for continuous processes.
         scale: multiplies the gradient; any value is exact.
         limit: how far a continuous state is moved at most, in standard deviations of the step's
-            noise. None fits the method: `LIMIT` with weights, which pay for every tilt, and no
-            limit without.
+            noise. None fits the reward and the method: with weights, which pay for every tilt, as
+            far as the reward says that its gradient reaches; without, no limit.
     """
 
     through: Literal["auto", "posterior", "network"] = "auto"
@@ -71,12 +67,22 @@ class Tilted:
         g = strength.to(score.dtype) * score
         sigma = getattr(q, "sigma", None)
         if sigma is not None:
-            far = sigma * g.flatten(2).norm(dim=-1) / (LIMIT if self.limit is None else self.limit)
+            far = (
+                sigma * g.flatten(2).norm(dim=-1) / (math.inf if self.limit is None else self.limit)
+            )
             g = g / far.clamp(min=1.0).reshape(*far.shape, *[1] * (g.dim() - 2))
         return q.tilt(g)
 
 
 Proposal = Base | Tilted
+
+
+def reaching(proposal: Proposal, reward: Reward) -> Proposal:
+    """Return a proposal whose limit, where it is open, is how far the reward's gradient reaches."""
+    if not isinstance(proposal, Tilted) or proposal.limit is not None:
+        return proposal
+    known = [part.reach for part in walk(reward) if part.reach is not None]
+    return replace(proposal, limit=min(known, default=math.inf))
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, Transition, shifted, weigh
-from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside
+from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside, reaching
 from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample, Selection, children, fitted, waits
 from seqalign.core.streams import Streams
@@ -94,6 +94,7 @@ class SMC:
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
         tempering = fit(self.tempering, look.value, self.potential, waits(selection))
         kept = {"value": look.value, "space": look.space, "selection": selection}
+        kept["proposal"] = reaching(self.proposal, reward)
         for name, part in (found | kept | {"tempering": tempering}).items():
             object.__setattr__(self, name, part)
         refuse(self)
