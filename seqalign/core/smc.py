@@ -94,7 +94,7 @@ class SMC:
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
         tempering = fit(self.tempering, look.value, self.potential, waits(selection))
         kept = {"value": look.value, "space": look.space, "selection": selection}
-        kept["proposal"] = reaching(self.proposal, reward)
+        found["proposal"] = reaching(self.proposal, reward)
         for name, part in (found | kept | {"tempering": tempering}).items():
             object.__setattr__(self, name, part)
         refuse(self)
