@@ -250,6 +250,7 @@ class EmojiMatch(Reward):
         unit: "nats".
         cost: seconds per picture.
         differentiable: True, through `graded`.
+        reach: one standard deviation of a step's noise, measured in examples/benchmarks.
 
     Raises:
         ValueError: `scale` is not positive, or the bank is empty.
@@ -262,6 +263,7 @@ class EmojiMatch(Reward):
     unit: str = "nats"
     cost: float = 1e-3
     differentiable: bool = True
+    reach: float | None = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""

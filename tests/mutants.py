@@ -356,6 +356,21 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "tempering-waits",
+        "a rough value is held to i/n where the whole reward would leave few particles",
+        edit("core/tempering", "        if self.pace is None:\n", "        if False:\n"),
+        (
+            "core/test_tempering.py::test_a_rough_value_is_waited_for_where_that_costs_nothing",
+            "core/test_laws_exactness.py::test_islands_that_hurry_and_islands_that_wait_are_exact",
+        ),
+    ),
+    Mutant(
+        "tilt-without-limit",
+        "a step is tilted by the whole gradient, however steep the reward is against alpha",
+        edit("core/proposal", "g = g / far.clamp(min=1.0)", "g = g / far.clamp(min=1.0, max=1.0)"),
+        ("core/test_tilt.py::test_a_tilt_moves_a_continuous_state_no_further_than_its_limit",),
+    ),
+    Mutant(
         "tempering-starts-at-one",
         "the schedule is applied at t = T, before anything is known",
         edit("core/look", "            lam=flat,\n", "            lam=torch.ones_like(flat),\n"),
@@ -366,8 +381,8 @@ MUTANTS = (
         "the last step is detected by t == 0",
         edit(
             "core/smc",
-            "rng, last = rng.at(i), i == n",
-            "rng, last = rng.at(i), self._times[i] == 0.0",
+            "rng, last, m = rng.at(i), i == n,",
+            "rng, last, m = rng.at(i), self._times[i] == 0.0,",
         ),
         ("core/test_laws_mutants.py::test_the_last_step_is_counted_not_compared",),
     ),
@@ -673,9 +688,22 @@ MUTANTS = (
     ),
     Mutant(
         "ancestor-without-noise",
-        "a kept path draws a new ancestor where a step has no noise, and so only one",
-        edit("core/gibbs", 'if getattr(kernel, "sigma", 1.0) != 0:', "if True:"),
-        ("methods/test_particle_gibbs.py::test_the_target_is_stationary[gaussian]",),
+        "particles are resampled, and a kept path draws an ancestor, where a step has no noise",
+        edit(
+            "core/selection",
+            " or (self.process is not None and still(self.process, particles))",
+            "",
+        ),
+        (
+            "methods/test_particle_gibbs.py::test_the_target_is_stationary[gaussian]",
+            "core/test_gaussian.py::test_no_design_is_copied_where_no_noise_parts_copies",
+        ),
+    ),
+    Mutant(
+        "children-without-noise",
+        "the best of K·M finished designs are copies, as no noise parts children in the last step",
+        edit("core/selection", "branch == 1 or still(process, particles)", "branch == 1"),
+        ("core/test_gaussian.py::test_no_design_is_copied_where_no_noise_parts_copies",),
     ),
     Mutant(
         "children-summed",

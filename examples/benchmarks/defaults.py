@@ -63,8 +63,10 @@ LETTERS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 PICTURES: list[tuple[str, str, dict[str, Any]]] = [
     ("das", "", {}),
-    ("das", "pace 0.5", {"tempering": {"name": "adaptive", "pace": 0.5}}),
+    ("das", "held to i/n", PACE),
     ("das", "pace 0", {"tempering": {"name": "adaptive", "pace": 0.0}}),
+    ("das", "tilt limit 1", {"tilt": {"limit": 1.0}}),
+    ("das", "no tilt limit", {"tilt": {"limit": float("inf")}}),
     ("das", "half the gradient", {"tilt": {"scale": 0.5}}),
     ("tds", "", {}),
     ("smc", "", {}),

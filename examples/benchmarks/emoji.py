@@ -27,6 +27,7 @@ stand in.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -273,6 +274,9 @@ def main(
         list[float] | None, typer.Option(help="alphas of --choose, the option once for each")
     ] = None,
     scale: Annotated[float, typer.Option(help="of the gradient")] = 1.0,
+    held: Annotated[
+        bool, typer.Option("--held", help="das with lam held to i/n and no limit of the tilt")
+    ] = False,
     threads: int = 1,
 ) -> None:
     """Print the tables."""
@@ -281,7 +285,12 @@ def main(
     bench = Bench(12 if quick else steps, 3 if quick else islands)
 
     def at(alpha: float) -> Any:
-        return sa.load_method(method, alpha=alpha, tilt={"scale": scale})
+        tilt: dict[str, Any] = {"scale": scale}
+        if not held:
+            return sa.load_method(method, alpha=alpha, tilt=tilt)
+        pace = {"name": "adaptive", "pace": 1.0}
+        tilt["limit"] = math.inf
+        return sa.load_method(method, alpha=alpha, tilt=tilt, tempering=pace)
 
     if choose:
         chosen = names(data, "validation", prompts, 0, known_words)

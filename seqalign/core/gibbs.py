@@ -57,12 +57,11 @@ class Ancestral:
             # another past would change every later step of the path, not the next alone
             return self.then.pinned(p, k, rng)
         kernel = self.process.transition(p.x, p.posterior, times[p.step], times[p.step + 1])
-        # a step without noise has one ancestor, which its log-density of 0 does not tell
-        if getattr(kernel, "sigma", 1.0) != 0:
-            ahead = self.path[p.step + 1][:, None].expand_as(p.x)
-            # the target of the whole path over that of its beginning, which the twist is part of
-            log_w = p.log_w - p.log_twist - p.log_h + kernel.log_prob(ahead)
-            first = rng.at("ancestor").categorical(log_w[:, None])[:, 0]
+        ahead = self.path[p.step + 1][:, None].expand_as(p.x)
+        # the target of the whole path over that of its beginning, which the twist is part of; a
+        # step without noise has one ancestor, and nothing is resampled before it
+        log_w = p.log_w - p.log_twist - p.log_h + kernel.log_prob(ahead)
+        first = rng.at("ancestor").categorical(log_w[:, None])[:, 0]
         return self.then.pinned(p, k, rng, first)
 
 

@@ -6,8 +6,9 @@ YAML.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from seqalign.core.budget import Budget
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step, log_mean_exp
 from seqalign.core.process import Process, Space
+from seqalign.core.proposal import Tilted
 from seqalign.core.smc import SMC, Observe
 from seqalign.core.streams import Streams
 
@@ -94,6 +96,9 @@ class Looped:
         if not self.consistent:
             # without weights the proposal is the law that the method has
             given["defense"] = 0.0
+            tilt = given.get("proposal")
+            if isinstance(tilt, Tilted) and tilt.limit is None:
+                given["proposal"] = replace(tilt, limit=math.inf)
         return SMC(process, reward, space=space, **given)
 
     def __call__(

@@ -44,6 +44,10 @@ class Reward(ABC):
         cost: seconds per design, roughly; used for estimates only.
         differentiable: whether `relaxed` works.
         role: "guide", or "holdout" for a reward that is never optimized.
+        reach: how far its gradient is worth following in one step over continuous states, in
+            standard deviations of the step's noise; None for as far as it goes. A likelihood keeps
+            what its gradient promises. A network does so nearby only, and where it is steep against
+            alpha a state would be thrown where it says nothing; 1 spreads the weights by 1.
     """
 
     name: str = "reward"
@@ -51,6 +55,7 @@ class Reward(ABC):
     cost: float = 0.0
     differentiable: bool = False
     role: str = "guide"
+    reach: float | None = None
 
     @abstractmethod
     def __call__(self, designs: Designs) -> Tensor:

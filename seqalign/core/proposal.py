@@ -10,18 +10,19 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from seqalign.core.discrete import limited
+from seqalign.core.objective import Reward, walk
 from seqalign.core.particles import Particles
 from seqalign.core.process import Process, Space, Transition, draw
 from seqalign.core.streams import Streams
 
-__all__ = ["DEFENSE", "Base", "Defended", "Proposal", "Tilted", "defended", "inside"]
+__all__ = ["DEFENSE", "Base", "Defended", "Proposal", "Tilted", "defended", "inside", "reaching"]
 
 # Share of the paths that leave the proposal once, for the base process inside the allowed set. A
 # look-ahead with independent letters, or a gradient far from where it was taken, can be so sure
@@ -44,13 +45,44 @@ class Tilted:
             through the network; discrete processes only), "network" with respect to the state,
             "auto" chooses "posterior" for discrete and "network" for continuous processes.
         scale: multiplies the gradient; any value is exact.
+        limit: how far a continuous state is moved at most, in standard deviations of the step's
+            noise. None fits the reward and the method: with weights, which pay for every tilt, as
+            far as the reward says that its gradient reaches; without, no limit.
     """
 
     through: Literal["auto", "posterior", "network"] = "auto"
     scale: float = 1.0
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(
+                f"Tilted needs limit > 0, got {self.limit}; scale = 0 is no tilt, and limit = .inf "
+                f"is no limit."
+            )
+
+    def __call__(self, q: Transition, score: Tensor, lam: Tensor) -> Transition:
+        """Return a transition tilted by a score (B, K, ...), where lam is (B,)."""
+        strength = (self.scale * lam).reshape(-1, *[1] * (score.dim() - 1))
+        g = strength.to(score.dtype) * score
+        sigma = getattr(q, "sigma", None)
+        if sigma is not None:
+            far = (
+                sigma * g.flatten(2).norm(dim=-1) / (math.inf if self.limit is None else self.limit)
+            )
+            g = g / far.clamp(min=1.0).reshape(*far.shape, *[1] * (g.dim() - 2))
+        return q.tilt(g)
 
 
 Proposal = Base | Tilted
+
+
+def reaching(proposal: Proposal, reward: Reward) -> Proposal:
+    """Return a proposal whose limit, where it is open, is how far the reward's gradient reaches."""
+    if not isinstance(proposal, Tilted) or proposal.limit is not None:
+        return proposal
+    known = [part.reach for part in walk(reward) if part.reach is not None]
+    return replace(proposal, limit=min(known, default=math.inf))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +22,9 @@ from seqalign.core.process import Process
 from seqalign.core.resampling import SCHEMES, Resampler, Scheme, multinomial
 from seqalign.core.streams import Streams
 
-__all__ = ["Keep", "OneChild", "Resample", "Selection", "TopK", "fitted", "waits"]
+__all__ = [
+    "Keep", "OneChild", "Resample", "Selection", "TopK", "children", "fitted", "still", "waits",
+]  # fmt: skip
 
 
 class Selection(Protocol):
@@ -59,6 +61,8 @@ class Keep:
 class Resample:
     """Resample the islands whose effective sample size fell; finished designs stay weighted.
 
+    Before a step without noise nothing is resampled: copies would never part.
+
     Attributes:
         scheme: one of `resampling.SCHEMES`.
         ess_below: threshold as a fraction; 1 resamples always, 0 never.
@@ -67,6 +71,7 @@ class Resample:
         chains: resample so few ancestors, M, and let the loop's move go on from each: the states of
             its Markov chain, K/M with the ancestor, are the particles, and none is wasted. The move
             acts there alone. None resamples all. A conditional sweep has no chains.
+        process: whose steps have noise or none, known in a loop.
 
     References:
         Andrieu, Doucet & Holenstein, "Particle Markov chain Monte Carlo methods", JRSS B 2010,
@@ -78,6 +83,7 @@ class Resample:
     ess_below: float = 0.75
     every: int | None = 1
     chains: int | None = None
+    process: Process | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.scheme not in SCHEMES:
@@ -126,7 +132,7 @@ class Resample:
         log_w, size = particles.log_w, particles.ess
         # size 0 means a dead island: nothing to choose from, its weight stays -inf
         due = (size > 0) & ((size < self.ess_below * k) if self.ess_below < 1 else True)
-        if not bool(due.any()):
+        if not bool(due.any()) or (self.process is not None and still(self.process, particles)):
             return particles
         u = rng.uniform(log_w.shape, log_w.device)
         flat = torch.where(due[:, None], log_w, 0.0)
@@ -215,6 +221,22 @@ class TopK:
         raise ValueError("TopK drops the weights and cannot keep a path: use Resample.")
 
 
+def still(process: Process, particles: Particles) -> bool:
+    """Return whether the next step of the particles has no noise, so that copies stay copies."""
+    times, i = process.times.tolist(), particles.step
+    if process.discrete or i + 1 == len(times):
+        return False
+    # one particle tells: the noise of a step is the same for all
+    one = particles.posterior.map(lambda v: v[:1, :1])
+    kernel = process.transition(particles.x[:1, :1], one, times[i], times[i + 1])
+    return bool(getattr(kernel, "sigma", 1.0) == 0)
+
+
+def children(branch: int, process: Process, particles: Particles) -> int:
+    """Return how many children particles have: one where there is no noise to part them."""
+    return 1 if branch == 1 or still(process, particles) else branch
+
+
 def waits(selection: Selection) -> float:
     """Return the effective sample size, a fraction, below which particles are chosen; 1 if always.
 
@@ -250,12 +272,13 @@ def fitted(selection: Selection, process: Process, branch: int, tilted: bool) ->
         )
     inner: Any = selection
     if isinstance(getattr(inner, "then", None), Resample):
-        whole: Selection = replace(inner, then=_fitted(inner.then, steps))
+        whole: Selection = replace(inner, then=_fitted(inner.then, steps, process))
         return whole
-    return _fitted(selection, steps) if isinstance(selection, Resample) else selection
+    return _fitted(selection, steps, process) if isinstance(selection, Resample) else selection
 
 
-def _fitted(resample: Resample, steps: int) -> Resample:
+def _fitted(resample: Resample, steps: int, process: Process) -> Resample:
+    resample = replace(resample, process=process)
     if resample.every is None:
         return replace(resample, every=max(1, min(5, steps // 5)))
     # the end is never resampled; a chain of one step has no other

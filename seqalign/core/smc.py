@@ -30,9 +30,9 @@ from seqalign.core.objective import Reward, evaluate
 from seqalign.core.particles import Particles, Step
 from seqalign.core.potential import Difference, Potential
 from seqalign.core.process import Process, Space, Transition, shifted, weigh
-from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside
+from seqalign.core.proposal import DEFENSE, Base, Proposal, Tilted, defended, inside, reaching
 from seqalign.core.resampling import ess
-from seqalign.core.selection import Resample, Selection, fitted, waits
+from seqalign.core.selection import Resample, Selection, children, fitted, waits
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Constant, Tempering, ahead, fit
 from seqalign.core.value import PosteriorMean, Value
@@ -94,6 +94,7 @@ class SMC:
         found = {"process": process, "reward": reward, "meter": process.meter, "_look": look}
         tempering = fit(self.tempering, look.value, self.potential, waits(selection))
         kept = {"value": look.value, "space": look.space, "selection": selection}
+        found["proposal"] = reaching(self.proposal, reward)
         for name, part in (found | kept | {"tempering": tempering}).items():
             object.__setattr__(self, name, part)
         refuse(self)
@@ -124,9 +125,9 @@ class SMC:
         """Advance by one step; `pinned` (B, *event) is what particle 0 must become, unmoved."""
         before, (b, k) = self.meter.calls, particles.log_w.shape
         i, n = particles.step + 1, len(self._times) - 1
-        rng, last = rng.at(i), i == n
+        rng, last, m = rng.at(i), i == n, children(self.branch, self.process, particles)
         origin = torch.arange(k, device=particles.x.device).expand(b, k)
-        state = replace(particles, parent=origin).branch(self.branch)
+        state = replace(particles, parent=origin).branch(m)
         x_s, shift = self._propose(state, i, rng, pinned)
         if last:
             look, reward = self._judge(x_s, state)
@@ -160,8 +161,7 @@ class SMC:
             q, wide = inside(self.process, state, t, s, kept)
         if state.score is not None and isinstance(self.proposal, Tilted):
             lam = ahead(self.tempering, i, n, state.lam)
-            strength = (self.proposal.scale * lam).reshape(-1, *[1] * (state.score.dim() - 1))
-            q = q.tilt(strength.to(state.score.dtype) * state.score)
+            q = self.proposal(q, state.score, lam)
         return p, q if q is p else defended(q, wide, self.defense / n)
 
     def _judge(self, x_0: Tensor, state: Particles) -> tuple[Look, Tensor]:

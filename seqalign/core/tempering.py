@@ -22,7 +22,7 @@ from torch import Tensor
 from seqalign.core.potential import Difference, Potential
 
 __all__ = [
-    "Adaptive", "Constant", "EssAt", "Even", "Fitted", "Geometric", "Linear", "Tempering",
+    "HURRY", "Adaptive", "Constant", "EssAt", "Even", "Fitted", "Geometric", "Linear", "Tempering",
     "ahead", "fit",
 ]  # fmt: skip
 
@@ -109,6 +109,11 @@ class Geometric:
 # matters may be as small as the temperature
 SHARES = (*(k / 8 for k in range(8, 0, -1)), *(2.0**-k for k in range(4, 65)))
 
+# the share of particles below which a rough value is not waited for. Values that differ this much
+# are known well enough against what is at stake; where they do not, to wait costs nothing, and to
+# decide by them early would lose modes.
+HURRY = 0.5
+
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -121,7 +126,8 @@ class Adaptive:
     Attributes:
         ess: fraction of the particles to keep.
         pace: lam never exceeds (i/n)^pace; 0 sets no limit. None fits the value: 0 for an estimate
-            of the soft value, else 1.
+            of the soft value; else 1, lifted in islands of which the whole reward would leave less
+            than `HURRY`: so much of it takes all the steps there are.
         iterations: bisection steps; each increment of lam is known to 2^-iterations of itself.
     """
 
@@ -146,6 +152,8 @@ class Adaptive:
     def __call__(self, i: int, n: int, lam: Tensor, ess_at: EssAt) -> Tensor:
         """Return lam (B,)."""
         ceiling = torch.full_like(lam, self._ceiling(i, n)).clamp(min=lam)
+        if self.pace is None:
+            ceiling = torch.where(ess_at(torch.ones_like(lam)) < HURRY, 1.0, ceiling)
         room, most = ceiling - lam, ess_at(ceiling)
         if bool((most >= self.ess).all()):
             return ceiling
@@ -202,7 +210,7 @@ def fit(tempering: Tempering, value: Any, potential: Potential, ess_below: float
                 f"lam would stand still. Set resample.ess_below to {tempering.ess:g} or more, or "
                 f"tempering.ess to less."
             )
-        return tempering if tempering.pace is not None else replace(tempering, pace=1.0 - known)
+        return replace(tempering, pace=0.0) if known and tempering.pace is None else tempering
     if not isinstance(tempering, Fitted):
         return tempering
     if not isinstance(potential, Difference):

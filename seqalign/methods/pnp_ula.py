@@ -8,6 +8,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -85,7 +86,7 @@ class PnPULA(Looped):
             raise TypeError("pnp_ula moves continuous states, and this process has letters.")
         if min(self.iterations, self.sigma, self.step, self.box) <= 0:
             raise ValueError(f"iterations, sigma, step and box must be > 0, got {self}.")
-        chain, half = _Langevin(process, self), Tilted("network", 0.5)
+        chain, half = _Langevin(process, self), Tilted("network", 0.5, math.inf)
         return SMC(
             chain, reward, self.alpha, proposal=half, selection=Keep(), space=space, defense=0.0
         )

@@ -21,10 +21,17 @@ from seqalign.core.gaussian import (
     VariancePreserving,
 )
 from seqalign.core.proposal import Tilted
-from seqalign.core.selection import Keep, OneChild
+from seqalign.core.selection import Keep, OneChild, Resample
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
+from seqalign.methods.beam import Beam
 from seqalign.methods.best_of_n import BestOfN
+from seqalign.methods.das import DAS
+from seqalign.methods.fk_steering import FKSteering
+from seqalign.methods.nested_is import NestedIS
+from seqalign.methods.smc import PlainSMC
+from seqalign.methods.svdd import SVDD
+from seqalign.methods.tds import TDS
 
 SCHEDULES = [VariancePreserving(), VariancePreserving(0.5, 15.0), RectifiedFlow()]
 M, S = 0.7, 0.5  # mean and standard deviation of x_0
@@ -179,6 +186,33 @@ def test_the_last_step_is_deterministic():
     p = chain.transition(x, posterior, 0.1, 0.0)
     assert p.sigma == 0
     assert torch.allclose(p.mean, posterior.mean)
+
+
+COPYING = {
+    "smc": PlainSMC(resample=Resample(ess_below=1.0)),
+    "tds": TDS(resample=Resample(ess_below=1.0)),
+    "das": DAS(resample=Resample(ess_below=1.0)),
+    "fk_steering": FKSteering(resample=Resample(ess_below=1.0, every=1)),
+    "nested_is": NestedIS(resample=Resample(ess_below=1.0)),
+    "svdd": SVDD(),
+    "beam": Beam(),
+}
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_no_design_is_copied_where_no_noise_parts_copies(eta):
+    """Whatever resamples at every step, or keeps the best children, ends with different designs."""
+    p = exact.gaussian(eta=eta)
+    for name, method in COPYING.items():
+        rows = []
+        rng, watch = Streams(0, range(20)), lambda row, _, rows=rows: rows.append(row)
+        found = method(p.process, p.reward, (20, 6), rng=rng, observe=watch)
+        distinct = [len(x.unique(dim=0)) for x in found.designs.x]
+        assert distinct == [6] * 20, name
+        chosen = [row.ancestors is not None for row in rows]
+        # parents of several children choose one of each at every step
+        often = [False, *[True] * (len(rows) - 3), False, False]
+        assert chosen == often or hasattr(method, "branch"), name
 
 
 def test_posterior_draws_and_mode():

@@ -25,7 +25,13 @@ from seqalign.core.selection import Keep, OneChild, Resample, TopK
 from seqalign.core.smc import SMC
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import Adaptive, Constant, Geometric, Linear
-from seqalign.core.value import LearnedValue, PosteriorMode, PosteriorSample, Rollout
+from seqalign.core.value import (
+    LearnedValue,
+    PosteriorMean,
+    PosteriorMode,
+    PosteriorSample,
+    Rollout,
+)
 from seqalign.methods.best_of_n import BestOfN
 from seqalign.methods.das import DAS
 from seqalign.methods.fk_steering import FKSteering
@@ -101,6 +107,15 @@ def test_adaptive_everything_with_every_scheme(problems, scheme):
     p = problems["masked-parallel"]
     method = DAS(tempering=Adaptive(0.8), resample=Resample(scheme, 0.9))
     exact.assert_exact(p.run(method, (ISLANDS // 2, 3), 2), p)
+
+
+def test_islands_that_hurry_and_islands_that_wait_are_exact():
+    """Both occur, as the values of an island spread or agree."""
+    p = exact.masked("parallel", bias=0.3, drift=0.5, scale=1.5)
+    found = p.run(DAS(value=PosteriorMean()), (ISLANDS // 2, 6), 12)
+    exact.assert_exact(found, p)
+    ahead = (found.trace[1].lam > 1 / 3).double().mean()
+    assert 0.05 < float(ahead) < 0.95
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from seqalign.core.resampling import ess
 from seqalign.core.selection import Resample
 from seqalign.core.streams import Streams
 from seqalign.core.tempering import (
+    HURRY,
     Adaptive,
     Constant,
     Even,
@@ -119,13 +120,33 @@ def test_adaptive_does_not_spend_everything_where_all_values_are_equal():
     assert bool((Adaptive(pace=0.0)(1, N, torch.zeros(3).double(), ess_of(v)) == 1).all())
 
 
+def test_a_rough_value_is_waited_for_where_that_costs_nothing():
+    """lam runs ahead of i/n only in islands that the whole reward would leave to a few particles.
+
+    Decided for each island by itself; a pace that was given is kept.
+    """
+    start = torch.zeros(6, dtype=torch.float64)
+    v = values(6, 40, 5, 1.0) * torch.tensor([0.0, 0.3, 0.6, 3.0, 30.0, 3e4]).double()[:, None]
+    few = ess_of(v)(torch.ones_like(start)) < HURRY
+    assert few.tolist() == [False] * 3 + [True] * 3
+    lam = Adaptive()(1, 200, start, ess_of(v))
+    assert lam[:3].tolist() == [1 / 200] * 3
+    assert torch.equal(lam[3:], Adaptive(pace=0.0)(1, 200, start[3:], ess_of(v[3:])))
+    assert bool((lam[3:5] > 1 / 200).all())
+    assert bool((ess_of(v)(lam) >= 0.7).all())
+    assert bool((Adaptive(pace=1.0)(1, 200, start, ess_of(v)) <= 1 / 200).all())
+    for b in range(6):
+        alone = Adaptive()(1, 200, start[b : b + 1], ess_of(v[b : b + 1]))
+        assert torch.equal(alone, lam[b : b + 1])
+
+
 class Known:
     calibrated = True
 
 
 def test_what_is_left_open_fits_the_value_and_the_potential():
     """A rough value gets a pace, an estimate of the soft value counts at once."""
-    for value, pace in ((object(), 1.0), (Known(), 0.0)):
+    for value, pace in ((object(), None), (Known(), 0.0)):
         assert fit(Adaptive(0.6), value, Difference(), 0.7) == Adaptive(0.6, pace)
         assert fit(Adaptive(0.6, 0.3), value, Difference(), 0.7) == Adaptive(0.6, 0.3)
         assert fit(Fitted(), value, Sum(), 0.5) == fit(Fitted(), value, Max(), 0.5) == Even()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import exact
 import pytest
@@ -16,8 +17,15 @@ from torch import Tensor
 from seqalign.core.discrete import Categorical, CategoricalPosterior, MaskedProcess, OneReveal
 from seqalign.core.gaussian import Gaussian
 from seqalign.core.process import draw
+from seqalign.core.proposal import Tilted
 from seqalign.core.sequence import Alphabet
 from seqalign.core.streams import Streams
+from seqalign.core.tempering import Adaptive
+from seqalign.methods.das import DAS
+from seqalign.methods.fk_steering import FKSteering
+from seqalign.methods.guidance import Guidance
+from seqalign.methods.pnp_ula import PnPULA
+from seqalign.methods.tds import TDS
 from seqalign.space.restrict import RestrictedReveal
 from seqalign.space.space import DesignSpace
 
@@ -326,3 +334,58 @@ def test_restricted_reveal_draws_its_own_log_prob():
         x, log_q = wide.draw(Streams(1, (0,)).at(k))
         assert torch.allclose(log_q, wide.log_prob(x), atol=1e-10)
         counts_are(torch.bincount((x[0] * place).sum(-1), minlength=len(support)), law[0, k])
+
+
+@pytest.mark.parametrize("limit", [None, 0.3, 2.5, math.inf])
+def test_a_tilt_moves_a_continuous_state_no_further_than_its_limit(limit):
+    """At most so many standard deviations, along the gradient; below them by all of it."""
+    q, lam = Gaussian(randn(2, 5, 3, 4, seed=1), 0.2), torch.tensor([0.5, 1.0], dtype=torch.float64)
+    score = randn(2, 5, 3, 4, seed=2) * torch.logspace(-3, 6, 5).double()[:, None, None]
+    score[1, 3] = 0.0
+    moved = (Tilted(scale=0.7, limit=limit)(q, score, lam).mean - q.mean).flatten(2)
+    whole = (0.2**2 * 0.7 * lam[:, None, None, None] * score).flatten(2)
+    far, all_of_it = moved.norm(dim=-1) / 0.2, whole.norm(dim=-1) / 0.2
+    most = math.inf if limit is None else limit
+    assert torch.allclose(far, all_of_it.clamp(max=most), rtol=1e-9)
+    assert torch.allclose(moved * all_of_it[..., None], whole * far[..., None], atol=1e-9)
+    assert bool((all_of_it > most).any()) == (most != math.inf)
+
+
+class Near(exact.Quadratic):
+    """A reward whose gradient says little far away."""
+
+    def __init__(self, inner: exact.Quadratic, reach: float | None) -> None:
+        self.c, self.a, self.reach = inner.c, inner.a, reach
+
+
+def test_a_limit_that_is_open_is_what_the_reward_reaches():
+    """The nearest of all terms, under any wrapper; what carries no weights has none."""
+    p = exact.gaussian()
+    one, two, whole = (Near(p.reward, reach) for reach in (0.4, 2.0, None))
+    for reward, most in (
+        (whole, math.inf),
+        (one, 0.4),
+        (0.3 * two + 2.0 * whole, 2.0),
+        (two.clip(-5.0, 5.0) - 1e-3 * one.zscore(0.0, 1.0), 0.4),
+    ):
+        for method in (DAS(), TDS(), FKSteering(proposal=Tilted())):
+            assert method.loop(p.process, reward).proposal.limit == most
+        assert DAS(tilt=Tilted(limit=7.0)).loop(p.process, reward).proposal.limit == 7.0
+        for method in (Guidance(), PnPULA()):
+            assert method.loop(p.process, reward).proposal.limit == math.inf
+    assert Guidance(tilt=Tilted(limit=2.0)).loop(p.process, one).proposal.limit == 2.0
+
+
+@pytest.mark.parametrize("method", [TDS(), DAS(tempering=Adaptive(0.5))], ids=["tds", "das"])
+def test_any_limit_is_exact(method):
+    p = exact.gaussian()
+    near = replace(p, reward=Near(p.reward, 0.1))
+    exact.assert_exact(near.run(method, (15_000, 2), 3), near)
+
+
+def test_letters_know_no_standard_deviation():
+    g = randn(B, K, L, V + 1, seed=4, scale=50.0)
+    tilted = Tilted(limit=1e-3)(categorical(), g, torch.ones(B, dtype=torch.float64))
+    assert torch.equal(tilted.log_probs, categorical().tilt(g).log_probs)
+    with pytest.raises(ValueError, match="limit > 0, got 0"):
+        Tilted(limit=0)

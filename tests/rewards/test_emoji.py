@@ -20,8 +20,12 @@ from safetensors.torch import save
 from seqalign.core.objective import RewardError
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
+from seqalign.core.wrappers import Cached
+from seqalign.methods.das import DAS
+from seqalign.models.emoji import emoji_mini
 from seqalign.models.emoji_data import family, part_of, words_of
 from seqalign.rewards import emoji, train_emoji_match
+from seqalign.rewards.inverse_problems import inpainting
 
 NAMES = ("emoji-match", "emoji-match-holdout")
 FACTORIES = {name: partial(emoji.emoji_match, registered=name) for name in NAMES}
@@ -411,3 +415,12 @@ def test_factories_are_plain_values(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         a.scale = 1.0
     assert json.dumps(list(a.bank))
+
+
+def test_its_gradient_is_followed_by_one_standard_deviation_at_most():
+    """In every formula, as campaigns wrap it; another reward leaves the tilt as it is."""
+    process = emoji_mini(prompt="red apple", steps=4)
+    whole = (0.5 * Cached(emoji.emoji_match())).clip(-9.0, 9.0)
+    assert DAS().loop(process, whole).proposal.limit == 1.0
+    known = inpainting(torch.zeros(3, 32, 32), 0.1, torch.ones(32, 32, dtype=torch.bool))
+    assert DAS().loop(process, known).proposal.limit == math.inf
