@@ -185,6 +185,41 @@ def backbone(seeds: int, quick: bool) -> None:
         rows = LETTERS[:2] if quick else LETTERS[:9]
         title, shape = f"3A4R, T {temperature:g}, alpha 1", (2, 8) if quick else (2 * seeds, 32)
         repeated(title, model, rewards, ["ddg", "ddg h"], 1, 1.0, shape, rows)
+        drawn = [independent(model, 8, shape[1], seed) for seed in range(shape[0])]
+        print(f"different ones among as many exact draws of independent letters: {drawn}")
+
+
+def independent(model: sa.Model, most: int, n: int, seed: int) -> int:
+    """Count the different ones among n exact draws of a simpler law, at most `most` mutations.
+
+    Each letter follows the model's law given all others of the wild type, and nothing else: what
+    the budget and the temperature leave of diversity, were there no interactions and no reward.
+    """
+    process = model.process
+    x = process.alphabet.encode([model.wild_type])[0]
+    at = torch.arange(len(x))
+    open_ = x.repeat(len(x), 1)
+    open_[at, at] = process.alphabet.mask
+    log_p = process.posterior(open_[None], 0.5).log_probs[0, at, at].double()
+    odds = log_p - log_p.gather(1, x[:, None])
+    odds = odds.scatter(1, x[:, None], -torch.inf)
+    one = torch.logsumexp(odds, 1).tolist()
+    # ahead[i][b]: log of the mass of all ways to spend at most b mutations from position i on
+    ahead = [[0.0] * (most + 1) for _ in range(len(x) + 1)]
+    for i in range(len(x) - 1, -1, -1):
+        for b in range(most + 1):
+            spend = one[i] + ahead[i + 1][b - 1] if b else -np.inf
+            ahead[i][b] = float(np.logaddexp(ahead[i + 1][b], spend))
+    rng, found = np.random.default_rng(seed), set()
+    for _ in range(n):
+        left, made = most, []
+        for i in range(len(x)):
+            chance = one[i] + ahead[i + 1][left - 1] - ahead[i][left] if left else -np.inf
+            if rng.random() < np.exp(chance):
+                made.append((i, int(rng.choice(20, p=torch.softmax(odds[i], 0).numpy()))))
+                left -= 1
+        found.add(tuple(made))
+    return len(found)
 
 
 def emoji(seeds: int, quick: bool) -> None:
