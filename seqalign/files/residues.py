@@ -18,7 +18,7 @@ from seqalign.files.atoms import Atom, Fail
 
 __all__ = [
     "BACKBONE", "BOND", "LETTERS", "OXYGENS", "TWO_MEANINGS", "Residue", "amino_acids",
-    "conformer", "letter_of", "parents", "standard_letters",
+    "conformer", "letter_of", "parents", "relocated", "standard_letters",
 ]  # fmt: skip
 
 BACKBONE: Final = ("N", "CA", "C", "O")
@@ -140,8 +140,15 @@ def _check_copies(name: str, atoms: Sequence[Atom], fail: Fail) -> None:
                 )
 
 
-def conformer(atoms: Sequence[Atom]) -> tuple[str, dict[str, tuple[float, float, float]]]:
-    """Return the residue name and the places of the atoms of the location that counts."""
+def relocated(atoms: Sequence[Atom]) -> str:
+    """Return the location of a residue that counts where it is not the first listed; else ""."""
+    best, shares = _locations(atoms)
+    first = next((a.altloc for a in atoms if a.altloc in shares), best)
+    return "" if best == first else best
+
+
+def _locations(atoms: Sequence[Atom]) -> tuple[str, dict[str, float]]:
+    """Return the alternate location that counts, and the mean backbone occupancy of each."""
 
     def occupancy(some: Sequence[Atom]) -> float:
         values = [a.occupancy if np.isfinite(a.occupancy) else 0.0 for a in some]
@@ -150,7 +157,13 @@ def conformer(atoms: Sequence[Atom]) -> tuple[str, dict[str, tuple[float, float,
     backbone = [a for a in atoms if a.name in (*BACKBONE, *OXYGENS)] or list(atoms)
     letters = sorted({a.altloc for a in backbone if a.altloc})
     shares = {x: occupancy([a for a in backbone if a.altloc == x]) for x in letters}
-    best = max(letters, key=lambda x: shares[x], default="")
+    return max(letters, key=lambda x: shares[x], default=""), shares
+
+
+def conformer(atoms: Sequence[Atom]) -> tuple[str, dict[str, tuple[float, float, float]]]:
+    """Return the residue name and the places of the atoms of the location that counts."""
+    backbone = [a for a in atoms if a.name in (*BACKBONE, *OXYGENS)] or list(atoms)
+    best, shares = _locations(atoms)
     residue = next(a.residue for a in backbone if a.altloc == best or not best)
     places: dict[str, tuple[float, float, float]] = {}
     # the chosen location first, then what all share, then what only another one has

@@ -50,6 +50,7 @@ from seqalign.files.residues import (
     conformer,
     letter_of,
     parents,
+    relocated,
     standard_letters,
 )
 from seqalign.files.unresolved import unresolved
@@ -411,6 +412,13 @@ def read_structure(
         names = _names(keys, numbering)
     except ResidueError as error:
         fail(str(error).rstrip("."))
+    places = [(i, relocated(some)) for i, (*_, some) in enumerate(chosen)]
+    moved = [f"{names.name(i + 1)} ({at})" for i, at in places if at]
+    if moved:
+        said.append(
+            f"Of alternate locations the likeliest counts, which is not the first listed (the one "
+            f"that the published scripts take) at {_some(moved)}."
+        )
     heavy = [
         (xyz, i)
         for i, (_, _, place, _) in enumerate(chosen)

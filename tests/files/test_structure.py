@@ -193,6 +193,10 @@ def test_the_likelier_location_counts_and_at_a_tie_the_first():
     plain = read("plain.pdb").coords
     torch.testing.assert_close(read("altloc_occupancy.pdb").coords[1], plain[1] + 0.25)
     assert torch.equal(read("altloc_tie.pdb").coords[1], plain[1])
+    # who takes the first listed takes another one, and is told where
+    (said,) = [s for s in read("altloc_occupancy.pdb").said if "alternate" in s]
+    assert "not the first listed" in said
+    assert not [s for s in read("altloc_tie.pdb").said if "alternate" in s]
     assert torch.equal(read("altloc_blocks.pdb").coords, plain[:3])
     assert torch.equal(read("altloc_partial.pdb").coords, plain[:3])
 
