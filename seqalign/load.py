@@ -13,8 +13,8 @@ from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.process import Process
-from seqalign.core.states import OVER, InState, Over, OverStates, Placed, product
 from seqalign.core.sequence import PROTEIN
+from seqalign.core.states import OVER, InState, Over, OverStates, Placed, product
 from seqalign.entries import SpecError, load, names
 from seqalign.files.numbering import Numbering
 from seqalign.files.orderable import Orderable
@@ -358,11 +358,7 @@ def _seen_everywhere(states: Sequence[InputState], space: DesignSpace) -> None:
     """Refuse to design a residue about which a state cannot say anything."""
     mask, names = space.alphabet.mask_symbol, space.numbering or Numbering.plain(space.length)
     for state in states[1:]:
-        gone = [
-            i + 1
-            for i, a in enumerate(space.fixed)
-            if a == mask and int(state.at[i]) < 0
-        ]
+        gone = [i + 1 for i, a in enumerate(space.fixed) if a == mask and int(state.at[i]) < 0]
         if gone:
             listed = names.names(gone) if isinstance(names, Numbering) else str(gone[0])
             raise ConstraintError(

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from seqalign.core.causal import Causal, Choose, Place
+from seqalign.core.causal import Choose, Place
 from seqalign.core.discrete import MaskedProcess, Network
 from seqalign.core.objective import Reward, Way, Wrapper, evaluate
 from seqalign.core.process import Designs

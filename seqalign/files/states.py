@@ -49,7 +49,9 @@ class InputState:
 def _designed(structure: Structure) -> list[str]:
     """Return the chains that are designed, in order."""
     names = structure.numbering.chains
-    return list(dict.fromkeys(c for c, d in zip(names, structure.design.tolist(), strict=True) if d))
+    return list(
+        dict.fromkeys(c for c, d in zip(names, structure.design.tolist(), strict=True) if d)
+    )
 
 
 def _chains(first: Structure, other: Structure) -> dict[str, str]:
