@@ -222,7 +222,8 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
             raise source.error(
                 ("model", "name"),
                 f"the model {spec.name!r} does not look at a structure, and input."
-                f"{'states' if states else 'structure'} gives one. Models that do: {', '.join(takers('model', 'structure'))}.",
+                f"{'states' if states else 'structure'} gives one. Models that do: "
+                f"{', '.join(takers('model', 'structure'))}.",
             )
         if states:
             params |= {"states": states, "state_weights": weights}

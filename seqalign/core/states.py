@@ -88,7 +88,7 @@ class State:
     placed: Placed
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
-        """Return weighted logits (..., L, V) of tokens (..., L) or relaxed states (..., L, V + 1)."""
+        """Return weighted logits (..., L, V) of tokens (..., L), or relaxed (..., L, V + 1)."""
         filled = self.placed.spread(x) if x.is_floating_point() else self.placed.fill(x)
         return self.weight * self.placed.read(self.network(filled, t))
 
