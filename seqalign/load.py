@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.method import Method
@@ -460,4 +460,4 @@ def _over_states(
     for state in states if over in OVER else [states[int(over) - 1]]:
         made, placed = _reward(what, name, {**params, "structure": state.structure}), _placed(state)
         rewards.append(made if placed.same else InState(made, placed))
-    return OverStates(tuple(rewards), cast(Over, over)) if over in OVER else rewards[0]
+    return OverStates(tuple(rewards), over) if over in OVER else rewards[0]

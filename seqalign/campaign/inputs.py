@@ -264,8 +264,8 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
             **params,
         )
     except SpecError as error:
-        place = ("input",) if error.path == ("states",) else ("model",)
-        raise source.error((*place, *error.path), str(error)) from error
+        home = "input" if error.path == ("states",) else "model"
+        raise source.error((home, *error.path), str(error)) from error
     except ConstraintError as error:
         # what is no constraint has its own place
         place = _ELSEWHERE.get(".".join(map(str, error.path)), ("constraints", *error.path))
