@@ -435,6 +435,7 @@ class Letters:
             "steps": model.steps,
             "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
             "notes": _remarks(plan),
+            **({"state_weights": list(model.state_weights)} if model.states else {}),
         }
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final, Literal, get_args
 
 import torch
@@ -47,7 +48,7 @@ class Placed:
     at: Tensor
     tokens: Tensor
 
-    @property
+    @cached_property
     def same(self) -> bool:
         """Whether the state's positions are those of a design."""
         return torch.equal(self.at, torch.arange(len(self.tokens)))
