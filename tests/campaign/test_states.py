@@ -62,6 +62,8 @@ def test_a_campaign_of_two_states_from_files_to_report(folder):
     said = words(call("check", folder / "c.yaml"))
     assert "One sequence for 2 states: a (weight 0.5), b (weight 0.5). a names the residues" in said
     assert "Å away from it (CA)" in said
+    assert "stability [kcal/mol]: weight 1, mean over 2 states, with gradient" in said
+    assert "second [kcal/mol]: final, in state 2 alone" in said
     result = call("run", folder / "c.yaml")
     assert result.exit_code == 0, result.output
     report = next(folder.rglob("report.html")).read_text()
@@ -118,6 +120,21 @@ def test_what_is_wrong_is_said_with_its_place(folder, change, said):
     assert result.exit_code == 2, result.output
     for part in said:
         assert part in words(result)
+
+
+def test_a_model_of_images_has_no_states(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        """
+version: 1
+name: no
+input: {states: [a.pdb, b.pdb], prompts: [a cat]}
+model: {name: emoji-mini}
+rewards: {match: {oracle: brightness}}
+"""
+    )
+    result = call("check", tmp_path / "c.yaml")
+    assert result.exit_code == 2, result.output
+    assert "input.states: the model 'emoji-mini' draws images" in words(result)
 
 
 def test_weights_and_readings_of_each_state_are_its_own(folder):
