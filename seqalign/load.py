@@ -6,17 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.process import Process
+from seqalign.core.sequence import PROTEIN
+from seqalign.core.states import OVER, InState, Over, OverStates, Placed, product
 from seqalign.entries import SpecError, load, names
 from seqalign.files.numbering import Numbering
 from seqalign.files.orderable import Orderable
-from seqalign.files.structure import Structure, read_structure
-from seqalign.registry import build_method, call, card, draws_images, parameters
+from seqalign.files.states import InputState, match_all
+from seqalign.files.structure import Structure, StructureError, read_structure
+from seqalign.registry import build_method, call, card, draws_images, parameters, takers
 from seqalign.space.constraint import Constraint, ConstraintError
 from seqalign.space.space import DesignSpace
 from seqalign.space.whole import Whole
@@ -38,7 +42,9 @@ class Model:
         space: hard constraints on letters; None where there are no letters, or no constraints.
         card: what the model's card says.
         params: parameters the model was built with.
-        structure: the backbone it designs for, if it does.
+        structure: the backbone it designs for, if it does; of several the first.
+        states: the backbones, where one sequence is designed for several.
+        state_weights: of each in the prior.
     """
 
     name: str
@@ -47,6 +53,8 @@ class Model:
     card: Mapping[str, Any]
     params: Mapping[str, Any]
     structure: Structure | None = None
+    states: tuple[InputState, ...] = ()
+    state_weights: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, process: Any, space: DesignSpace | None = None) -> Model:
@@ -154,6 +162,8 @@ def load_model(
     fix: str | Sequence[int | str] | Mapping[int | str, str] = "",
     constraints: Sequence[Constraint] = (),
     steps: int | None = None,
+    states: Sequence[str | Path | Structure] = (),
+    state_weights: Sequence[float] | None = None,
     **params: Any,
 ) -> Model:
     """Return a model, of sequences with its design space.
@@ -168,7 +178,10 @@ def load_model(
     unless `design` names them. Every installed constraint is a keyword, with the value it has in a
     campaign: `max_mutations=8, residues={"A9": {"allow": "ILV"}}`; or give objects as
     `constraints`. A model of backbones reads `structure` as `read_structure` does, with its
-    arguments chains, context, numbering, map, ignore and fill. Order "random" gets one step per
+    arguments chains, context, numbering, map, ignore and fill. One sequence for several backbones:
+    give `states` instead, all read alike, or each with `read_structure`; the prior is the product
+    of their posteriors to the power of `state_weights`, 1 / n each by default, and the first one
+    names the residues (`seqalign.core.states`). Order "random" gets one step per
     free position unless `steps` is given; what else is given goes to the model.
 
     Raises:
@@ -186,11 +199,18 @@ def load_model(
         return _image_model(name, own, letters, steps, params)
     if wild_type is not None and "wild_type" in known:
         params["wild_type"] = wild_type
-    structure = None
-    if "structure" in known and params.get("structure") is not None:
-        structure = params["structure"] = _structure(params)
-    reading = _READING if "structure" in known else ()
-    process = _process(name, own, params, [*names("constraint"), "design", "fix", *reading])
+    structure, seen = None, tuple[InputState, ...]()
+    if states or state_weights is not None:
+        seen = _states(f"The model {name!r}", "model", known, states, params)
+        structure = params["structure"] = seen[0].structure
+    elif "structure" in known and params.get("structure") is not None:
+        structure = params["structure"] = _structure(params["structure"], _reading(params))
+    reading = (*_READING, "states") if "structure" in known else ()
+    more = [*names("constraint"), "design", "fix", *reading]
+    process = _process(name, own, params, more)
+    if seen:
+        others = [_process(name, own, {**params, "structure": s.structure}) for s in seen[1:]]
+        process = _product(name, [process, *others], seen, state_weights)
     if getattr(process, "discrete", True) is False:
         # a plugin whose signature does not tell
         return _image_model(name, own, letters, steps, params)
@@ -230,6 +250,7 @@ def load_model(
             "or fix fewer.",
             ("fix" if fix else "design",),
         )
+    _seen_everywhere(seen, space)
     order = getattr(process, "order", None)
     if isinstance(process, MaskedProcess):
         process = replace(process, bias=space.bias, blocks=space.blocks)
@@ -249,15 +270,20 @@ def load_model(
             )
         process = replace(process, steps=steps)
     about = card("model", name) if own is None else {}
-    model = Model(name, process, space, about, dict(params), structure)
+    weights = _weights(seen, state_weights)
+    model = Model(name, process, space, about, dict(params), structure, seen, weights)
     # what no design can obey is said now
     _ = model.whole
     return model
 
 
-def _structure(params: dict[str, Any]) -> Structure:
-    """Return the structure that parameters give, and take out how it is read."""
-    given, how = params["structure"], {k: params.pop(k) for k in _READING if k in params}
+def _reading(params: dict[str, Any]) -> dict[str, Any]:
+    """Take out of parameters how a structure is read."""
+    return {k: params.pop(k) for k in _READING if k in params}
+
+
+def _structure(given: Any, how: Mapping[str, Any]) -> Structure:
+    """Return a structure, read as is said if it is a file."""
     if isinstance(given, Structure) and how:
         key = next(iter(how))
         raise SpecError(
@@ -266,6 +292,82 @@ def _structure(params: dict[str, Any]) -> Structure:
             (key,),
         )
     return read_structure(given, **how)
+
+
+def _states(
+    what: str,
+    kind: Literal["model", "reward"],
+    known: Sequence[str],
+    states: Sequence[Any],
+    params: dict[str, Any],
+) -> tuple[InputState, ...]:
+    """Return the structures that one sequence is for, each matched to the first."""
+    if "structure" not in known:
+        raise SpecError(
+            f"{what} does not look at a structure, and states are several. Those that do: "
+            f"{', '.join(takers(kind, 'structure'))}.",
+            ("states",),
+        )
+    if params.pop("structure", None) is not None:
+        raise SpecError(
+            f"{what} is given structure and states. Give one of them; the first of the states "
+            "names the residues.",
+            ("states",),
+        )
+    if isinstance(states, (str, Path, Structure)):
+        raise SpecError(f"{what}: states is a list of structures. Give two or more.", ("states",))
+    how = _reading(params)
+    bare = [s.structure if isinstance(s, InputState) else s for s in states]
+    try:
+        return match_all([_structure(s, how) for s in bare])
+    except StructureError as error:
+        raise SpecError(str(error), ("states",)) from error
+
+
+def _weights(states: Sequence[InputState], given: Sequence[float] | None) -> tuple[float, ...]:
+    """Return the exponents of the states in the prior."""
+    return tuple(given or (1 / len(states) for _ in states))
+
+
+def _placed(state: InputState) -> Placed:
+    return Placed(state.at, PROTEIN.encode([state.structure.wild_type])[0])
+
+
+def _product(
+    name: str,
+    processes: Sequence[Any],
+    states: Sequence[InputState],
+    weights: Sequence[float] | None,
+) -> MaskedProcess:
+    """Return the process of all states."""
+    for made, state in zip(processes, states, strict=True):
+        positions = len(state.structure.known)
+        if getattr(made, "length", None) != positions:
+            raise SpecError(
+                f"The model {name!r} has no position for each of the {positions} residues of "
+                f"{state.structure.name}, which states need.",
+                ("states",),
+            )
+    try:
+        return product(processes, weights, [_placed(state) for state in states])
+    except ValueError as error:
+        raise SpecError(str(error), ("states",)) from error
+
+
+def _seen_everywhere(states: Sequence[InputState], space: DesignSpace) -> None:
+    """Refuse to design a residue about which a state cannot say anything."""
+    mask, names = space.alphabet.mask_symbol, space.numbering or Numbering.plain(space.length)
+    for state in states[1:]:
+        gone = [i + 1 for i, a in enumerate(space.fixed) if a == mask and int(state.at[i]) < 0]
+        if gone:
+            listed = names.names(gone) if isinstance(names, Numbering) else str(gone[0])
+            raise ConstraintError(
+                f"{listed} of {states[0].structure.name} "
+                f"{'is' if len(gone) == 1 else 'are'} to be designed, and {state.structure.name} "
+                "has no such residue with a letter and a whole backbone, so this state cannot "
+                f"judge it. Keep it (fix: {listed}), or complete that structure.",
+                ("fix",),
+            )
 
 
 def _process(
@@ -307,12 +409,55 @@ def load_method(name: str, /, **params: Any) -> Method:
     return build_method(name, params)
 
 
-def load_reward(name: str, /, **params: Any) -> Reward:
-    """Return a reward by name; one of a backbone reads `structure` as `load_model` does."""
+def load_reward(
+    name: str,
+    /,
+    *,
+    states: Sequence[str | Path | Structure | InputState] = (),
+    over: Over | int = "mean",
+    **params: Any,
+) -> Reward:
+    """Return a reward by name; one of a backbone reads `structure` as `load_model` does.
+
+    With `states` (of `load_model`, or `Model.states`) it is one reward per backbone, and `over`
+    says what becomes of them: their mean, sum or min, the difference of the first and the highest
+    of the others, or the one of a single state, counted from 1.
+
+    Raises:
+        SpecError: the name or a parameter is unknown, or does not fit.
+    """
     known = parameters("reward", name)
+    what = f"The reward {name!r}"
+    if states:
+        seen = _states(what, "reward", known, states, params)
+        return _over_states(what, name, seen, over, params)
+    if over != "mean":
+        raise SpecError(f"{what}: over is about several structures. Give states too.", ("over",))
     if "structure" in known and params.get("structure") is not None:
-        params["structure"] = _structure(params)
-    made = call(f"The reward {name!r}", load("reward", name), params, name)
+        params["structure"] = _structure(params["structure"], _reading(params))
+    return _reward(what, name, params)
+
+
+def _reward(what: str, name: str, params: Mapping[str, Any]) -> Reward:
+    made = call(what, load("reward", name), params, name)
     if not isinstance(made, Reward):
-        raise SpecError(f"The reward {name!r} made a {type(made).__name__}, not a Reward.")
+        raise SpecError(f"{what} made a {type(made).__name__}, not a Reward.")
     return made
+
+
+def _over_states(
+    what: str, name: str, states: Sequence[InputState], over: Over | int, params: Mapping[str, Any]
+) -> Reward:
+    """Return one reward of the rewards in each state."""
+    numbered = isinstance(over, int) and not isinstance(over, bool)
+    if over not in OVER and not (numbered and 1 <= int(over) <= len(states)):
+        raise SpecError(
+            f"{what}: over is {over!r}. Give one of {', '.join(OVER)}, or the number of a state, "
+            f"1 to {len(states)}.",
+            ("over",),
+        )
+    rewards = []
+    for state in states if over in OVER else [states[int(over) - 1]]:
+        made, placed = _reward(what, name, {**params, "structure": state.structure}), _placed(state)
+        rewards.append(made if placed.same else InState(made, placed))
+    return OverStates(tuple(rewards), over) if over in OVER else rewards[0]

@@ -718,6 +718,31 @@ MUTANTS = (
             f"{EXACT}[masked-random-nested_is]",
         ),
     ),
+    Mutant(
+        "state-without-weight",
+        "a state's weight is forgotten where a chain computes one position a step",
+        edit(
+            "core/states",
+            "told.append(self.states[k].weight * logits)",
+            "told.append(logits)",
+        ),
+        ("core/test_states.py::test_a_position_a_step_draws_what_the_loop_draws",),
+    ),
+    Mutant(
+        "state-seen-elsewhere",
+        "a state is told the letters without where their positions are in it",
+        edit("core/states", "full[..., self.at[there]] =", "full[..., there.nonzero()[:, 0]] ="),
+        (
+            "core/test_states.py::test_a_state_with_letters_of_its_own_and_its_positions_elsewhere",
+            "core/test_states.py::test_states_that_remember_have_positions_elsewhere_too",
+        ),
+    ),
+    Mutant(
+        "states-without-memory",
+        "the order in which letters came is forgotten where there are several states",
+        edit("core/states", " if before is None else before.parts", ""),
+        ("core/test_states.py::test_two_states_are_exact[remembering-tds-free]",),
+    ),
 )
 
 

@@ -46,7 +46,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
     check_select(campaign, source, medium, medium.columns(campaign.rewards, model))
     replicates, islands, most = _islands(campaign, source, model, medium)
     terms = tuple(
-        load_term(label, spec, source, loaded.structure, medium.recurs)
+        load_term(label, spec, source, loaded.structure, medium.recurs, model.states)
         for label, spec in campaign.rewards.items()
     )
     guides = [t for t in terms if t.spec.role == "guide"]

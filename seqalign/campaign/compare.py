@@ -13,6 +13,7 @@ from seqalign.campaign.summary import Summary
 # what must be equal, and what is said where it is not
 _SAME = {
     "structure_sha256": "the backbones are different files",
+    "state_weights": "the states have other weights",
     "prompts": "the prompts differ",
     "residues": "the positions are different",
     "wild_type": "the wild types differ",

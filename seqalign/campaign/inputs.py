@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from seqalign.campaign.medium import Loaded
 from seqalign.campaign.python import build_object, load_object
@@ -26,6 +26,7 @@ _ELSEWHERE: dict[str, KeyPath] = {
         key: ("input", key)
         for key in (
             "structure",
+            "states",
             "chains",
             "context",
             "numbering",
@@ -86,28 +87,60 @@ def _wild_type(
     return records[0][1], _hash(data), tuple(notes)
 
 
+_HOW: Final = ("chains", "context", "map", "ignore", "fill")
+
+
 def _structure(campaign: Campaign, source: Source) -> tuple[Structure | None, str | None]:
     """Return the backbone of a campaign, if it has one, and the hash of its file."""
     given = campaign.input
     if given.structure is None:
-        for key in ("chains", "context", "map", "ignore", "fill"):
+        for key in _HOW:
             if getattr(given, key) not in (None, {}, [], "none"):
                 raise source.error(
                     ("input", key), f"{key} is about a structure. Give input.structure too."
                 )
         return None, None
-    file = source.folder / given.structure
-    with source.blame(("input", "structure"), OSError, ValueError):
-        structure = read_structure(
-            file,
-            chains=given.chains,
-            context=given.context,
-            numbering=given.numbering,
-            map=given.map,
-            ignore=given.ignore,
-            fill=given.fill,
+    how = {key: getattr(given, key) for key in (*_HOW, "numbering")}
+    return _read(given.structure, source, ("input", "structure"), how)
+
+
+def _read(
+    given: str, source: Source, path: KeyPath, how: Mapping[str, Any]
+) -> tuple[Structure, str]:
+    """Return a structure and the hash of its file."""
+    file = source.folder / given
+    with source.blame(path, OSError, ValueError):
+        return read_structure(file, **how), _hash(file.read_bytes())
+
+
+def _states(
+    campaign: Campaign, source: Source
+) -> tuple[list[Structure], list[float] | None, str | None]:
+    """Return the structures that one sequence is designed for, their weights and hash, if any."""
+    given, path = campaign.input, ("input", "states")
+    if not given.states:
+        return [], None, None
+    if given.structure is not None:
+        raise source.error(
+            path, "structure is given, too. Keep one; the first of the states names the residues."
         )
-    return structure, _hash(file.read_bytes())
+    read = []
+    for i, state in enumerate(given.states):
+        own = {key: getattr(state, key, None) for key in _HOW}
+        how = {key: getattr(given, key) if v is None else v for key, v in own.items()}
+        how["numbering"] = given.numbering
+        read.append(_read(state.structure, source, (*path, i), how))
+    weights = [state.weight for state in given.states]
+    unsaid = [i for i, weight in enumerate(weights) if weight is None]
+    if unsaid and len(unsaid) < len(weights):
+        raise source.error(
+            (*path, unsaid[0]),
+            "it has no weight, and another has one. Give each a weight, or none: then all weigh "
+            f"{1 / len(weights):.3g}.",
+        )
+    digest = _hash("".join(digest for _, digest in read).encode())
+    known = None if unsaid else [float(w) for w in weights if w is not None]
+    return [structure for structure, _ in read], known, digest
 
 
 def own_process(campaign: Campaign, source: Source) -> Process | None:
@@ -168,7 +201,10 @@ def _refuse_cuda(campaign: Campaign, source: Source) -> None:
 
 def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
     """Return the model of a sequence campaign, with its backbone if it has one."""
-    structure, structure_hash = _structure(campaign, source)
+    states, weights, structure_hash = _states(campaign, source)
+    structure = states[0] if states else None
+    if structure is None:
+        structure, structure_hash = _structure(campaign, source)
     spec, takes = campaign.model, _takes(campaign)
     other = {key: ("constraints", key) for key in names("constraint") if key not in takes}
     params = dict(_params(campaign, source, own, _ELSEWHERE | other))
@@ -185,10 +221,14 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
         if "structure" not in takes:
             raise source.error(
                 ("model", "name"),
-                f"the model {spec.name!r} does not look at a structure, and input.structure gives "
-                f"one. Models that do: {', '.join(takers('model', 'structure'))}.",
+                f"the model {spec.name!r} does not look at a structure, and input."
+                f"{'states' if states else 'structure'} gives one. Models that do: "
+                f"{', '.join(takers('model', 'structure'))}.",
             )
-        params["structure"] = structure
+        if states:
+            params |= {"states": states, "state_weights": weights}
+        else:
+            params["structure"] = structure
     elif "structure" in takes:
         raise source.error(
             ("model", "name"),
@@ -224,7 +264,8 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
             **params,
         )
     except SpecError as error:
-        raise source.error(("model", *error.path), str(error)) from error
+        home = "input" if error.path == ("states",) else "model"
+        raise source.error((home, *error.path), str(error)) from error
     except ConstraintError as error:
         # what is no constraint has its own place
         place = _ELSEWHERE.get(".".join(map(str, error.path)), ("constraints", *error.path))
@@ -273,6 +314,7 @@ def load_images(campaign: Campaign, source: Source, own: Process | None) -> Load
     spec, asked = campaign.model, campaign.input
     said: dict[KeyPath, bool] = {
         ("input", "structure"): asked.structure is not None,
+        ("input", "states"): bool(asked.states),
         ("input", "chains"): asked.chains is not None,
         ("input", "context"): asked.context is not None,
         ("input", "numbering"): asked.numbering != "author",

@@ -41,6 +41,7 @@ from seqalign.files.orderable import Orderable
 from seqalign.files.ordering import Ordering
 from seqalign.files.remarks import remarks
 from seqalign.files.sheet import Sheet
+from seqalign.files.structure import Structure
 from seqalign.load import Model
 from seqalign.registry import checkpoint_of, takers
 from seqalign.space.max_mutations import MaxMutations
@@ -66,8 +67,32 @@ def _remarks(plan: Plan) -> list[str]:
     if plan.structure is None:
         return []
     seen = spec.python is None and sees_beside(spec.name, spec.model_extra or {})
-    free = {i + 1 for i in free_positions(space_of(plan.model))}
-    return remarks(plan.structure, seen, () if seen else takers("model", "context_atoms"), free)
+    free, others = free_positions(space_of(plan.model)), takers("model", "context_atoms")
+
+    def about(structure: Structure, free: Sequence[int]) -> list[str]:
+        return remarks(structure, seen, () if seen else others, {i + 1 for i in free})
+
+    states = plan.model.states
+    if not states:
+        return about(plan.structure, free)
+    found = _states(plan.model)
+    for state in states:
+        there = about(state.structure, state.at[free].tolist())
+        found += [f"{state.structure.name}: {line}" for line in there]
+    return found
+
+
+def _states(model: Model) -> list[str]:
+    """Return in sentences which structures one sequence is designed for."""
+    first, *rest = model.states
+    each = zip(model.states, model.state_weights, strict=True)
+    named = ", ".join(f"{s.structure.name} (weight {w:.3g})" for s, w in each)
+    apart = "; ".join(f"{s.structure.name} is {s.rmsd:.1f} Å away from it (CA)" for s in rest)
+    said = (
+        f"One sequence for {len(model.states)} states: {named}. {first.structure.name} names the "
+        f"residues; {apart}."
+    )
+    return [said, *(note for s in rest for note in s.notes)]
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -426,6 +451,7 @@ class Letters:
             "steps": model.steps,
             "free": "".join("1" if a == space.alphabet.mask_symbol else "0" for a in space.fixed),
             "notes": _remarks(plan),
+            **({"state_weights": list(model.state_weights)} if model.states else {}),
         }
 
     def asked(self, plan: Plan) -> Mapping[str, Any]:

@@ -28,10 +28,30 @@ class _Open(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
 
+class StateSpec(_Strict):
+    """One structure of several; what is not said of how it is read is as `input` says."""
+
+    structure: str
+    chains: list[str] | None = Field(default=None, min_length=1)
+    context: list[str] | None = Field(default=None, min_length=1)
+    map: dict[str, str] | None = None
+    ignore: list[str] | None = None
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+def _state(given: Any) -> Any:
+    return {"structure": given} if isinstance(given, str) else given
+
+
 class InputSpec(_Strict):
-    """What is given: a backbone, a wild type, prompts, or nothing but the model's own."""
+    """What is given: a backbone or several, a wild type, prompts, or nothing but the model's own.
+
+    `states` are structures that one sequence is designed for: the prior is the product of their
+    posteriors to the power of their weights, 1 / n each by default; the first names the residues.
+    """
 
     structure: str | None = None
+    states: list[Annotated[StateSpec, BeforeValidator(_state)]] = Field(default_factory=list)
     numbering: Literal["author", "label", "index"] = "author"
     chains: list[str] | None = Field(default=None, min_length=1)
     context: list[str] | None = Field(default=None, min_length=1)
@@ -90,7 +110,11 @@ class ModelSpec(_Open):
 
 
 class RewardSpec(_Strict):
-    """A reward: exactly one of oracle, python, command."""
+    """A reward: exactly one of oracle, python, command.
+
+    Of several input.states, `states` says what becomes of the rewards in each: mean (the default),
+    sum, min, difference (the first less the highest of the others), or the number of one, from 1.
+    """
 
     oracle: str | None = None
     python: str | None = None
@@ -101,6 +125,7 @@ class RewardSpec(_Strict):
     role: Literal["guide", "final", "holdout"] = "guide"
     on_failure: OnFailure = "raise"
     unit: str = ""
+    states: Literal["mean", "sum", "min", "difference"] | int | None = None
     params: dict[str, Any] = Field(default_factory=dict)
 
 

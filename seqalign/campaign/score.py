@@ -91,7 +91,7 @@ def stored_constants(plan: Plan, folder: RunFolder) -> Constants | None:
         return None
     before, now = folder.read_config(), json.loads(json.dumps(plan.config))
     keys = ("model", "rewards", "constraints", "design")
-    resolved = ("model", "rewards", "structure_sha256", "wild_type")
+    resolved = ("model", "rewards", "structure_sha256", "state_weights", "wild_type")
     same = all(before.get(k) == now.get(k) for k in keys) and all(
         before["resolved"].get(k) == now["resolved"].get(k) for k in resolved
     )

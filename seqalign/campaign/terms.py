@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from seqalign.core.callables import Command, OnFailure, as_reward
 from seqalign.core.objective import Reward, RewardError, Wrapper
 from seqalign.core.process import Designs
 from seqalign.core.wrappers import Cached
+from seqalign.files.states import InputState
 from seqalign.files.structure import Structure
 from seqalign.load import load_reward
 from seqalign.registry import SpecError, card_id, names, parameters
@@ -85,10 +86,37 @@ def _python(label: str, spec: RewardSpec, source: Source) -> Reward:
         raise source.error((*path, "python"), f"{text}: {error}") from error
 
 
+def _about_states(
+    spec: RewardSpec, source: Source, path: KeyPath, states: Sequence[InputState]
+) -> None:
+    """Refuse to say what becomes of several states where there is one, or a reward of none."""
+    if spec.states is None:
+        return
+    said = None
+    if not states:
+        said = "states is about several structures. Give input.states, or leave it out"
+    elif spec.oracle is None:
+        said = "an oracle is built for each state; what python and command name is one. Remove it"
+    elif "structure" in spec.params:
+        said = "params.structure names one structure. Keep one of the two"
+    elif "structure" not in parameters("reward", spec.oracle):
+        said = f"{spec.oracle} does not look at a structure, so it is the same in all. Remove it"
+    if said is not None:
+        raise source.error((*path, "states"), f"{said}.")
+
+
 def load_term(
-    label: str, spec: RewardSpec, source: Source, structure: Structure | None, recurs: bool
+    label: str,
+    spec: RewardSpec,
+    source: Source,
+    structure: Structure | None,
+    recurs: bool,
+    states: Sequence[InputState] = (),
 ) -> Term:
-    """Build one reward; `recurs` says whether designs are worth remembering, as sequences are."""
+    """Build one reward; `recurs` says whether designs are worth remembering, as sequences are.
+
+    One that looks at a backbone is built of each of the states, where there are several.
+    """
     path: KeyPath = ("rewards", label)
     taken = label in _RESERVED or label.endswith(("_scaled", "_sd"))
     taken = taken or label.startswith("sequence_")
@@ -106,15 +134,21 @@ def load_term(
             f"give exactly one of oracle, python and command, not {' and '.join(kinds) or 'none'}. "
             f"Known oracles: {', '.join(names('reward'))}.",
         )
+    _about_states(spec, source, path, states)
     if spec.oracle is not None:
         params = dict(spec.params)
         try:
             # a reward that looks at a backbone looks at the campaign's, unless told otherwise
-            if structure is not None and "structure" in parameters("reward", spec.oracle):
-                params.setdefault("structure", structure)
+            if "structure" not in params and "structure" in parameters("reward", spec.oracle):
+                if states:
+                    over = "mean" if spec.states is None else spec.states
+                    params |= {"states": states, "over": over}
+                elif structure is not None:
+                    params["structure"] = structure
             inner = load_reward(spec.oracle, **params)
         except SpecError as error:
             at = (*path, "params", *error.path) if error.path else (*path, "oracle")
+            at = (*path, "states") if error.path == ("over",) else at
             raise source.error(at, str(error)) from error
     elif spec.python is not None:
         inner = _python(label, spec, source)

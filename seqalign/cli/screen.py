@@ -30,7 +30,9 @@ from seqalign.campaign.status import Status
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Paired, Summary
 from seqalign.campaign.yaml import CampaignError
+from seqalign.core.objective import walk
 from seqalign.core.particles import Step
+from seqalign.core.states import OverStates
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CampaignFile = Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="The campaign.")]
@@ -347,7 +349,11 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
         weight = f"weight {t.spec.weight:g}" if t.spec.role == "guide" else t.spec.role
         unit = f" [{t.raw.unit}]" if t.raw.unit else ""
         gradient = "with gradient" if t.raw.differentiable else "no gradient"
-        say(f"  {t.label}{unit}: {weight}, {gradient}. {what}")
+        over = next((r.over for r in walk(t.raw) if isinstance(r, OverStates)), None)
+        states = "" if over is None else f", {over} over {len(plan.model.states)} states"
+        if isinstance(t.spec.states, int):
+            states = f", in state {t.spec.states} alone"
+        say(f"  {t.label}{unit}: {weight}{states}, {gradient}. {what}")
     say("\nSamplers")
     growing = plan.most is not None and plan.most > plan.islands
     for arm in plan.arms:
