@@ -22,6 +22,7 @@ model = sa.load_model(
     fix="A339-341, A412",  # the ends stay
     omit="C",  # no cysteine
     max_mutations=12,  # against the sequence of the structure
+    temperature=0.5,  # 0.1 by default: among few mutations so cold a prior has one best answer
     max_homopolymer=3,  # no letter more than three times in a row
     forbid=["N[^P][ST]"],  # no glycosylation site
     net_charge={"min": -8, "max": 4},
@@ -35,7 +36,7 @@ judge = sa.load_reward("ddg-mini-b", structure=structure)
 
 # The target is p*(x) ∝ p_pre(x) · exp(stability(x) / alpha): a smaller alpha follows the reward
 # more and the prior less. TDS tilts every step of the reverse diffusion by the reward's gradient.
-result = sa.sample(model, stability, "tds", particles=4 if quick else 64, alpha=1.0, seed=7)
+result = sa.sample(model, stability, "tds", particles=4 if quick else 64, alpha=0.3, seed=7)
 print(result)
 
 # What comes back is weighted: the ten best are the best, the mean is over p*.

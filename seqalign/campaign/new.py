@@ -225,7 +225,7 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
         "ends": to_fix(structure) or numbering.name(1),
         "active": "max_homopolymer",
         "guides": "stability",
-        "alpha": 0.5,
+        "alpha": 0.3,
         "chains": chains if all(chains) else [],
         "given": {
             **({"context": context} if all(context) and context else {}),
