@@ -247,7 +247,7 @@ def test_every_constraint_is_exact_on_a_uniform_process(name):
 @pytest.mark.parametrize("order", ["random", "parallel"])
 @pytest.mark.parametrize("name", exact.CONSTRAINED)
 def test_every_constraint_is_exact_with_every_method(order, name, method):
-    assert_constrained(order, name, method, 40_000, 32)
+    assert_constrained(order, name, method, 24_000 if order == "random" else 26_000, 32)
 
 
 @pytest.mark.parametrize("through", ["posterior", "network"])
