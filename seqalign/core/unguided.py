@@ -133,7 +133,7 @@ def sweep(
             process,
             x,
             rng,
-            allowed=None if space is None else space.sites,  # type: ignore[attr-defined]
+            allowed=getattr(space, "sites", None),
             defense=loop.defense / steps,
             observe=lambda x, log_w: note(x=x, log_w=log_w),
         )
