@@ -23,7 +23,7 @@ from seqalign.methods.tds import TDS
 from seqalign.models import emoji, pdz
 from seqalign.models.mpnn import MPNN
 from seqalign.models.mpnn_weights import load_checkpoint
-from seqalign.rewards import checkpoints, ddg
+from seqalign.rewards import checkpoints, ddg_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 BAD = (math.nan, math.inf, -math.inf)
@@ -78,7 +78,7 @@ def test_every_kind_of_file_is_refused(tmp_path):
     name = next(n for n, v in own.items() if v.is_floating_point())
     save_file(spoiled(own, name, math.nan), tmp_path / "ddg.safetensors")
     with pytest.raises(ValueError, match=rf"ddg\.safetensors: tensor '{name}'"):
-        ddg.read_weights(tmp_path / "ddg.safetensors")
+        ddg_pairs.read_weights(tmp_path / "ddg.safetensors")
     torch.save({"state_dict": {"module.a": torch.tensor([math.nan])}}, tmp_path / "head.pth")
     with pytest.raises(ValueError, match=r"head\.pth: tensor 'a'"):
         checkpoints.read_tensors(tmp_path / "head.pth")

@@ -15,7 +15,7 @@ from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.numbering import Numbering
 from seqalign.files.structure import Structure
-from seqalign.rewards import ddg, ddg_data, train_ddg
+from seqalign.rewards import ddg_data, ddg_pairs, train_ddg_pairs
 from seqalign.rewards.ddg_data import Chain, Row
 from seqalign.rewards.potts import Potts
 
@@ -115,7 +115,7 @@ def test_training_features_are_the_energy_of_the_reward():
     made, net = chain(4), network()
     theta = np.random.default_rng(1).normal(size=198) * 0.1
     theta[:4] = (0.5, -0.3, 0.7, 0.4)
-    weights = train_ddg.packed(net, theta)
+    weights = train_ddg_pairs.packed(net, theta)
     structure = Structure(
         name="x",
         sequence=made.sequence,
@@ -124,12 +124,12 @@ def test_training_features_are_the_energy_of_the_reward():
         design=torch.ones(len(made.letters), dtype=torch.bool),
         residue_index=torch.arange(len(made.letters)),
     )
-    reward = ddg.of_structure("x", weights, structure)
+    reward = ddg_pairs.of_structure("x", weights, structure)
     rows = rows_of(made, 30, seed=2)
     x = made.letters.repeat(30, 1)
     for row, r in zip(x, rows, strict=True):
         row[r.position] = r.mutant
-    predicted = train_ddg.differences(net, {("x", "A"): made}, rows) @ theta
+    predicted = train_ddg_pairs.differences(net, {("x", "A"): made}, rows) @ theta
     scored = reward(Designs(x[None], PROTEIN))[0]
     np.testing.assert_allclose(predicted, scored.numpy(), atol=2e-4)
 
@@ -138,24 +138,24 @@ def test_the_regression_is_antisymmetric():
     """Reverse mutations, with the opposite sign, say the same thing."""
     made, net = chain(5), network()
     rows = rows_of(made, 40)
-    x = train_ddg.differences(net, {("x", "A"): made}, rows)
+    x = train_ddg_pairs.differences(net, {("x", "A"): made}, rows)
     reverse = [replace(r, wild=r.mutant, mutant=r.wild, stability=-r.stability) for r in rows]
-    theta = train_ddg.fit(x, rows)
-    np.testing.assert_array_equal(train_ddg.fit(-x, reverse), theta)
+    theta = train_ddg_pairs.fit(x, rows)
+    np.testing.assert_array_equal(train_ddg_pairs.fit(-x, reverse), theta)
 
 
 def test_the_regression_finds_a_signal_and_clips_an_outlier():
     made, net = chain(6), network()
     rows = rows_of(made, 200, seed=3)
-    x = train_ddg.differences(net, {("x", "A"): made}, rows)
+    x = train_ddg_pairs.differences(net, {("x", "A"): made}, rows)
     # the truth: volume of the letter where it is buried
     truth = x[:, 44 + 14 + 2]
     rows = [replace(r, stability=float(y)) for r, y in zip(rows, truth, strict=True)]
-    found = x @ train_ddg.fit(x, rows)
+    found = x @ train_ddg_pairs.fit(x, rows)
     assert np.corrcoef(found, truth)[0, 1] > 0.9
     wild = [replace(rows[0], stability=1e6), *rows[1:]]
     clipped = [replace(rows[0], stability=ddg_data.CLIP), *rows[1:]]
-    np.testing.assert_array_equal(train_ddg.fit(x, wild), train_ddg.fit(x, clipped))
+    np.testing.assert_array_equal(train_ddg_pairs.fit(x, wild), train_ddg_pairs.fit(x, clipped))
 
 
 def test_correlations_are_per_protein_where_there_are_enough_rows():
@@ -163,7 +163,7 @@ def test_correlations_are_per_protein_where_there_are_enough_rows():
     rows += [Row("b", "A", i, 0, 1, float(-i)) for i in range(12)]
     rows += [Row("few", "A", i, 0, 1, 0.5) for i in range(3)]
     prediction = np.array([*range(12), *range(12), 0.0, 1.0, 2.0])
-    mean, n, _ = train_ddg.correlations(rows, prediction)
+    mean, n, _ = train_ddg_pairs.correlations(rows, prediction)
     assert n == 2
     assert mean == pytest.approx(0.0)
 
@@ -221,11 +221,11 @@ def data(tmp_path):
 def test_training_is_deterministic_and_its_files_make_rewards(data, tmp_path):
     torch.set_num_threads(1)
     for folder in ("one", "two"):
-        train_ddg.train(data, tmp_path / folder, epochs=1)
+        train_ddg_pairs.train(data, tmp_path / folder, epochs=1)
     for name in ("ddg-mini", "ddg-mini-b"):
         first = (tmp_path / "one" / f"{name}.safetensors").read_bytes()
         assert first == (tmp_path / "two" / f"{name}.safetensors").read_bytes()
-        weights = ddg.read_weights(tmp_path / "one" / f"{name}.safetensors")
+        weights = ddg_pairs.read_weights(tmp_path / "one" / f"{name}.safetensors")
         assert weights["products"].shape == (11, 14)
         assert all(bool(w.isfinite().all()) for w in weights.values())
 
@@ -242,4 +242,4 @@ def test_rows_that_do_not_fit_their_backbone_are_refused(data):
 
 def test_nothing_to_do_is_an_error(data):
     with pytest.raises(SystemExit):
-        train_ddg.main(["--data", str(data)])
+        train_ddg_pairs.main(["--data", str(data)])

@@ -9,7 +9,7 @@ see a letter. So the reward is antisymmetric by construction: with wild type and
 one backbone it changes its sign, bit by bit; it is 0 for the wild type, defined for any number of
 mutations, and quadratic, hence smooth, in letter probabilities.
 
-Two things are learned, by `train_ddg`: the network and the regression of `potts`. Letters of
+Two things are learned, by `train_ddg_pairs`: the network and the regression of `potts`. Letters of
 context chains count, too; of a residue without a standard letter only the backbone does.
 """
 
@@ -140,7 +140,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise FileNotFoundError(
             f"The weights {file.name} are not in {file.parent}. Reinstall seqalign, or train them "
-            f"with `python -m seqalign.rewards.train_ddg --data DATA --out rewards/`."
+            f"with `python -m seqalign.rewards.train_ddg_pairs --data DATA --out rewards/`."
         )
     with safe_open(file, framework="pt") as stored:
         return sound(((key, stored.get_tensor(key)) for key in stored.keys()), file)

@@ -1,7 +1,7 @@
 """Train and evaluate `ddg-mini` and its hold-out twin.
 
-    python -m seqalign.rewards.train_ddg --data DATA --out rewards/   # train, write the weights
-    python -m seqalign.rewards.train_ddg --data DATA --evaluate       # every figure of the cards
+    python -m seqalign.rewards.train_ddg_pairs --data DATA --out rewards/   # train and write
+    python -m seqalign.rewards.train_ddg_pairs --data DATA --evaluate       # the figures of the cards
 
 Two stages, both deterministic on one thread:
 
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
-from seqalign.rewards import ddg
+from seqalign.rewards import ddg_pairs
 from seqalign.rewards.ddg_data import (
     CLIP,
     FOLDS,
@@ -298,7 +298,9 @@ def _show(what: str, rows: Sequence[Row], prediction: Array) -> None:
 
 
 def _shipped(half: str) -> tuple[Weights, Potts]:
-    weights = ddg.read_weights(Path(ddg.__file__).with_name(f"{NAMES[half]}.safetensors"))
+    weights = ddg_pairs.read_weights(
+        Path(ddg_pairs.__file__).with_name(f"{NAMES[half]}.safetensors")
+    )
     potts = {k.removeprefix("potts."): v for k, v in weights.items() if k.startswith("potts.")}
     return weights, Potts.of(potts)
 
@@ -380,7 +382,7 @@ def evaluate_minis(data: Path) -> None:
             if structure is None or len(natural) != len(r["sequence"]) or changes > named:
                 left_out.add(r["name_wt"])
                 continue
-            reward = ddg.of_structure(name, weights, structure)
+            reward = ddg_pairs.of_structure(name, weights, structure)
             score = float(reward(Designs.of([r["sequence"]], PROTEIN)))
             (single if changes == 1 else several).append((score, -float(r["ddg_exp"])))
         s, m = np.array(single), np.array(several)
@@ -404,9 +406,9 @@ def evaluate_designs(data: Path, mutations: int = 8, designs: int = 2000, seed: 
             places = torch.from_numpy(rng.choice(len(wild), mutations, replace=False))
             row[places] = (row[places] + torch.from_numpy(rng.integers(1, 20, mutations))) % 20
         guide, twin = (
-            ddg.of_structure(NAMES[h], _shipped(h)[0], structures[name])(Designs(x[None], PROTEIN))[
-                0
-            ].numpy()
+            ddg_pairs.of_structure(NAMES[h], _shipped(h)[0], structures[name])(
+                Designs(x[None], PROTEIN)
+            )[0].numpy()
             for h in "AB"
         )
         top = np.argsort(-guide)[:10]
