@@ -1,7 +1,7 @@
 """Train and evaluate `ddg-mini` and its hold-out twin.
 
     python -m seqalign.rewards.train_ddg_pairs --data DATA --out rewards/   # train and write
-    python -m seqalign.rewards.train_ddg_pairs --data DATA --evaluate       # the figures of the cards
+    python -m seqalign.rewards.train_ddg_pairs --data DATA --evaluate       # every figure
 
 Two stages, both deterministic on one thread:
 
