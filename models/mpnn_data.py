@@ -42,6 +42,21 @@ COPY: Final = 25
 
 
 @dataclass(frozen=True, eq=False)
+class Lessons:
+    """What a teacher says of states of a chain (`teacher`).
+
+    Attributes:
+        tokens: (S, L) uint8, the letters; of the first states they are the chain's own.
+        hidden: (S, L) bool, which of them are masked.
+        log_probs: (S, L, 20) float16, of the masked ones given the others.
+    """
+
+    tokens: Tensor
+    hidden: Tensor
+    log_probs: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Chain:
     """A backbone with its letters.
 
@@ -51,6 +66,7 @@ class Chain:
         coords: (L, 4, 3) in Å, N, CA, C, O.
         tokens: (L,) int64.
         numbers: (L,) int64, residue numbers.
+        lessons: of a teacher, or None.
     """
 
     name: str
@@ -58,6 +74,7 @@ class Chain:
     coords: Tensor
     tokens: Tensor
     numbers: Tensor
+    lessons: Lessons | None = None
 
     def __len__(self) -> int:
         """Count the residues."""
@@ -72,8 +89,13 @@ class Chain:
     def window(self, start: int, length: int) -> Chain:
         """Return `length` residues from `start` on."""
         part = slice(start, start + length)
+        own = self.lessons
         return dataclasses.replace(
-            self, coords=self.coords[part], tokens=self.tokens[part], numbers=self.numbers[part]
+            self,
+            coords=self.coords[part],
+            tokens=self.tokens[part],
+            numbers=self.numbers[part],
+            lessons=own and Lessons(*(v[:, part] for v in vars(own).values())),
         )
 
     def graph(self, neighbors: int, noise: float = 0.0) -> Graph:

@@ -15,6 +15,10 @@ coordinates, anew in every pass.
 weighted by n / m. That is the exact expectation of -log p over uniformly random orders (Hoogeboom
 et al. 2022, eq. 4); in training, not in evaluation, the weight is bounded by 8.
 
+*Teacher.* With `--teacher` a state is one of the chain's lessons (`teacher`), three fourths of them
+with its own letters; the loss is then `share` times the cross-entropy of the teacher's posteriors
+and the rest that of the chain's letters, and the former alone where the letters are not its own.
+
 *Reproducibility.* The data and the masks of a pass are drawn from (seed, pass), so that a run that
 was stopped and started again with the same options ends with the same weights, given the number of
 threads. With two or more threads each is a process of its own with its share of every batch.
@@ -60,10 +64,13 @@ from seqalign.models.mpnn_data import (
     read_parts,
 )
 from seqalign.models.mpnn_weights import LETTERS, MASKED, NEIGHBORS
+from seqalign.models.teacher import DRAWN, OWN, taught
 
 # identity to every training chain below which a held-out chain is also reported apart
 APART: Final = 0.3
 MOST_WEIGHT: Final = 8.0
+# lessons with the chain's own letters, of all that a student is given
+OWN_SHARE: Final = 0.75
 EVALUATION_SEED: Final = 2024
 
 
@@ -80,6 +87,7 @@ class Settings(training.Settings):
     neighbors: int = NEIGHBORS
     noise: float = 0.1
     ema: float = 0.998
+    share: float = 0.75
 
 
 # training -----------------------------------------------------------------------------------------
@@ -108,23 +116,69 @@ def masked_counts(lengths: Sequence[int]) -> list[int]:
     return [1 + int(u * n) for u, n in zip(levels.tolist(), lengths, strict=True)]
 
 
-def training_loss(network: MPNN, batch: Sequence[Chain], settings: Settings) -> Tensor:
-    """Return the any-order negative log-likelihood per residue in nats, its weights bounded."""
-    tokens = torch.cat([c.tokens for c in batch])
-    masked, weights = [], []
-    lengths = [len(c) for c in batch]
-    for n, m in zip(lengths, masked_counts(lengths), strict=True):
-        hit = torch.zeros(n, dtype=torch.bool)
-        hit[torch.randperm(n)[:m]] = True
-        masked.append(hit)
+@dataclass(frozen=True)
+class State:
+    """What a network is asked about one chain.
+
+    Attributes:
+        tokens: (n,) the letters shown.
+        hidden: (n,) bool, which are masked.
+        soft: (n, 20) what it should say of the masked ones.
+    """
+
+    tokens: Tensor
+    hidden: Tensor
+    soft: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """(n,), n over the number of masked ones, bounded."""
+        n, m = len(self.tokens), int(self.hidden.sum())
         # a chain with few masked residues would speak through them alone, and loudly
-        weights.append(torch.full((n,), min(n / m, MOST_WEIGHT)))
-    hidden, weight = torch.cat(masked), torch.cat(weights)
+        return torch.full((n,), min(n / max(m, 1), MOST_WEIGHT))
+
+
+def masked(batch: Sequence[Chain]) -> list[State]:
+    """Return a state of each chain with its own letters, which are what is to be said."""
+    states = []
+    lengths = [len(c) for c in batch]
+    for chain, m in zip(batch, masked_counts(lengths), strict=True):
+        hidden = torch.zeros(len(chain), dtype=torch.bool)
+        hidden[torch.randperm(len(chain))[:m]] = True
+        states.append(State(chain.tokens, hidden, F.one_hot(chain.tokens, 20).float()))
+    return states
+
+
+def taught_states(batch: Sequence[Chain], share: float) -> list[State]:
+    """Return one of the lessons of each chain; the levels of masking are stratified."""
+    states = []
+    levels = (torch.randperm(len(batch)) + torch.rand(len(batch))) / len(batch)
+    for chain, level, own in zip(
+        batch, levels.tolist(), (torch.rand(len(batch)) < OWN_SHARE).tolist(), strict=True
+    ):
+        given = chain.lessons
+        if given is None:
+            raise ValueError(f"Chain {chain.name} has no lessons; give them to all chains.")
+        row = int(level * OWN) if own else OWN + int(level * DRAWN)
+        soft = given.log_probs[row].float().exp()
+        if own:
+            soft = share * soft + (1 - share) * F.one_hot(chain.tokens, 20)
+        states.append(State(given.tokens[row].long(), given.hidden[row], soft))
+    return states
+
+
+def training_loss(network: MPNN, batch: Sequence[Chain], settings: Settings) -> Tensor:
+    """Return the any-order cross-entropy per residue in nats, its weights bounded."""
+    learned = any(c.lessons for c in batch)
+    states = taught_states(batch, settings.share) if learned else masked(batch)
+    hidden = torch.cat([s.hidden for s in states])
+    tokens = torch.cat([s.tokens for s in states])
     graph = join([c.graph(settings.neighbors, settings.noise) for c in batch])
     with torch.autocast("cpu", torch.bfloat16, enabled=settings.bfloat16):
         logits = network(graph, tokens.masked_fill(hidden, MASKED))
-    loss = F.cross_entropy(logits.float()[hidden][:, :20], tokens[hidden], reduction="none")
-    return (loss * weight[hidden]).sum() / len(tokens)
+    soft, weight = (torch.cat([getattr(s, k) for s in states])[hidden] for k in ("soft", "weights"))
+    loss = F.cross_entropy(logits.float()[hidden][:, :20], soft, reduction="none")
+    return (loss * weight).sum() / len(tokens)
 
 
 def new_network(settings: Settings, frequencies: Tensor | None = None) -> MPNN:
@@ -380,13 +434,16 @@ def without_denormals() -> Iterator[None]:
 
 
 @without_denormals()
-def worker(rank: int, data: Path, settings: Settings, out: Path) -> None:
+def worker(
+    rank: int, data: Path, settings: Settings, out: Path, teacher: Path | None = None
+) -> None:
     """Train in one of several processes, one thread each."""
     torch.set_num_threads(1)
     if settings.threads > 1:
         meeting = f"file://{(out / 'meeting').absolute()}"
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=settings.threads)
-    network = train(read_parts(data), settings, out, rank)
+    parts = read_parts(data)
+    network = train(parts if teacher is None else taught(parts, teacher), settings, out, rank)
     if rank == 0:
         training.write_weights(network.state_dict(), out / "mpnn-mini.safetensors")
 
@@ -413,6 +470,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/mpnn"))
     parser.add_argument("--evaluate", type=Path, metavar="FILE", help="weights to evaluate")
+    parser.add_argument("--teacher", type=Path, metavar="FILE", help="lessons of `teacher`")
     parser.add_argument("--minutes", type=float, help="as many passes as fit, instead of --passes")
     parser.add_argument("--draws", type=int, default=2, help="sequences per chain (evaluation)")
     parser.add_argument("--states", type=int, default=32, help="states per chain (evaluation)")
@@ -457,9 +515,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = dataclasses.replace(settings, passes=passes)
         print(f"{passes} passes fit; the same run again: --passes {passes}")
     if settings.threads == 1:
-        worker(0, data, settings, out)
+        worker(0, data, settings, out, options["teacher"])
     else:
-        spawn(worker, (data, settings, out), nprocs=settings.threads)
+        spawn(worker, (data, settings, out, options["teacher"]), nprocs=settings.threads)
 
 
 if __name__ == "__main__":

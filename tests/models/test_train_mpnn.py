@@ -1,5 +1,6 @@
 """Training of mpnn-mini: the split, the estimator, resuming; its shipped weights and their card."""
 
+import dataclasses
 import gzip
 import io
 import itertools
@@ -17,12 +18,12 @@ from backbones import BENCHMARK, backbone_of, network
 from checks import mean_is
 from torch import Tensor
 
-from seqalign.models import mpnn_data
+from seqalign.models import mpnn_data, teacher
 from seqalign.models import train_mpnn as training
 from seqalign.models.backbone import Backbone
 from seqalign.models.inverse_folding import mpnn_mini
 from seqalign.models.mpnn_data import Chain
-from seqalign.models.mpnn_weights import LETTERS, MASKED, embeddings, shipped
+from seqalign.models.mpnn_weights import LETTERS, MASKED, Weights, embeddings, shipped
 from seqalign.models.train_mpnn import Settings
 
 DATA = Path(os.environ.get("SEQALIGN_DATA", "absent"))
@@ -244,6 +245,98 @@ def test_the_loss_falls_where_there_is_something_to_learn(tmp_path):
     frequencies = mpnn_data.background(parts)
     blind = math.exp(-float(frequencies.log()[parts.test[0].tokens].mean()))
     assert value < 0.9 * blind
+
+
+# the teacher --------------------------------------------------------------------------------------
+
+
+def teaching() -> Weights:
+    return Weights(network(21), 6)
+
+
+def test_lessons_are_the_teachers_conditionals():
+    own = chain("a", random_letters(12, 3))
+    given = teacher.lessons(teaching(), own, 0)
+    assert given.tokens.shape == given.hidden.shape == (teacher.OWN + teacher.DRAWN, 12)
+    assert torch.equal(given.tokens[: teacher.OWN].long(), own.tokens.expand(teacher.OWN, 12))
+    # stratified: each share of the range of counts holds one lesson of a kind
+    for rows in (given.hidden[: teacher.OWN], given.hidden[teacher.OWN :]):
+        level = (rows.sum(1) - 1) / 12
+        assert torch.equal((level * len(rows)).long(), torch.arange(len(rows)))
+    # where all are masked but those of lower rank, one residue after the other says the same
+    weights = teaching()
+    taught = teacher.Teacher.of(weights, own)
+    rank = torch.rand(1, 12, generator=torch.Generator().manual_seed(1))
+    along = taught.log_probs(own.tokens[None], rank)[0]
+    for i in range(12):
+        blind = torch.where(rank >= rank[0, i], 2.0, rank)
+        alone = taught.log_probs(own.tokens[None], blind)[0, i]
+        assert torch.allclose(alone, along[i], atol=1e-5)
+
+
+def test_a_masked_letter_is_never_seen_by_the_teacher():
+    own = chain("a", random_letters(12, 3))
+    other = dataclasses.replace(own, tokens=(own.tokens + 7) % 20)
+    hidden = torch.arange(12) % 3 == 0
+    rank = torch.where(hidden, 2.0, torch.arange(12) / 12)[None]
+    taught = teacher.Teacher.of(teaching(), own)
+    mixed = torch.where(hidden, other.tokens, own.tokens)[None]
+    one, two = (taught.log_probs(x, rank)[0, hidden] for x in (own.tokens[None], mixed))
+    assert torch.equal(one, two)
+
+
+def test_a_window_takes_its_part_of_the_lessons():
+    own = chain("a", random_letters(12, 3))
+    own = dataclasses.replace(own, lessons=teacher.lessons(teaching(), own, 0))
+    part = own.window(4, 5)
+    assert own.lessons is not None
+    assert part.lessons is not None
+    assert torch.equal(part.lessons.log_probs, own.lessons.log_probs[:, 4:9])
+    assert torch.equal(part.lessons.tokens[0].long(), part.tokens)
+
+
+def test_a_student_with_lessons_says_what_the_teacher_says():
+    own = [chain(f"c{i}", random_letters(20, i), seed=i) for i in range(3)]
+    taught = [
+        dataclasses.replace(c, lessons=teacher.lessons(teaching(), c, i)) for i, c in enumerate(own)
+    ]
+    torch.manual_seed(0)
+    for state, c in zip(training.taught_states(taught, 1.0), taught, strict=True):
+        assert c.lessons is not None
+        row = [torch.equal(state.hidden, h) for h in c.lessons.hidden].index(True)
+        said = c.lessons.log_probs[row].float().exp()
+        assert torch.allclose(state.soft, said)
+        assert torch.allclose(state.soft[state.hidden].sum(-1), torch.ones(()), atol=2e-3)
+    torch.manual_seed(0)
+    for state, c in zip(training.taught_states(taught, 0.0), taught, strict=True):
+        # without a share for the teacher a chain's own lesson is nature's letters
+        if torch.equal(state.tokens, c.tokens):
+            assert torch.equal(state.soft.argmax(-1), c.tokens)
+    with pytest.raises(ValueError, match="has no lessons"):
+        training.taught_states([taught[0], own[1]], 0.5)
+
+
+def test_lessons_are_written_read_and_learned(folder, capsys):
+    saved = folder / "teacher.pt"
+    torch.save({"model_state_dict": network(21).state_dict(), "num_edges": 6}, saved)
+    out = folder / "lessons.safetensors"
+    arguments = ["--data", str(folder), "--checkpoint", str(saved)]
+    teacher.main([*arguments, "--out", str(out)])
+    teacher.main([*arguments, "--judge"])
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["chains"] == 60
+    assert figures["perplexity"] > 1
+    size = ["--width", "16", "--residues", "200", "--passes", "1"]
+    training.main(
+        ["--data", str(folder), "--out", str(folder / "run"), *size, "--teacher", str(out)]
+    )
+    assert (folder / "run" / "mpnn-mini.safetensors").exists()
+    parts = mpnn_data.read_parts(folder, log=lambda line: None)
+    assert teacher.taught(parts, out).train[0][0].lessons is not None
+    with pytest.raises(ValueError, match="is not of chain"):
+        teacher.taught(dataclasses.replace(parts, train=parts.train[::-1]), out)
+    with pytest.raises(FileNotFoundError, match="write it with"):
+        teacher.taught(parts, folder / "absent")
 
 
 @pytest.fixture
