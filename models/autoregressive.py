@@ -57,6 +57,23 @@ class Decoded:
 
 
 @dataclass(frozen=True, eq=False)
+class Sent:
+    """What is kept of (B, K) states that are asked about one position at a time.
+
+    Attributes:
+        x: (B, K, n) tokens, mask 20.
+        sent: (B, K, D − 1, N, H) as in `Decoded`.
+    """
+
+    x: Tensor
+    sent: Tensor
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `f` to every tensor."""
+        return over_tensors(self, f)
+
+
+@dataclass(frozen=True, eq=False)
 class Autoregressive:
     """A backbone read and written in process positions, by a network that decodes in an order.
 
@@ -228,6 +245,21 @@ class Autoregressive:
             return inputs, inputs[-1]
         logits: Tensor = backbone.network.W_out(inputs[-1])
         return inputs[:-1], logits[:, : len(PROTEIN)].float()
+
+    @torch.no_grad()
+    def ask(self, before: Decoded | Sent, at: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits (B, K, 20) at open positions (B, K), and what `tell` needs."""
+        x, sent = before.x.flatten(0, 1), before.sent.flatten(0, 1)
+        rows = torch.stack((torch.arange(len(x), device=x.device), at.flatten()), 1)
+        inputs, logits = self._rows(x, sent, rows, self.backbone.tabled(len(x)))
+        return logits.view(*at.shape, -1), inputs
+
+    @torch.no_grad()
+    def tell(self, x: Tensor, before: Decoded | Sent, at: Tensor, made: list[Tensor]) -> Sent:
+        """Return what is kept of tokens x (B, K, n), letters at positions (B, K) more."""
+        new, sent = x.flatten(0, 1), before.sent.flatten(0, 1).clone()
+        self._tell(new, sent, torch.arange(len(new), device=x.device), at.flatten(), made)
+        return Sent(x, sent.view(before.sent.shape))
 
     def decode(self, x: Tensor, place: Place, choose: Choose) -> Iterator[Tensor]:
         """Yield tokens (P, n) after each reveal; see `Causal`."""

@@ -573,6 +573,13 @@ class PathTable:
         # a path that cannot be is no row of the table
         return Remembered(x, code, self.logits[code % len(self.logits)])
 
+    def ask(self, before: Remembered, at: Tensor) -> tuple[Tensor, None]:
+        wide = at[..., None, None].expand(*at.shape, 1, self.v)
+        return before.logits.gather(2, wide)[:, :, 0], None
+
+    def tell(self, x: Tensor, before: Remembered, at: Tensor, made: None) -> Remembered:
+        return self.advance(x, before)
+
     def decode(self, x: Tensor, place: Any, choose: Any) -> Any:
         rows, kept = torch.arange(len(x)), self.advance(x[None], None)
         for i in range(int((x == self.v).sum(-1).max())):

@@ -82,6 +82,22 @@ TELESCOPE = "core/test_laws_mutants.py::test_tilted_weights_telescope_too"
 
 MUTANTS = (
     Mutant(
+        "sketch-deaf",
+        "a network that is asked for one position is not told the letter that it got",
+        edit("core/sketch", "inner = self._told(x, before)", "inner = kept.inner"),
+        ("core/test_laws_exactness.py::test_one_position_a_step_is_exact",),
+    ),
+    Mutant(
+        "sketch-unnormalized",
+        "letters that are tilted one position a step are weighed without their normalizer",
+        edit(
+            "core/sketch",
+            "return torch.where(torch.isneginf(mass), -torch.inf, own - mass)",
+            "return own",
+        ),
+        ("core/test_laws_exactness.py::test_one_position_a_step_is_exact",),
+    ),
+    Mutant(
         "move-without-proposal",
         "a move forgets what the proposal prefers",
         edit("core/moves", "gain = gain - (back.log_p - back.log_q)", "pass"),

@@ -38,6 +38,18 @@ class Causal(Protocol):
         It has `logits` (B, K, L, V), right at the open positions, and `map`.
         """
 
+    def ask(self, before: Any, at: Tensor) -> tuple[Tensor, Any]:
+        """Return the logits (B, K, V) at open positions (B, K), and what `tell` needs.
+
+        `before` is what `advance` or `tell` returned.
+        """
+
+    def tell(self, x: Tensor, before: Any, at: Tensor, made: Any) -> Any:
+        """Return what is kept of tokens x (B, K, L): those of `before` with letters at (B, K).
+
+        It is good for `ask` and `tell`, and has `map`. `made` is what `ask` returned there.
+        """
+
     def decode(self, x: Tensor, place: Place, choose: Choose) -> Iterator[Tensor]:
         """Yield tokens (P, L) after each reveal, for as long as positions are open.
 

@@ -210,7 +210,8 @@ def limited(
     if isinstance(posterior, OpenPosterior) and isinstance(guide, OpenPosterior):
         log_rows = _limited(posterior.log_rows, guide.log_rows)
         return replace(posterior, log_rows=log_rows, rows=None, relaxed=None)
-    return CategoricalPosterior(_limited(posterior.log_probs, guide.log_probs))
+    log_probs = _limited(posterior.log_probs, guide.log_probs)
+    return CategoricalPosterior(log_probs, kept=posterior.kept)
 
 
 def _limited(log_p: Tensor, other: Tensor) -> Tensor:

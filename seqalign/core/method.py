@@ -19,6 +19,7 @@ from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step, log_mean_exp
 from seqalign.core.process import Process, Space
 from seqalign.core.proposal import Tilted
+from seqalign.core.sketch import sketched
 from seqalign.core.smc import SMC, Observe
 from seqalign.core.streams import Streams
 
@@ -70,6 +71,7 @@ class Looped:
 
     Attributes:
         alpha: temperature of the target, in units of the reward.
+        one_position: whether its steps ask the network for one position (`seqalign.core.sketch`).
         value: estimate of the soft value at intermediate steps.
         tempering: schedule of lam.
         potential: how values become the log-twist: difference, max or sum.
@@ -82,13 +84,18 @@ class Looped:
 
     alpha: float = 1.0
     consistent: ClassVar[bool] = True
+    one_position: ClassVar[bool] = False
 
     def parts(self) -> Mapping[str, Any]:
         """Return the parts of the loop that are no fields, by their names in `SMC`."""
         return {}
 
     def loop(self, process: Process, reward: Reward, space: Space | None = None) -> SMC:
-        """Return the sampler of these hyper-parameters."""
+        """Return the sampler of these hyper-parameters.
+
+        Raises:
+            TypeError: the method asks for one position a step, and the process is of another kind.
+        """
         known = {f.name for f in fields(SMC) if f.init}
         named = {"tilt": "proposal", "resample": "selection"}
         own = {named.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
@@ -99,6 +106,8 @@ class Looped:
             tilt = given.get("proposal")
             if isinstance(tilt, Tilted) and tilt.limit is None:
                 given["proposal"] = replace(tilt, limit=math.inf)
+        if self.one_position:
+            process = sketched(process, type(self).__module__.rpartition(".")[-1])
         return SMC(process, reward, space=space, **given)
 
     def __call__(

@@ -107,6 +107,17 @@ class Kept:
 
 
 @dataclass(frozen=True, eq=False)
+class Told:
+    """The same of states that are asked about one position at a time."""
+
+    parts: tuple[Any, ...]
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Told:
+        """Apply `f` to every tensor."""
+        return Told(tuple(part.map(f) for part in self.parts))
+
+
+@dataclass(frozen=True, eq=False)
 class Product:
     """Networks of several states as one: logits Σ_k w_k · logits_k."""
 
@@ -136,6 +147,25 @@ class Remembering:
         )
         rows = zip(self.states, parts, strict=True)
         return Kept(parts, _total([s.weight * s.placed.read(part.logits) for s, part in rows]))
+
+    def ask(self, before: Kept | Told, at: Tensor) -> tuple[Tensor, list[Any]]:
+        """Return the logits (B, K, V) at open positions (B, K), and what `tell` needs."""
+        asked = [
+            state.network.ask(part, state.placed.at.to(at.device)[at])
+            for state, part in zip(self.states, before.parts, strict=True)
+        ]
+        rows = zip(self.states, asked, strict=True)
+        return _total([state.weight * logits for state, (logits, _) in rows]), [m for _, m in asked]
+
+    def tell(self, x: Tensor, before: Kept | Told, at: Tensor, made: list[Any]) -> Told:
+        """Return what is kept of tokens x (B, K, L), letters at positions (B, K) more."""
+        rows = zip(self.states, before.parts, made, strict=True)
+        return Told(
+            tuple(
+                state.network.tell(state.placed.fill(x), part, state.placed.at.to(at.device)[at], m)
+                for state, part, m in rows
+            )
+        )
 
     def decode(self, x: Tensor, place: Place, choose: Choose) -> Iterator[Tensor]:
         """Yield tokens (P, L) after each reveal; see `Causal`.

@@ -406,7 +406,7 @@ class DesignSpace:
         dead = torch.isneginf(log_h)
         if bool(dead.any()):
             given = torch.where(dead[..., None, None], log_pi, given)
-        return log_h, CategoricalPosterior(given)
+        return log_h, CategoricalPosterior(given, kept=posterior.kept)
 
     def restrict(
         self,

@@ -25,6 +25,8 @@ from seqalign.core.value import PosteriorMode, PosteriorSample, Rollout
 from seqalign.core.wrappers import Cached, Chunked, Counted
 from seqalign.methods.beam import Beam
 from seqalign.methods.best_of_n import BestOfN
+from seqalign.methods.bias import Bias
+from seqalign.methods.causal_smc import CausalSMC
 from seqalign.methods.das import DAS
 from seqalign.methods.fk_steering import FKSteering
 from seqalign.methods.guidance import Guidance
@@ -50,6 +52,10 @@ METHODS = {
     "beam": Beam(branch=3),
     "guidance": Guidance(),
 }
+
+
+# a position of each particle a step, and the state that all start from
+REVEALING = {"causal_smc": CausalSMC(), "bias": Bias()}
 
 
 class Backward(torch.autograd.Function):
@@ -85,6 +91,13 @@ class Remembering(Network):
     def advance(self, x: Tensor, before: Any) -> Any:
         self.calls += x.shape[0] * x.shape[1]
         return self.inner.advance(x, before)
+
+    def ask(self, before: Any, at: Tensor) -> Any:
+        self.calls += at.numel()
+        return self.inner.ask(before, at)
+
+    def tell(self, x: Tensor, before: Any, at: Tensor, made: Any) -> Any:
+        return self.inner.tell(x, before, at, made)
 
     def decode(self, x: Tensor, place: Any, choose: Any) -> Any:
         def counting(i: int, x: Tensor) -> Tensor:
@@ -182,6 +195,37 @@ def test_a_budget_is_kept_before_it_is_exceeded(problem, method, chunk):
             METHODS[method](process, reward, (2, 6), budget=replace(spent, **{what: most}), **more)
         assert network.calls <= spent.network - (what == "network")
         assert reward.calls <= spent.reward - (what == "reward")
+
+
+@pytest.mark.parametrize("method", REVEALING)
+@pytest.mark.parametrize("problem", ["masked-random", "masked-remembering", "masked-space"])
+def test_one_position_a_step_is_counted(problem, method):
+    p = PROBLEMS[problem]()
+    process, network, reward = counted(p)
+    made: list[tuple[int, int]] = []
+    samples = REVEALING[method](
+        process,
+        reward,
+        (2, 6),
+        rng=Streams(0, range(2)),
+        space=p.space,
+        observe=lambda step, _: made.append((network.calls, reward.calls)),
+    )
+    assert samples.network_calls == network.calls
+    assert samples.reward_calls == reward.calls
+    open_ = 3 if p.space is None else p.space.free
+    assert network.calls == 1 + 2 * 6 * open_
+    assert [(s.network_calls, s.reward_calls) for s in samples.trace] == [
+        (now[0] - then[0], now[1] - then[1])
+        for then, now in zip([(0, 0), *made], made, strict=False)
+    ]
+    spent = Budget(samples.network_calls, samples.reward_calls)
+    more = {"rng": Streams(0, range(2)), "space": p.space}
+    enough = REVEALING[method](p.process, p.reward, (2, 6), budget=spent, **more)
+    assert torch.equal(enough.x, samples.x)
+    less = replace(spent, network=spent.network - 1)
+    with pytest.raises(OverBudget):
+        REVEALING[method](p.process, p.reward, (2, 6), budget=less, **more)
 
 
 def test_a_budget_ends_with_its_run():

@@ -33,12 +33,17 @@ def kinds(name: str) -> tuple[str, ...]:
     return getattr(ENTRIES[name].load(), "kinds", ("discrete", "continuous"))
 
 
-def kind(problem: str) -> str:
-    return "continuous" if problem.startswith("gaussian") else "discrete"
+def fits(problem: str, name: str) -> bool:
+    """Whether a method is made for the states of a problem."""
+    if problem.startswith("gaussian"):
+        return "continuous" in kinds(name)
+    # chains that reveal one random position a step
+    revealing = problem in ("masked-random", "masked-remembering")
+    return "discrete" in kinds(name) or (revealing and "revealing" in kinds(name))
 
 
-PAIRS = [(n, p) for n in sorted(ENTRIES) for p in exact.PROBLEMS if kind(p) in kinds(n)]
-STRANGE = [(n, p) for n in sorted(ENTRIES) for p in exact.PROBLEMS if kind(p) not in kinds(n)]
+PAIRS = [(n, p) for n in sorted(ENTRIES) for p in exact.PROBLEMS if fits(p, n)]
+STRANGE = [(n, p) for n in sorted(ENTRIES) for p in exact.PROBLEMS if not fits(p, n)]
 
 
 @pytest.fixture(scope="module")
@@ -243,14 +248,22 @@ def test_inputs_are_never_mutated(name, problem):
 def test_a_kind_it_is_not_made_for_is_refused_before_any_call(problems, name, problem):
     p = problems[problem]
     calls = []
-    process = dataclasses.replace(p.process, network=lambda x, t: calls.append(x))
-    with pytest.raises(TypeError, match=rf"{name}.*continuous states"):
+    slot = "network" if p.process.discrete else "denoiser"
+    process = dataclasses.replace(p.process, **{slot: lambda x, t: calls.append(x)})
+    with pytest.raises(TypeError, match=rf"{name}.*(continuous states|one random position)"):
         ENTRIES[name].load()()(process, p.reward, (1, 4), rng=Streams(0, [0]))
     assert not calls
 
 
-@pytest.mark.parametrize("name", [n for n in OWN if "discrete" in kinds(n)])
-@pytest.mark.parametrize("kind", ["masked", "parallel", "uniform"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (name, kind)
+        for name in OWN
+        for kind in ("masked", "parallel", "uniform")
+        if fits({"masked": "masked-random"}.get(kind, kind), name)
+    ],
+)
 def test_every_design_obeys_the_design_space(name, kind):
     space = exact.space(allowed=("AB", "ABC", "BC"), wild_type="ABC", budget=1)
     p = (
@@ -274,9 +287,18 @@ def test_what_cannot_work_is_refused_before_any_call(name):
 
     process = dataclasses.replace(p.process, network=network)
     rng = Streams(0, [0])
-    known = p if "discrete" in kinds(name) else exact.gaussian()
+    known = p if fits("masked-random", name) else exact.gaussian()
     with pytest.raises(ValueError, match="alpha"):
         method(alpha=-1.0)(known.process, known.reward, (1, 4), rng=rng)
+    if "revealing" in kinds(name):
+        with pytest.raises(TypeError, match="gradient"):
+            method()(process, exact.Plain(p.reward), (1, 4), rng=rng)
+        for blocks in (((1, 3),),):
+            tied = dataclasses.replace(process, blocks=blocks)
+            with pytest.raises(TypeError, match="tied positions are revealed together"):
+                method()(tied, p.reward, (1, 4), rng=rng)
+        assert not calls
+        return
     with pytest.raises(TypeError, match="DesignSpace"):
         method()(
             exact.gaussian().process, exact.gaussian().reward, (1, 4), rng=rng, space=exact.space()

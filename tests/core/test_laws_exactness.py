@@ -33,6 +33,7 @@ from seqalign.core.value import (
     Rollout,
 )
 from seqalign.methods.best_of_n import BestOfN
+from seqalign.methods.causal_smc import CausalSMC
 from seqalign.methods.das import DAS
 from seqalign.methods.fk_steering import FKSteering
 from seqalign.methods.nested_is import NestedIS
@@ -61,6 +62,14 @@ METHODS = {
         branch=3, proposal=Tilted(), tempering=Constant(0.7), resample=ALWAYS
     ),
 }
+
+
+# one position a step: for chains that reveal one random position a step
+REVEALING = {
+    "causal_smc": CausalSMC(),
+    "causal_smc-always": CausalSMC(resample=ALWAYS, tempering=Adaptive(0.9, pace=0.0)),
+}
+RANDOM = ("masked-random", "masked-remembering")
 
 
 def noise(x: torch.Tensor, t: float) -> torch.Tensor:
@@ -92,6 +101,25 @@ def test_enumeration_agrees_with_the_joint_law():
 def test_every_consistent_method_is_exact(problems, problem, method):
     p = problems[problem]
     exact.assert_exact(p.run(METHODS[method], (ISLANDS, 2)), p)
+
+
+@pytest.mark.parametrize("method", REVEALING)
+@pytest.mark.parametrize("problem", RANDOM)
+def test_one_position_a_step_is_exact(problems, problem, method):
+    p = problems[problem]
+    exact.assert_exact(p.run(REVEALING[method], (2 * ISLANDS, 2)), p)
+
+
+@pytest.mark.parametrize("name", exact.CONSTRAINED)
+def test_one_position_a_step_is_exact_inside_every_constraint(name):
+    space = exact.CONSTRAINED[name]()
+    if space.blocks:
+        pytest.skip("tied positions are revealed together")
+    p = exact.masked("random", length=4, steps=4, bias=0.2, space=space, scale=0.3)
+    samples = p.run(CausalSMC(), (24_000, 2), 30)
+    exact.assert_exact(samples, p)
+    if space.exact_lookahead:
+        assert bool(space.contains(samples.designs.x).all()), "finite logits have no dead end"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -184,6 +212,14 @@ SPACES = {
     "budget-2": exact.space(wild_type="CAB", budget=2),
     "all": exact.space(fixed="C__", allowed=("ABC", "AC", "ABC"), wild_type="CBB", budget=1),
 }
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_design_space_one_position_a_step(space):
+    p = exact.remembering(space=SPACES[space], scale=0.4)
+    samples = p.run(CausalSMC(), (10_000, 2), 8)
+    exact.assert_exact(samples, p)
+    assert bool(p.space.contains(samples.designs.x).all()), "finite logits have no dead end"
 
 
 @pytest.mark.parametrize("method", ["best_of_n", "smc", "tds", "das-always", "nested_is"])
