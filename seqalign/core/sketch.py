@@ -21,20 +21,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from seqalign.core.budget import Meter, Metered
+from seqalign.core.causal import Causal
 from seqalign.core.discrete import (
     CategoricalPosterior,
     MaskedProcess,
     OpenPosterior,
     inverted,
 )
-from seqalign.core.process import Process, Transition
+from seqalign.core.process import Process, Transition, over_tensors
 from seqalign.core.streams import Streams
 
 __all__ = ["Asked", "AskedReveal", "Sketched", "sketched"]
@@ -50,17 +51,31 @@ class Asked:
     Attributes:
         log_rows: (B, K, m, V) the sketch at the open positions.
         inner: what a network that remembers keeps; None for one that does not.
-        answer: of the last question about these very states: position (B, K), log-probabilities
-            (B, K, V), and what the network needs to go on from it.
     """
 
     log_rows: Tensor
     inner: Any = None
-    answer: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Asked:
-        """Apply `f` to every tensor; an answer was about other particles."""
-        return Asked(f(self.log_rows), None if self.inner is None else self.inner.map(f))
+        """Apply `f` to every tensor."""
+        return over_tensors(self, f)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the network answered last.
+
+    Attributes:
+        about: the sketch of the states that it was asked about, which says which ones.
+        at: (B, K) the positions.
+        log_p: (B, K, V) their letters.
+        made: what a network that remembers needs to go on.
+    """
+
+    about: Tensor
+    at: Tensor
+    log_p: Tensor
+    made: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +191,7 @@ class Sketched:
     def __init__(self, process: MaskedProcess, meter: Meter) -> None:
         self._process = process
         self.meter = meter
+        self._last: Answer | None = None
 
     def __getattr__(self, name: str) -> Any:
         """Forward everything else."""
@@ -235,25 +251,23 @@ class Sketched:
         hot = self._process.relax(x)[..., :-1]
         return CategoricalPosterior(torch.log(hot).float())
 
-    def _ask(self, x: Tensor, t: float, kept: Asked, at: Tensor) -> Tensor:
-        """Return log-probabilities (B, K, V), float64, of the letters at positions (B, K)."""
-        process, known = self._process, kept.answer
-        if "at" in known and torch.equal(known["at"], at):
-            answer: Tensor = known["log_p"]
-            return answer
+    def _ask(self, x: Tensor, t: float, kept: Asked, at: Tensor) -> Answer:
+        """Return what the network says of the letters at positions (B, K)."""
+        process, last = self._process, self._last
+        if last is not None and last.about is kept.log_rows and torch.equal(last.at, at):
+            return last
         self.meter.charge(network=at.numel())
         made = None
         if kept.inner is None:
             rows = process.posterior(x, t).log_probs
-            log_p = rows.gather(2, at[..., None, None].expand(*at.shape, 1, rows.shape[-1]))[
-                :, :, 0
-            ]
+            wide = at[..., None, None].expand(*at.shape, 1, rows.shape[-1])
+            log_p = rows.gather(2, wide)[:, :, 0]
         else:
-            logits, made = process.network.ask(kept.inner, at)  # type: ignore[attr-defined]
+            logits, made = cast("Causal", process.network).ask(kept.inner, at)
             log_p = process.cooled(logits.flatten(0, 1), at.flatten()).view(logits.shape)
         log_p = torch.log_softmax(log_p.double(), -1)
-        known |= {"at": at, "log_p": log_p, "made": made}
-        return log_p
+        self._last = Answer(kept.log_rows, at, log_p, made)
+        return self._last
 
     def _told(self, x: Tensor, before: OpenPosterior) -> Any:
         """Return what a network that remembers keeps of x, one letter after `before`."""
@@ -261,9 +275,8 @@ class Sketched:
         if kept.inner is None:
             return None
         at = (x != before.x_t).int().argmax(-1)
-        self._ask(before.x_t, 0.0, kept, at)
-        network: Any = self._process.network
-        return network.tell(x, kept.inner, at, kept.answer["made"])
+        made = self._ask(before.x_t, 0.0, kept, at).made
+        return cast("Causal", self._process.network).tell(x, kept.inner, at, made)
 
     def transition(
         self, x_t: Tensor, posterior: OpenPosterior | CategoricalPosterior, t: float, s: float
@@ -281,7 +294,7 @@ class Sketched:
             rows = posterior.log_probs.gather(2, columns[..., None].expand(b, k, m, v))
         if rows is not kept.log_rows:
             gain = rows.double() - kept.log_rows.double()
-        return AskedReveal(x_t, columns, v, lambda at: self._ask(x_t, t, kept, at), gain)
+        return AskedReveal(x_t, columns, v, lambda at: self._ask(x_t, t, kept, at).log_p, gain)
 
 
 def sketched(process: Process, name: str) -> Metered:

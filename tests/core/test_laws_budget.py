@@ -198,9 +198,12 @@ def test_a_budget_is_kept_before_it_is_exceeded(problem, method, chunk):
 
 
 @pytest.mark.parametrize("method", REVEALING)
-@pytest.mark.parametrize("problem", ["masked-random", "masked-remembering", "masked-space"])
+@pytest.mark.parametrize(
+    "problem", ["masked-random", "masked-remembering", "masked-space", "remembering-run"]
+)
 def test_one_position_a_step_is_counted(problem, method):
-    p = PROBLEMS[problem]()
+    run = exact.constrained(length=3, max_homopolymer=1)
+    p = exact.remembering(space=run) if problem == "remembering-run" else PROBLEMS[problem]()
     process, network, reward = counted(p)
     made: list[tuple[int, int]] = []
     samples = REVEALING[method](
