@@ -208,8 +208,8 @@ class Samples:
         """Return finished samples on the CPU: an accelerator keeps nothing of them."""
         if not self.finished or self.log_w.device.type == self.designs.x.device.type == "cpu":
             return self
-        designs, trace = replace(self.designs, x=self.designs.x.cpu()), self.trace
-        there = replace(self, designs=designs, trace=tuple(step.cpu() for step in trace))
+        designs = over_tensors(self.designs, Tensor.cpu)
+        there = replace(self, designs=designs, trace=tuple(step.cpu() for step in self.trace))
         return over_tensors(there, Tensor.cpu)
 
     def take(self, islands: slice) -> Samples:
