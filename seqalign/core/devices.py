@@ -15,7 +15,10 @@ from torch import Tensor
 from seqalign.core.objective import Reward, Way, Wrapper, walk
 from seqalign.core.process import Designs
 
-__all__ = ["NoDevice", "OnCpu", "beside", "onto"]
+__all__ = ["NoDevice", "OnCpu", "abreast", "beside", "onto"]
+
+# states of letters that are drawn at once where that is faster than one island after another
+MOST = 1024
 
 
 class NoDevice(ValueError):
@@ -32,6 +35,13 @@ def onto(process: Any, x: Tensor) -> Tensor:
     """Return states of letters where a process has them; continuous ones stay where they are."""
     place = _home(process)
     return x if place is None else x.to(place)
+
+
+def abreast(process: Any, particles: int) -> int:
+    """Return how many islands of so many particles are best drawn at once: one on the CPU."""
+    if _home(process) is None or process.event_mask is not None:
+        return 1
+    return max(1, MOST // particles)
 
 
 class OnCpu(Wrapper):

@@ -148,6 +148,12 @@ class Step:
         """Return the same on the CPU."""
         return over_tensors(self, Tensor.cpu)
 
+    def island(self, row: int) -> Step:
+        """Return one island, by row; calls, counted together, are shared out evenly."""
+        n, one = len(self.ess), over_tensors(self, lambda v: v[row : row + 1])
+        network, reward = ((c + n - 1 - row) // n for c in (self.network_calls, self.reward_calls))
+        return replace(one, network_calls=network, reward_calls=reward)
+
     @classmethod
     def of(
         cls,
@@ -220,6 +226,12 @@ class Samples:
             self.log_w[islands],
             None if self.log_z is None else self.log_z[islands],
         )
+
+    def island(self, row: int) -> Samples:
+        """Return one island of finished samples, by row, with its part of the trace."""
+        x = None if self.x is None else self.x[row : row + 1]
+        trace = tuple(step.island(row) for step in self.trace)
+        return replace(self.take(slice(row, row + 1)), trace=trace, x=x)
 
     @property
     def network_calls(self) -> int:

@@ -16,6 +16,8 @@ from pretended import GPU, Far, pretended_gpu
 
 import seqalign as sa
 from seqalign.campaign.metrics import prior_log_likelihood
+from seqalign.core import devices
+from seqalign.core.discrete import MaskedProcess
 from seqalign.core.moves import Redraw, Remask
 from seqalign.core.objective import Reward
 from seqalign.core.reorder import Reorder
@@ -255,6 +257,34 @@ def test_several_states_are_read_there(gpu, letters):
         with gpu():
             there = run(both("cuda"), sa.load_method(name, alpha=0.7), reward)
         agree(here, there)
+
+
+@pytest.mark.parametrize("method", ["tds", "best_of_n"])
+def test_islands_are_drawn_together_and_are_what_they_are_alone(gpu, monkeypatch, method):
+    reward = sa.load_reward("ddg-mini", structure=STRUCTURE)
+    aligner, shapes = sa.load_method(method, alpha=0.7), []
+
+    def five(device):
+        model = sa.load_model(built(21, device), max_mutations=5)
+        return sa.sample(model, reward, aligner, particles=3, islands=5).samples
+
+    def seen(self, x, t, *before):
+        shapes.append(tuple(x.shape[:2]))
+        return posterior(self, x, t, *before)
+
+    posterior = MaskedProcess.posterior
+    here = five("cpu")
+    monkeypatch.setattr(MaskedProcess, "posterior", seen)
+    monkeypatch.setattr(devices, "MOST", 6)
+    with gpu():
+        there = five("cuda")
+    agree(here, there)
+    # two at a time, and the odd one alone
+    if method == "tds":
+        assert set(shapes) == {(2, 3), (1, 3)}
+    for a, b in zip(here.trace, there.trace, strict=True):
+        assert torch.allclose(a.ess, b.ess, atol=1e-3)
+        assert (a.network_calls, a.reward_calls) == (b.network_calls, b.reward_calls)
 
 
 CAMPAIGN = """
