@@ -54,8 +54,8 @@ class Graph:
 
     def to(self, device: torch.device | str) -> Graph:
         """Return the same on a device."""
-        mask = None if self.mask is None else self.mask.to(device)
-        return Graph(*(v.to(device) for v in (self.index, self.offset, self.distance)), mask)
+        index, offset, distance = (v.to(device) for v in (self.index, self.offset, self.distance))
+        return Graph(index, offset, distance, None if self.mask is None else self.mask.to(device))
 
 
 def beta(coords: Tensor) -> Tensor:

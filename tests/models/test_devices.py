@@ -30,7 +30,7 @@ from seqalign.models.ligand_mpnn import ContextEncoder
 from seqalign.models.membrane import LabelEncoder
 from seqalign.models.mpnn_weights import Weights, shipped
 
-LENGTH = 12
+LENGTH = 10
 STRUCTURE = backbone_of(LENGTH, chains=2)
 OTHER = replace(STRUCTURE, coords=backbone_of(LENGTH, 5, chains=2).coords)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -76,8 +76,7 @@ def read(p, x):
 
 
 @pytest.mark.parametrize("letters", [21, 22])
-@pytest.mark.parametrize("neighbors", [6, 48])
-@pytest.mark.parametrize("room", [0, 1 << 29])
+@pytest.mark.parametrize(("neighbors", "room"), [(6, 0), (48, 0), (6, 1 << 29)])
 def test_logits_and_likelihoods_are_those_of_the_cpu(gpu, monkeypatch, letters, neighbors, room):
     monkeypatch.setattr(backbones.Backbone, "room", room)
     x = torch.randint(21, (2, 5, LENGTH), generator=torch.Generator().manual_seed(0))
@@ -126,7 +125,7 @@ SPACES = {
     "budget": {"max_mutations": 4},
     "fixed and allowed": {"fix": "A1-3", "residues": {"A5": {"allow": "AC"}}, "omit": "W"},
     "patterns": {"forbid": ["N[^P][ST]"], "max_homopolymer": 2},
-    "tied": {"tie": [["A1-3", "B7-9"]]},
+    "tied": {"tie": [["A1-3", "B6-8"]]},
     "counted": {"net_charge": {"min": -1, "max": 1}, "max_mutations": 6},
 }
 
@@ -144,8 +143,9 @@ def agree(a, b):
         assert torch.allclose(u, v, atol=1e-3)
 
 
-@pytest.mark.parametrize("letters", [21, 22])
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize(
+    ("letters", "space"), [*((21, s) for s in SPACES), (22, "budget"), (22, "tied")]
+)
 def test_a_run_with_constraints_gives_the_designs_of_the_cpu(gpu, letters, space):
     reward = sa.load_reward("ddg-mini", structure=STRUCTURE)
     method = sa.load_method("tds", alpha=0.7)
@@ -252,7 +252,7 @@ def test_several_states_are_read_there(gpu, letters):
     def both(device):
         return product([built(letters, device, s) for s in (STRUCTURE, OTHER)])
 
-    for name in ("tds", "best_of_n"):
+    for name in ("tds", "best_of_n") if letters == 21 else ("tds",):
         here = run(both("cpu"), sa.load_method(name, alpha=0.7), reward)
         with gpu():
             there = run(both("cuda"), sa.load_method(name, alpha=0.7), reward)
@@ -296,7 +296,7 @@ rewards:
   stability: {oracle: ddg-mini}
   likely: {oracle: mpnn-score, role: final}
 constraints: {max_mutations: 5}
-sampler: {name: tds, particles: 4, islands: 2, alpha: 1.0}
+sampler: {name: tds, particles: 2, islands: 2, alpha: 1.0}
 baselines: [best_of_n]
 select: {top: 3}
 """
