@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load
@@ -67,7 +67,7 @@ class Weights:
         wanted, here = torch.device(device), self.network.W_s.weight.device
         if wanted.type == here.type and wanted.index in (None, here.index):
             return self
-        parts = {
+        parts: dict[str, Any] = {
             name: part if part is None else copy.deepcopy(part).to(device)
             for name in ("network", "head", "context", "labels")
             for part in [getattr(self, name)]
