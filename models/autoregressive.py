@@ -28,7 +28,6 @@ from seqalign.core.causal import Choose, Place
 from seqalign.core.process import over_tensors
 from seqalign.core.sequence import PROTEIN
 from seqalign.models.backbone import Backbone
-from seqalign.models.mpnn_weights import PARTICLES
 
 
 def canonical_order(n: int) -> Tensor:
@@ -81,11 +80,17 @@ class Autoregressive:
         backbone: the encoded structure.
         slots: (n,) int64, the node of each position.
         tokens: (N,) int64, the letters of the nodes; those that are no position are never changed.
+            All three are on one device.
     """
 
     backbone: Backbone
     slots: Tensor
     tokens: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is read, and where states live."""
+        return self.backbone.device
 
     def __repr__(self) -> str:
         """Return one line: a process is printed with its network."""
@@ -105,7 +110,7 @@ class Autoregressive:
                 "the posterior only, or use fmif or mpnn-mini."
             )
         flat = x.reshape(-1, x.shape[-1])
-        read = [self._given(p) for p in flat.split(PARTICLES)]
+        read = [self._given(p) for p in flat.split(self.backbone.together)]
         logits = torch.cat([self._read(full, rank, len(flat))[-1] for full, _, rank in read])
         return logits.view(*x.shape, len(PROTEIN))
 
@@ -118,8 +123,7 @@ class Autoregressive:
         full[:, self.slots] = x
         known = torch.ones_like(full, dtype=torch.bool)
         known[:, self.slots] = x != PROTEIN.mask
-        rank = canonical_order(full.shape[1]).argsort().expand(full.shape)
-        return full, known, torch.where(known, rank, full.shape[1])
+        return full, known, torch.where(known, self._canonical, full.shape[1])
 
     def _read(self, full: Tensor, rank: Tensor, sequences: int) -> tuple[list[Tensor], Tensor]:
         """Return the residues (P, N, H) after each layer and the positions' logits (P, n, 20)."""
@@ -150,7 +154,8 @@ class Autoregressive:
         touched = torch.zeros(old.shape, dtype=torch.bool, device=x.device)
         hit = self._near[self.slots[at]]
         touched.view(-1).index_put_(
-            ((row[:, None] * old.shape[1] + torch.arange(old.shape[1]))[hit],), hit.new_ones(())
+            ((row[:, None] * old.shape[1] + torch.arange(old.shape[1], device=x.device))[hit],),
+            hit.new_ones(()),
         )
         rows = (touched & (new == PROTEIN.mask)).nonzero()
         logits = logits.clone()
@@ -172,7 +177,7 @@ class Autoregressive:
         Equal states are read once.
         """
         distinct, which = torch.unique(x, dim=0, return_inverse=True)
-        made = [self._begin(p, len(distinct)) for p in distinct.split(PARTICLES)]
+        made = [self._begin(p, len(distinct)) for p in distinct.split(self.backbone.together)]
         sent, logits = (torch.cat(v)[which] for v in zip(*made, strict=True))
         return sent, logits
 
@@ -189,6 +194,11 @@ class Autoregressive:
         return torch.stack(sent, 1) if sent else empty, logits
 
     @cached_property
+    def _canonical(self) -> Tensor:
+        """(N,) the rank of each node in the fixed order."""
+        return canonical_order(len(self.tokens)).argsort().to(self.device)
+
+    @cached_property
     def _split(self) -> list[tuple[Tensor, ...]]:
         """Per layer the first map's shares of residue, edge, letter and neighbor, (H, H) each."""
         width = self.backbone.h.shape[-1]
@@ -198,7 +208,7 @@ class Autoregressive:
     def _near(self) -> Tensor:
         """(N, n) bool: whether a node is among the neighbors of a position."""
         index = self.backbone.graph.index
-        near = torch.zeros(len(index), len(index), dtype=torch.bool)
+        near = torch.zeros(len(index), len(index), dtype=torch.bool, device=index.device)
         return near.scatter_(1, index, True)[self.slots].T.contiguous()
 
     def _rows(
@@ -282,11 +292,12 @@ class Autoregressive:
         What is masked and not in the order is not seen.
         """
         n, index = len(self.tokens), self.backbone.graph.index
-        for start in range(0, len(x), PARTICLES):
-            part = slice(start, start + PARTICLES)
+        size = self.backbone.together
+        for start in range(0, len(x), size):
+            part = slice(start, start + size)
             full, known, rank = self._given(x[part])
             rank = torch.where(known, rank, 3 * n)
-            rank[:, self.slots[order]] = n + torch.arange(len(order))
+            rank[:, self.slots[order]] = n + torch.arange(len(order), device=x.device)
             with torch.no_grad():
                 seen = rank[:, index] < rank[:, :, None]
                 states = self.backbone.hidden(full, seen, len(x))

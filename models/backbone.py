@@ -21,8 +21,17 @@ from torch import Tensor
 
 from seqalign.models.mpnn import MPNN, SCALE, DecoderLayer, Graph, of
 
-# numbers in one piece of messages: about a megabyte
+# numbers in one piece of messages: about a megabyte, so that they stay in a processor's cache
 PIECE: Final = 1 << 18
+# and elsewhere, where one large call is faster than many small ones: a quarter of a gigabyte
+WIDE_PIECE: Final = 1 << 26
+# sequences that share a call of the maps over residues on a processor
+PARTICLES: Final = 4
+
+
+def piece(device: torch.device) -> int:
+    """Return how many numbers of messages are made at once."""
+    return PIECE if device.type == "cpu" else WIDE_PIECE
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +60,8 @@ def messages(
 ) -> Tensor:
     """Return Σ_j mask_ij gelu(W gelu(edge_ij + mine_i + sent_at(ij))), (n, H).
 
+    All but `sent` may have leading dimensions, or lack those of `at`.
+
     Args:
         sent: (N, H) what residues send.
         at: (n, K) rows of `sent`.
@@ -62,15 +73,15 @@ def messages(
     """
     m = sent.index_select(0, at.reshape(-1)).view(*at.shape, -1)
     if m.requires_grad or torch.compiler.is_compiling():
-        m = m + edge if mine is None else m + edge + mine[:, None]
+        m = m + edge if mine is None else m + edge + mine[..., None, :]
         m = F.gelu(F.linear(F.gelu(m), weight, bias))
     else:
         # in place: new memory costs as much as the sums
         m += edge
         if mine is not None:
-            m += mine[:, None]
+            m += mine[..., None, :]
         m = torch.ops.aten.gelu_(F.linear(torch.ops.aten.gelu_(m), weight, bias))
-    return m.sum(1) if mask is None else (m * mask[..., None]).sum(1)
+    return m.sum(-2) if mask is None else (m * mask[..., None]).sum(-2)
 
 
 @cache
@@ -104,6 +115,18 @@ class Backbone:
         """Return one line: a process is printed with its network."""
         size = sum(w.numel() for w in self.network.parameters())
         return f"Backbone({len(self.h)} residues, {size} parameters)"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is read."""
+        return self.h.device
+
+    @property
+    def together(self) -> int:
+        """How many sequences are read in one call."""
+        if self.device.type == "cpu":
+            return PARTICLES
+        return max(PARTICLES, WIDE_PIECE // self.layers[0].edge.numel())
 
     @classmethod
     @torch.no_grad()
@@ -246,7 +269,7 @@ class Backbone:
             at: (R, K) rows of `sent`.
         """
         layer, kept, mask = self.network.decoder[number], self.layers[number], self.graph.mask
-        size = max(1, PIECE // (at.shape[1] * kept.edge.shape[-1]))
+        size = max(1, piece(node.device) // (at.shape[1] * kept.edge.shape[-1]))
         parts = [slice(i, i + size) for i in range(0, len(node), size)]
         sums = [
             messages(
@@ -271,7 +294,7 @@ class Backbone:
         if table is None:
             sent = kept.letters.expand(p, *kept.letters.shape)
             return self._sum(layer, kept.edge, None, sent, letter)
-        row = torch.arange(n * k).view(n, k) * count
+        row = torch.arange(n * k, device=letter.device).view(n, k) * count
         weight = None
         if self.graph.mask is not None:
             weight = self.graph.mask.expand(p, n, k).reshape(p * n, k)
@@ -285,11 +308,16 @@ class Backbone:
     ) -> Tensor:
         """Return Σ_j gelu(W2 gelu(edge_ij + mine_i + sent_at(ij))), (P, N, H).
 
-        Particles and residues are taken in pieces that stay in the processor's cache.
+        Particles and residues are taken in pieces that stay in the processor's cache; on another
+        device all are taken at once.
         """
         p, n, k = at.shape
         grad = torch.is_grad_enabled() and sent.requires_grad
         pieces = _compiled() if self.compiled and not grad else messages
+        if at.device.type != "cpu":
+            start = torch.arange(p, device=at.device)[:, None, None] * sent.shape[1]
+            weights = layer.W2.weight, layer.W2.bias
+            return pieces(sent.flatten(0, 1), at + start, edge, mine, self.graph.mask, *weights)
         size = n if grad else max(1, PIECE // (k * edge.shape[-1]))
         parts = [slice(start, start + size) for start in range(0, n, size)]
         return torch.stack(
@@ -325,5 +353,6 @@ class Backbone:
     def unconditional(self) -> Tensor:
         """Return logits (N, V) of each residue given the structure alone (no letter seen)."""
         n, k = self.graph.index.shape
-        blank = torch.zeros(1, n, dtype=torch.int64)
-        return self.logits(blank, torch.zeros(1, n, k, dtype=torch.bool))[0]
+        blank = torch.zeros(1, n, dtype=torch.int64, device=self.device)
+        nothing = torch.zeros(1, n, k, dtype=torch.bool, device=self.device)
+        return self.logits(blank, nothing)[0]

@@ -6,7 +6,9 @@ from typing import Literal, get_args
 
 import torch
 
-__all__ = ["Precision", "device_of"]
+from seqalign.core.devices import NoDevice
+
+__all__ = ["NoDevice", "Precision", "device_of"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -15,7 +17,8 @@ def device_of(device: str, precision: str = "float32") -> str:
     """Return the device that is meant; "auto" is cuda where there is one.
 
     Raises:
-        ValueError: there is no such device or precision.
+        NoDevice: this machine has no such device.
+        ValueError: there is no such device or precision anywhere.
     """
     if precision not in get_args(Precision):
         raise ValueError(
@@ -28,8 +31,8 @@ def device_of(device: str, precision: str = "float32") -> str:
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"device is {device!r}; give auto, cpu, cuda or cuda:1.") from error
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device is {device!r}, and torch sees {torch.cuda.device_count()} GPUs here. Give "
-            f"device: auto."
+        raise NoDevice(
+            f"device is {device!r}, and torch sees {torch.cuda.device_count()} GPUs here: give "
+            "device: auto, which is a GPU where there is one and else the CPU."
         )
     return device

@@ -38,11 +38,11 @@ from seqalign.core.discrete import MaskedProcess
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
 from seqalign.models.autoregressive import Autoregressive
-from seqalign.models.backbone import Backbone
+from seqalign.models.backbone import PARTICLES, Backbone
+from seqalign.models.devices import device_of
 from seqalign.models.membrane import Label
 from seqalign.models.mpnn_weights import (
     MASKED,
-    PARTICLES,
     Weights,
     load_checkpoint,
     refusal,
@@ -64,11 +64,17 @@ class OnBackbone:
         backbone: the encoded structure.
         slots: (n,) int64, the node of each position.
         tokens: (N,) int64, the letters of the nodes; those that are no position are never changed.
+            All three are on one device.
     """
 
     backbone: Backbone
     slots: Tensor
     tokens: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is read, and where states live."""
+        return self.backbone.device
 
     def __repr__(self) -> str:
         """Return one line: a process is printed with its network."""
@@ -83,10 +89,11 @@ class OnBackbone:
         lead = x.shape[:-2] if relaxed else x.shape[:-1]
         flat = x.reshape(-1, *x.shape[len(lead) :])
         piece = self._relaxed if relaxed else self._tokens
+        size = self.backbone.together
         if x.requires_grad and len(flat) > 4 * PARTICLES:
             # what a gradient needs is computed again, piece by piece, or memory would grow
             piece = partial(recomputed, piece, use_reentrant=False)
-        logits = torch.cat([piece(p) for p in flat.split(PARTICLES)])
+        logits = torch.cat([piece(p) for p in flat.split(size)])
         return logits.view(*lead, len(self.slots), len(PROTEIN))
 
     def _read(self, full: Tensor) -> Tensor:
@@ -120,6 +127,7 @@ def process(
     compiled: bool = False,
     context_atoms: bool = True,
     label: Label | None = None,
+    device: str = "cpu",
     name: str = "inverse-folding",
 ) -> MaskedProcess:
     """Return the masked diffusion of a structure's sequences, one position per known residue.
@@ -140,11 +148,14 @@ def process(
         compiled: run it through torch.compile.
         context_atoms: LigandMPNN only: see ligands, metals and nucleic acids.
         label: membrane networks only: where the residues are, see `membrane`.
+        device: "cpu", "cuda", ...; "auto" is cuda where there is one. States live there too.
         name: of the process.
 
     Raises:
+        NoDevice: there is no such device.
         TypeError: the weights are an oracle's.
     """
+    place = device_of(device)
     if source.head is not None:
         raise TypeError(
             f"{name}: these weights are those of an oracle, which scores sequences and draws none."
@@ -165,9 +176,10 @@ def process(
                 compiled=compiled,
                 context_atoms=context_atoms,
                 label=label,
+                device=place,
             ),
-            at[structure.known],
-            source.native(structure),
+            at[structure.known].to(place),
+            source.native(structure).to(place),
         ),
         alphabet=PROTEIN,
         length=len(structure.known),
@@ -193,6 +205,7 @@ def mpnn_mini(
     order: Order = "random",
     temperature: float = TEMPERATURE,
     chunk: int | None = None,
+    device: str = "auto",
 ) -> MaskedProcess:
     """Return the embedded masked diffusion of a structure's sequences; arguments: `process`."""
     return process(
@@ -205,6 +218,7 @@ def mpnn_mini(
         order=order,
         temperature=temperature,
         chunk=chunk,
+        device=device,
         name="mpnn-mini",
     )
 
@@ -224,6 +238,7 @@ def published(
     bfloat16: bool = False,
     compiled: bool = False,
     label: Label | None = None,
+    device: str = "auto",
 ) -> MaskedProcess:
     """Return published weights by name: ProteinMPNN, or the tutorial's masked diffusion (`fmif`).
 
@@ -247,6 +262,7 @@ def published(
         bfloat16=bfloat16,
         compiled=compiled,
         label=label,
+        device=device,
         name=registered,
     )
 
@@ -265,6 +281,7 @@ def ligandmpnn(
     bfloat16: bool = False,
     compiled: bool = False,
     context_atoms: bool = True,
+    device: str = "auto",
 ) -> MaskedProcess:
     """Return LigandMPNN: ProteinMPNN that sees ligands, metals and nucleic acids.
 
@@ -287,6 +304,7 @@ def ligandmpnn(
         bfloat16=bfloat16,
         compiled=compiled,
         context_atoms=context_atoms,
+        device=device,
         name="ligandmpnn",
     )
 

@@ -69,6 +69,10 @@ class Nearby:
     xyz: Tensor
     element: Tensor
 
+    def to(self, device: torch.device | str) -> Nearby:
+        """Return the same on a device."""
+        return Nearby(self.xyz.to(device), self.element.to(device))
+
 
 def nearest(coords: Tensor, xyz: Tensor, element: Tensor, count: int) -> Nearby:
     """Return for each residue the atoms nearest to its virtual CB, the nearest first.

@@ -52,6 +52,11 @@ class Graph:
     distance: Tensor
     mask: Tensor | None = None
 
+    def to(self, device: torch.device | str) -> Graph:
+        """Return the same on a device."""
+        index, offset, distance = (v.to(device) for v in (self.index, self.offset, self.distance))
+        return Graph(index, offset, distance, None if self.mask is None else self.mask.to(device))
+
 
 def beta(coords: Tensor) -> Tensor:
     """Return the virtual CB (L, 3) of N, CA, C, O (L, 4, 3), Å."""

@@ -8,12 +8,13 @@ the first, and a membrane network a label.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load
@@ -30,8 +31,6 @@ from seqalign.models.mpnn import MPNN, neighbor_graph, of, residue_numbers
 LETTERS: Final = "ACDEFGHIKLMNPQRSTVWYX"
 """Rows of the token tables: twenty letters, X for an unknown one; in some checkpoints the mask."""
 
-# particles that share a call of the maps over residues
-PARTICLES: Final = 4
 # of mpnn-mini
 NEIGHBORS: Final = 24
 MASKED: Final = 21
@@ -62,6 +61,18 @@ class Weights:
     atoms: int = 25
     labels: LabelEncoder | None = None
     name: str = ""
+
+    def to(self, device: torch.device | str) -> Weights:
+        """Return the same on a device; these stay where they are."""
+        wanted, here = torch.device(device), self.network.W_s.weight.device
+        if wanted.type == here.type and wanted.index in (None, here.index):
+            return self
+        parts: dict[str, Any] = {
+            name: part if part is None else copy.deepcopy(part).to(device)
+            for name in ("network", "head", "context", "labels")
+            for part in [getattr(self, name)]
+        }
+        return replace(self, **parts)
 
     @property
     def sees_masks(self) -> bool:
@@ -98,13 +109,15 @@ class Weights:
         compiled: bool = False,
         context_atoms: bool = True,
         label: Label | None = None,
+        device: torch.device | str = "cpu",
     ) -> Backbone:
         """Encode a structure: residues with a whole backbone, in file order.
 
         With `bfloat16` the decoder runs in half precision, with `compiled` through torch.compile.
         Neither need be faster on a processor; the speed and error of both are measured in
-        examples/benchmarks/inverse_folding.py. LigandMPNN reads the structure's context atoms
-        unless `context_atoms` is False, and a membrane network needs its `label`.
+        examples/benchmarks/inverse_folding.py. On another `device` the network is a copy; who is
+        whose neighbor is found on the processor either way. LigandMPNN reads the structure's
+        context atoms unless `context_atoms` is False, and a membrane network needs its `label`.
 
         Raises:
             ValueError: there is nothing to design, or the label is missing, or is one too many.
@@ -117,16 +130,17 @@ class Weights:
             numbers, chains = residue_numbers(coords), torch.zeros(len(coords), dtype=torch.int64)
         else:
             numbers, chains = structure.residue_index[nodes], structure.chain_index[nodes]
-        graph = neighbor_graph(coords, numbers, chains, self.neighbors)
-        start = (
-            None if self.labels is None else self.labels(labels(structure, label, self.name)[nodes])
-        )
-        h, e = self.network.encode(graph, start)
-        if self.context is not None:
+        graph = neighbor_graph(coords, numbers, chains, self.neighbors).to(device)
+        own, start = self.to(device), None
+        if own.labels is not None:
+            start = own.labels(labels(structure, label, self.name)[nodes].to(device))
+        h, e = own.network.encode(graph, start)
+        if own.context is not None:
             beside = structure.context_atoms
             most = self.atoms if context_atoms else 0
-            h = self.context(h, coords, nearest(coords, beside.xyz, beside.element, most))
-        backbone = Backbone.encode(self.network, graph, encoded=(h, e))
+            near = nearest(coords, beside.xyz, beside.element, most).to(device)
+            h = own.context(h, coords.to(device), near)
+        backbone = Backbone.encode(own.network, graph, encoded=(h, e))
         backbone = replace(backbone, compiled=compiled)
         return backbone.to(torch.bfloat16) if bfloat16 else backbone
 
@@ -143,7 +157,7 @@ class Weights:
         """
         if self.head is None:
             raise TypeError("These weights are a model of sequences, no oracle: they have no head.")
-        pieces = [backbone.hidden(piece)[-1].mean(1) for piece in tokens.split(PARTICLES)]
+        pieces = [backbone.hidden(some)[-1].mean(1) for some in tokens.split(backbone.together)]
         scores: Tensor = self.head(torch.cat(pieces).float())[:, 0]
         return scores
 

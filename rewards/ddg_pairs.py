@@ -63,6 +63,7 @@ class StabilityChange(Reward):
     unit: str = "kcal/mol"
     cost: float = 1e-4
     differentiable: bool = True
+    follows = True
 
     def __post_init__(self) -> None:
         """Refuse a wild type of another length."""

@@ -40,6 +40,7 @@ from seqalign import weights as published
 from seqalign.core.objective import Reward
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
+from seqalign.models.devices import device_of
 from seqalign.models.membrane import Label
 from seqalign.models.mpnn import of
 from seqalign.models.mpnn_weights import MASKED, Weights, load_checkpoint, shipped
@@ -98,9 +99,12 @@ class _Place:
             )
         return cls(source.native(structure), at[structure.known], free)
 
+    def to(self, device: torch.device | str) -> _Place:
+        return _Place(*(v.to(device) for v in (self.tokens, self.slots, self.free)))
+
     def fill(self, x: Tensor) -> Tensor:
         """Return node tokens (P, N) of design tokens (P, n)."""
-        full = self.tokens.to(x.device).repeat(len(x), 1)
+        full = self.tokens.repeat(len(x), 1)
         full[:, self.slots] = x
         return full
 
@@ -129,6 +133,7 @@ class Additive(Reward):
     unit: str
     cost: float = 1e-5
     differentiable: bool = True
+    follows = True
 
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs (B, K), float64.
@@ -249,6 +254,11 @@ def thermompnn(
     return Additive(name="thermompnn", wild_type=read.wild_type, table=table, unit="kcal/mol")
 
 
+def _chunk(backbone: Backbone) -> int:
+    """Return how many designs share a network call."""
+    return CHUNK if backbone.device.type == "cpu" else backbone.together
+
+
 # the stability oracle of DRAKES -------------------------------------------------------------------
 
 
@@ -275,6 +285,7 @@ class StabilityOracle(Reward):
     unit: str = "kcal/mol"
     cost: float = 0.02
     differentiable: bool = True
+    follows = True
 
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs (B, K) in kcal/mol, float64.
@@ -284,9 +295,10 @@ class StabilityOracle(Reward):
             ValueError: another alphabet, another length, or a position still masked.
         """
         x = letter_tokens(designs, self.name, len(self.wild_type))
+        flat = x.flatten(0, 1).to(self.backbone.device)
         with torch.no_grad():
             parts = [
-                self._read(self.place.fill(some)) for some in x.flatten(0, 1).cpu().split(CHUNK)
+                self._read(self.place.fill(some)) for some in flat.split(_chunk(self.backbone))
             ]
         return torch.cat(parts).reshape(x.shape[:2]).double().to(x.device)
 
@@ -308,8 +320,9 @@ class StabilityOracle(Reward):
         """
         x = letter_probabilities(x, self.name, len(self.wild_type))
         rows = self.source.network.W_s.num_embeddings
-        flat = x.flatten(0, 1).float().cpu()
-        parts = [self._read(self.place.fill_relaxed(some, rows)) for some in flat.split(CHUNK)]
+        flat = x.flatten(0, 1).to(self.backbone.device, torch.float32)
+        size = _chunk(self.backbone)
+        parts = [self._read(self.place.fill_relaxed(some, rows)) for some in flat.split(size)]
         return torch.cat(parts).reshape(x.shape[:2]).to(x)
 
 
@@ -321,6 +334,7 @@ def drakes_stability(
     context: str | Sequence[str] | None = None,
     numbering: str = "author",
     neighbors: int | None = None,
+    device: str = "auto",
 ) -> StabilityOracle:
     """Return the tutorial's stability oracle, in kcal/mol, higher is more stable.
 
@@ -332,6 +346,7 @@ def drakes_stability(
         context: chains that are seen and not designed.
         numbering: how residues are numbered, "author", "label" or "index".
         neighbors: of the network; by default what the file says, and 30 where it says nothing.
+        device: "cpu", "cuda", ...; "auto" is cuda where there is one.
 
     Raises:
         FileNotFoundError: the weights are not on this machine; the message says how to get them.
@@ -344,13 +359,13 @@ def drakes_stability(
             f"file that seqalign fetch drakes-stability brings."
         )
     read = read_structure(structure, chains=chains, context=context, numbering=numbering)
-    place = _Place.of(source, read)
+    home = device_of(device)
     return StabilityOracle(
         name="drakes-stability",
         wild_type=read.wild_type,
-        source=source,
-        backbone=source.encode(read),
-        place=place,
+        source=source.to(home),
+        backbone=source.encode(read, device=home),
+        place=_Place.of(source, read).to(home),
     )
 
 
@@ -383,6 +398,7 @@ class SequenceScore(Reward):
     place: _Place = field(repr=False)
     orders: Tensor = field(repr=False)
     unit: str = "nats"
+    follows = True
 
     @property
     def cost(self) -> float:  # type: ignore[override]
@@ -398,14 +414,32 @@ class SequenceScore(Reward):
             ValueError: another alphabet, another length, or a position still masked.
         """
         x = letter_tokens(designs, self.name, len(self.wild_type))
-        score = self._masked if self.source.sees_masks else self._forced
+        full = self.place.fill(x.flatten(0, 1).to(self.backbone.device))
         with torch.no_grad():
-            rows = [score(row) for row in self.place.fill(x.flatten(0, 1).cpu())]
-        return torch.stack(rows).reshape(x.shape[:2]).to(x.device)
+            if self.source.sees_masks:
+                found = torch.stack([self._masked(row) for row in full])
+            elif full.device.type == "cpu":
+                found = torch.stack([self._forced(row) for row in full])
+            else:
+                found = self._together(full)
+        return found.reshape(x.shape[:2]).to(x.device)
+
+    def _together(self, tokens: Tensor) -> Tensor:
+        """Return the scores (P,) of tokens (P, N): all of them in one pass for an order."""
+        total = torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device)
+        size = _chunk(self.backbone)
+        for order in self.orders.split(1):
+            seen = self.backbone.seen(order)
+            for first in range(0, len(tokens), size):
+                rows = tokens[first : first + size]
+                logits = self.backbone.logits(rows, seen.expand(len(rows), -1, -1))
+                own = logits.double().log_softmax(-1).gather(-1, rows[..., None])
+                total[first : first + size] += own[:, self.place.free].sum((-1, -2))
+        return total / (len(self.orders) * self.place.free.sum())
 
     def _forced(self, tokens: Tensor) -> Tensor:
         """Return the score () of tokens (N,), all residues of an order in one pass."""
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=tokens.device)
         for order in self.orders.split(CHUNK):
             rows = tokens.expand(len(order), -1)
             log_p = self.backbone.logits(rows, self.backbone.seen(order)).double().log_softmax(-1)
@@ -414,14 +448,15 @@ class SequenceScore(Reward):
 
     def _masked(self, tokens: Tensor) -> Tensor:
         """Return the score () of tokens (N,), the letters not yet drawn masked."""
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=tokens.device)
         for order in self.orders:
             rank = order.argsort()
             turns = self.place.free.nonzero()[:, 0]
-            for some in turns.split(CHUNK):
+            for some in turns.split(_chunk(self.backbone)):
                 hidden = (rank >= rank[some, None]) & self.place.free
                 logits = self.backbone.logits(torch.where(hidden, MASKED, tokens))
-                own = logits[torch.arange(len(some)), some, :LETTERS].double().log_softmax(-1)
+                at = torch.arange(len(some), device=some.device)
+                own = logits[at, some, :LETTERS].double().log_softmax(-1)
                 total += own.gather(-1, tokens[some, None]).sum()
         return total / (len(self.orders) * self.place.free.sum())
 
@@ -437,6 +472,7 @@ def mpnn_score(
     context: str | Sequence[str] | None = None,
     numbering: str = "author",
     label: Label | None = None,
+    device: str = "auto",
 ) -> SequenceScore | Additive:
     """Return how likely an inverse-folding model finds a sequence: mean log-probability, in nats.
 
@@ -452,6 +488,7 @@ def mpnn_score(
         context: chains that are seen and not designed.
         numbering: how residues are numbered, "author", "label" or "index".
         label: membrane networks only: where the residues are.
+        device: "cpu", "cuda", ...; "auto" is cuda where there is one.
 
     Raises:
         FileNotFoundError: the weights are not on this machine; the message says how to get them.
@@ -470,7 +507,9 @@ def mpnn_score(
             f"or use the reward drakes-stability."
         )
     read = read_structure(structure, chains=chains, context=context, numbering=numbering)
-    place, backbone = _Place.of(source, read), source.encode(read, label=label)
+    # one table is soon made anywhere, and goes where the designs are
+    home = device_of(device) if mode == "any-order" else "cpu"
+    place, backbone = _Place.of(source, read), source.encode(read, label=label, device=home)
     if mode == "unconditional":
         with torch.no_grad():
             if source.sees_masks:
@@ -491,7 +530,7 @@ def mpnn_score(
         wild_type=read.wild_type,
         source=source,
         backbone=backbone,
-        place=place,
+        place=place.to(home),
         # what is not designed comes first
-        orders=(draws + place.free).argsort(-1),
+        orders=(draws + place.free).argsort(-1).to(home),
     )

@@ -100,6 +100,7 @@ class Landscape(Reward):
     unit: str = "kcal/mol"
     cost: float = 1e-5
     differentiable: bool = True
+    follows = True
 
     def __post_init__(self) -> None:
         """Refuse parameters without a meaning."""

@@ -51,6 +51,7 @@ class ProtParam(Reward):
 
     cost: float = 1e-5
     differentiable: bool = True
+    follows = True
 
     def __call__(self, designs: Designs) -> Tensor:
         """Score designs (B, K), float64, of any length.

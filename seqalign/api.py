@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seqalign.core.budget import Budget, OverBudget
 from seqalign.core.callables import Command, Function, as_reward, function
+from seqalign.core.devices import abreast
 from seqalign.core.method import Looped, Method
 from seqalign.core.objective import Reward, calibrate, open_zscores
 from seqalign.core.particles import Particles, Samples, Step, join
@@ -29,7 +30,7 @@ from seqalign.registry import SpecError, build_method
 from seqalign.result import Result
 from seqalign.space.space import DesignSpace
 
-__all__ = ["RewardMaker", "draw", "even", "references", "sample", "settle"]
+__all__ = ["RewardMaker", "draw", "draw_abreast", "even", "references", "sample", "settle"]
 
 REFERENCES = 64
 """Unguided designs that fix the constants of a zscore."""
@@ -100,6 +101,26 @@ def draw(
     if model.space is not None and samples.finished:
         _check(samples, model.space)
     return samples
+
+
+def draw_abreast(
+    model: Model,
+    method: Method,
+    reward: Reward,
+    particles: int,
+    *,
+    seed: int,
+    islands: Sequence[int],
+    streams: Sequence[str] = (),
+    **options: Any,
+) -> list[Samples]:
+    """Draw islands of a model without prompts at once; each is what `draw` gives, to rounding."""
+    rng = Streams(seed, tuple(islands)).at(*streams)
+    shape = len(islands), particles
+    samples = method(model.process, reward, shape, rng=rng, space=model.space, **options).cpu()
+    if model.space is not None and samples.finished:
+        _check(samples, model.space)
+    return [samples.island(row) for row in range(len(islands))]
 
 
 def _check(samples: Samples, space: DesignSpace) -> None:
@@ -206,7 +227,12 @@ def sample(
     options: dict[str, Any] = {"seed": seed, "replicates": islands}
     options |= {"begin": begin, "stop": stop, "observe": observe}
     parts: list[Samples] = []
-    for island, state in enumerate(states):
+    if start is None and begin == 0 and stop is None and budget is None and observe is None:
+        many = abreast(model.process, particles)
+        while many > 1 and len(parts) < n:
+            some = range(n)[len(parts) : len(parts) + many]
+            parts += draw_abreast(model, method, fixed, particles, seed=seed, islands=some)
+    for island, state in list(enumerate(states))[len(parts) :]:
         options |= {"start": state, "budget": budget and _left(budget, calls, parts)}
         try:
             parts.append(draw(model, method, fixed, particles, island=island, **options))

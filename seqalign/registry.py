@@ -23,6 +23,7 @@ import yaml
 
 from seqalign import weights
 from seqalign.build import STRATEGIES, make, plain, settable
+from seqalign.core.devices import NoDevice
 from seqalign.core.method import Method
 from seqalign.entries import (
     KINDS,
@@ -240,6 +241,8 @@ def call(
             raise SpecError(f"{what} needs the parameter {key!r}.", (key,))
     try:
         return factory(**params, **told)
+    except NoDevice as error:
+        raise SpecError(f"{what}: {error}", ("device",)) from error
     except ImportError as error:
         raise SpecError(f"{what} lacks a package. {error}") from error
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Published weights on this machine are seen by the tests that ask for them, and by no other."""
+"""Published weights, and a GPU, are seen by the tests that ask for them, and by no other."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def _published_weights(request, monkeypatch):
             weights.path(mark.args[0])
         except weights.MissingWeights as error:
             pytest.skip(f"needs published weights. {error}")
+
+
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch):
+    """Let what asks for no device run on the CPU, also where there is a GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)

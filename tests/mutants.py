@@ -407,8 +407,8 @@ MUTANTS = (
         "a NaN reward is turned into 0",
         edit(
             "core/objective",
-            "    r = r.double()\n    bad = ",
-            "    r = torch.nan_to_num(r.double(), nan=0.0)\n    bad = ",
+            "    r = r.to(designs.x.device, torch.float64)\n",
+            "    r = torch.nan_to_num(r.to(designs.x.device, torch.float64), nan=0.0)\n",
         ),
         ("core/test_objective.py::test_nan_is_never_a_score",),
     ),
@@ -519,7 +519,7 @@ MUTANTS = (
         "the look-ahead of a tied group takes the law of one of its members",
         edit(
             "space/units",
-            "law.index_add_(2, self.of, log_pi)",
+            "law.index_add_(2, of, log_pi)",
             "law = log_pi.index_select(2, self.leader)",
         ),
         ("space/test_space.py::test_every_look_ahead_is_enumeration_or_says_that_it_is_not",),
@@ -745,9 +745,15 @@ MUTANTS = (
         ("core/test_states.py::test_a_position_a_step_draws_what_the_loop_draws",),
     ),
     Mutant(
+        "reward-left-behind",
+        "a reward that knows of no devices is told letters on another one than its own",
+        edit("core/devices", "reward if _home(process) is None else _ashore(reward)", "reward"),
+        ("models/test_devices.py::test_rewards_follow_or_are_asked_on_the_cpu",),
+    ),
+    Mutant(
         "state-seen-elsewhere",
         "a state is told the letters without where their positions are in it",
-        edit("core/states", "full[..., self.at[there]] =", "full[..., there.nonzero()[:, 0]] ="),
+        edit("core/states", "full[..., at[there]] =", "full[..., there.nonzero()[:, 0]] ="),
         (
             "core/test_states.py::test_a_state_with_letters_of_its_own_and_its_positions_elsewhere",
             "core/test_states.py::test_states_that_remember_have_positions_elsewhere_too",

@@ -45,8 +45,9 @@ def check(campaign: Campaign, source: Source) -> Plan:
     model = loaded.model
     check_select(campaign, source, medium, medium.columns(campaign.rewards, model))
     replicates, islands, most = _islands(campaign, source, model, medium)
+    built = source, loaded.structure, medium.recurs, model.states
     terms = tuple(
-        load_term(label, spec, source, loaded.structure, medium.recurs, model.states)
+        load_term(label, spec, *built, campaign.model.device)
         for label, spec in campaign.rewards.items()
     )
     guides = [t for t in terms if t.spec.role == "guide"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from seqalign.campaign.medium import Loaded
@@ -193,10 +193,15 @@ def _params(
     return params if own is None else {}
 
 
-def _refuse_cuda(campaign: Campaign, source: Source) -> None:
-    if campaign.model.device == "cuda":
+def _device(campaign: Campaign, source: Source, takes: Sequence[str]) -> dict[str, Any]:
+    """Return what a model is told of its device; one that takes none runs on the CPU."""
+    device = campaign.model.device
+    if "device" in takes:
+        return {"device": device}
+    if device == "cuda":
         said = f"{campaign.model.name!r} runs on the CPU; choose 'auto' or 'cpu'."
         raise source.error(("model", "device"), said)
+    return {}
 
 
 def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loaded:
@@ -208,7 +213,7 @@ def load_letters(campaign: Campaign, source: Source, own: Process | None) -> Loa
     spec, takes = campaign.model, _takes(campaign)
     other = {key: ("constraints", key) for key in names("constraint") if key not in takes}
     params = dict(_params(campaign, source, own, _ELSEWHERE | other))
-    _refuse_cuda(campaign, source)
+    params |= _device(campaign, source, takes)
     for key in ("prompts", "negative_prompt"):
         if getattr(campaign.input, key) is not None:
             raise source.error(
@@ -355,10 +360,7 @@ def load_images(campaign: Campaign, source: Source, own: Process | None) -> Load
                 f"the model {spec.name!r} takes no negative prompt. Remove the key.",
             )
         params["negative_prompt"] = asked.negative_prompt
-    if "device" in takes:
-        params["device"] = spec.device
-    else:
-        _refuse_cuda(campaign, source)
+    params |= _device(campaign, source, takes)
     try:
         model = load_model(own or spec.name, steps=spec.steps, **params)
     except SpecError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from seqalign.api import draw, settle
+from seqalign.api import draw, draw_abreast, settle
 from seqalign.campaign.medium import Arm
 from seqalign.campaign.store import RunFolder
+from seqalign.core.devices import abreast
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward
 from seqalign.core.particles import Particles, Samples, Step, join
@@ -37,37 +38,56 @@ def run_arm(
     are not drawn. What `draw` raises goes through.
     """
     parts: list[tuple[Samples, float]] = []
-    for island in islands:
-
-        def observe(step: Step, particles: Particles | None, island: int = island) -> None:
-            if progress is not None:
-                progress(arm.name, island, step)
-
+    drawn: dict[int, tuple[Samples, float]] = {}
+    waiting = list(islands)
+    while waiting:
+        island = waiting[0]
         known = None if folder is None else folder.load_island(arm.name, island, model, replicates)
         if known is not None:
             for step in known[0].trace:
-                observe(step, None)
+                if progress is not None:
+                    progress(arm.name, island, step)
         else:
-            begin = time.perf_counter()
-            samples = draw(
-                model,
-                arm.method,
-                reward,
-                arm.particles,
-                seed=seed,
-                island=island,
-                replicates=replicates,
-                streams=arm.streams,
-                observe=observe,
-            )
-            known = samples, time.perf_counter() - begin
+            if island not in drawn:
+                # how many will do is not known: as many again as there are
+                most = len(waiting) if enough is None else len(parts) + 1
+                drawn = _drawn(arm, model, reward, seed, waiting[:most], replicates, progress)
+            known = drawn.pop(island)
             if folder is not None:
                 folder.save_island(arm.name, island, *known)
         parts.append(known)
         # what was drawn tells, and not how
         if enough is not None and enough(join([replace(s, trace=()) for s, _ in parts])):
             break
+        waiting = waiting[1:]
     return join([samples for samples, _ in parts]), sum(seconds for _, seconds in parts)
+
+
+def _drawn(
+    arm: Arm,
+    model: Model,
+    reward: Reward,
+    seed: int,
+    islands: Sequence[int],
+    replicates: int,
+    progress: Progress | None,
+) -> dict[int, tuple[Samples, float]]:
+    """Draw the first of some islands, with those that are best drawn beside it, and time it."""
+    some = islands[: abreast(model.process, arm.particles) if model.prompts is None else 1]
+
+    def observe(step: Step, particles: Particles) -> None:
+        if progress is not None:
+            for row, island in enumerate(some):
+                progress(arm.name, island, step.island(row))
+
+    given: dict[str, Any] = {"seed": seed, "streams": arm.streams, "observe": observe}
+    asked, begin = (model, arm.method, reward, arm.particles), time.perf_counter()
+    if len(some) > 1:
+        found = draw_abreast(*asked, islands=some, **given)
+    else:
+        found = [draw(*asked, island=some[0], replicates=replicates, **given)]
+    seconds = (time.perf_counter() - begin) / len(some)
+    return {island: (samples, seconds) for island, samples in zip(some, found, strict=True)}
 
 
 def calibrate(

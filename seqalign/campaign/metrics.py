@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqalign.core.causal import along
+from seqalign.core.devices import onto
 from seqalign.core.discrete import MaskedProcess, UniformProcess
 from seqalign.core.streams import Streams
 
@@ -198,10 +199,11 @@ def prior_log_likelihood(
     if not isinstance(process, MaskedProcess):
         return torch.full((len(x),), torch.nan, dtype=torch.float64)
     process = replace(process, temperature=1.0, bias=None)
-    index = torch.tensor(list(free), dtype=torch.int64)
+    x = onto(process, x)
+    index = torch.tensor(list(free), dtype=torch.int64, device=x.device)
     rng = Streams(seed, (0,)).at("prior_log_likelihood")
-    keys = rng.uniform((1, orders, len(index)))[0]
-    total = torch.zeros(len(x), dtype=torch.float64)
+    keys = rng.uniform((1, orders, len(index)), x.device)[0]
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     times = torch.linspace(1, 0, len(index) + 1, dtype=torch.float64).tolist()
     chunk = process.chunk or 128
     with torch.no_grad():
@@ -218,12 +220,13 @@ def prior_log_likelihood(
                 state[:, index] = process.alphabet.mask
                 for n, i in enumerate(path.tolist()):
                     # designs that agree so far are one state, and one network call
-                    seen, which = np.unique(state.numpy(), axis=0, return_inverse=True)
-                    law = process.posterior(torch.from_numpy(seen)[None], times[n]).log_probs
-                    law = law[0, :, i][torch.from_numpy(which.reshape(-1))]
+                    rows, which = np.unique(state.cpu().numpy(), axis=0, return_inverse=True)
+                    seen = torch.from_numpy(rows).to(x.device)
+                    law = process.posterior(seen[None], times[n]).log_probs
+                    law = law[0, :, i][torch.from_numpy(which.reshape(-1)).to(x.device)]
                     letter = some[:, i]
                     total[j : j + chunk] += law.gather(-1, letter[:, None])[:, 0]
                     state[:, i] = letter
                     if observe is not None:
                         observe(len(seen))
-    return total / max(orders, 1)
+    return (total / max(orders, 1)).cpu()

@@ -112,10 +112,12 @@ def load_term(
     structure: Structure | None,
     recurs: bool,
     states: Sequence[InputState] = (),
+    device: str = "auto",
 ) -> Term:
     """Build one reward; `recurs` says whether designs are worth remembering, as sequences are.
 
-    One that looks at a backbone is built of each of the states, where there are several.
+    One that looks at a backbone is built of each of the states, where there are several. One with
+    a network of its own runs on `device`, that of the model, unless told otherwise.
     """
     path: KeyPath = ("rewards", label)
     taken = label in _RESERVED or label.endswith(("_scaled", "_sd"))
@@ -145,6 +147,8 @@ def load_term(
                     params |= {"states": states, "over": over}
                 elif structure is not None:
                     params["structure"] = structure
+            if device != "auto" and "device" in parameters("reward", spec.oracle):
+                params.setdefault("device", device)
             inner = load_reward(spec.oracle, **params)
         except SpecError as error:
             at = (*path, "params", *error.path) if error.path else (*path, "oracle")

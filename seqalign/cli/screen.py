@@ -30,6 +30,7 @@ from seqalign.campaign.status import Status
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Paired, Summary
 from seqalign.campaign.yaml import CampaignError
+from seqalign.core.devices import NoDevice
 from seqalign.core.objective import walk
 from seqalign.core.particles import Step
 from seqalign.core.states import OverStates
@@ -101,8 +102,8 @@ def _ours(error: BaseException) -> bool:
 
 
 def _lacks(error: BaseException | None) -> bool:
-    """Whether an error goes back to weights that are not on this machine, or to an extra."""
-    while error is not None and not isinstance(error, weights.MissingWeights):
+    """Whether an error goes back to what is not on this machine: weights, a device, an extra."""
+    while error is not None and not isinstance(error, (weights.MissingWeights, NoDevice)):
         if isinstance(error, ImportError) and "pip install" in str(error):
             return True
         error = error.__cause__
@@ -342,7 +343,7 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
     """Say what rewards and samplers there are, and what they cost."""
     spec = plan.campaign.model
     about = registry.describe("model", spec.name) if spec.python is None else "your own process"
-    say(f"\nModel\n  {spec.name}: {about}\n\nRewards")
+    say(f"\nModel\n  {spec.name}: {about}\n  runs on {_where(plan.model.process)}\n\nRewards")
     for t in plan.terms:
         oracle = t.spec.oracle
         what = registry.describe("reward", oracle) if oracle else t.spec.python or t.spec.command
@@ -367,6 +368,14 @@ def say_parts(plan: Plan, cost: Estimate, say: Callable[[str], object]) -> None:
     if cost.most is not None and plan.most is not None:
         say(f"At most, for {_islands(plan.most)}")
         say_cost(cost.most, say)
+
+
+def _where(process: Any) -> str:
+    """Return the device on which a process runs, in words."""
+    place = torch.device(getattr(process, "device", "cpu"))
+    if place.type != "cuda":
+        return "the CPU" if place.type == "cpu" else str(place)
+    return f"{place} ({torch.cuda.get_device_name(place)})"
 
 
 def _islands(number: int) -> str:

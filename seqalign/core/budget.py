@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seqalign.core.devices import beside
 from seqalign.core.objective import Reward, Way, Wrapper, evaluate
 from seqalign.core.process import Posterior, Process
 
@@ -117,7 +118,10 @@ class MeteredReward(Wrapper):
 
 
 def metered(process: Process, reward: Reward) -> tuple[Metered, MeteredReward]:
-    """Count the calls of both with one meter: that of the process, if it has one already."""
+    """Count the calls of both with one meter: that of the process, if it has one already.
+
+    A reward that does not follow the process to its device is asked on the CPU.
+    """
     counted = process if isinstance(process, Metered) else Metered(process)
     bare = reward.inner if isinstance(reward, MeteredReward) else reward
-    return counted, MeteredReward(bare, counted.meter)
+    return counted, MeteredReward(beside(bare, process), counted.meter)

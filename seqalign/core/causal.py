@@ -69,7 +69,7 @@ def along(process: Any, x: Tensor, order: Tensor) -> Tensor:
 
     One pass over the network instead of one a letter: each is told those before it.
     """
-    total = torch.zeros(len(x), dtype=torch.float64)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     for part, logits in process.network.follow(x, order):
         log_p = torch.log_softmax(process.cooled(logits.double(), order), -1)
         total[part] = log_p.gather(-1, x[part][:, order, None])[..., 0].sum(-1)

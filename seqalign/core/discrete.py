@@ -459,6 +459,13 @@ def _known_(log_pi: Tensor, x: Tensor, known: Tensor) -> Tensor:
     return log_pi.scatter_(-1, letter, point)
 
 
+def _settle(process: Any, *names: str) -> None:
+    """Move what a process of letters was given, if anything, to its device."""
+    for name in names:
+        if (given := getattr(process, name)) is not None:
+            object.__setattr__(process, name, given.to(process.device))
+
+
 @dataclass(frozen=True, eq=False)
 class MaskedProcess:
     """Masked diffusion: x_T is all mask, letters are revealed and then stay.
@@ -531,6 +538,7 @@ class MaskedProcess:
                 "MaskedProcess: blocks and islands of different length cannot be combined; run "
                 "the lengths one by one."
             )
+        _settle(self, "event_mask", "bias")
         if self.numbering is not None and len(self.numbering) != self.length:
             raise ValueError(
                 f"MaskedProcess numbering names {len(self.numbering)} positions, the process has "
@@ -554,7 +562,12 @@ class MaskedProcess:
         leader = {i: min(group) for group in self.blocks for i in group}
         names: dict[int, int] = {}
         order = (leader.get(i, i) for i in range(1, self.length + 1))
-        return torch.tensor([names.setdefault(i, len(names)) for i in order])
+        return torch.tensor([names.setdefault(i, len(names)) for i in order], device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live: where the network says that it is, or on the CPU."""
+        return torch.device(getattr(self.network, "device", "cpu"))
 
     def reveals(self, x: Tensor) -> Tensor:
         """Count the reveals left, (B, K): masked positions, a block counting once."""
@@ -574,10 +587,9 @@ class MaskedProcess:
 
     def prior(self, shape: tuple[int, int], rng: Streams) -> Tensor:
         """Return x_T, (B, K, L): all mask; padding holds token 0."""
-        x = torch.full((*shape, self.length), self.alphabet.mask, dtype=torch.int64)
-        if self.event_mask is not None:
-            x = torch.where(self.event_mask[:, None].to(x.device), x, 0)
-        return x
+        size = (*shape, self.length)
+        x = torch.full(size, self.alphabet.mask, dtype=torch.int64, device=self.device)
+        return x if self.event_mask is None else torch.where(self.event_mask[:, None], x, 0)
 
     def relax(self, x: Tensor) -> Tensor:
         """One-hot (..., L, V + 1)."""
@@ -738,6 +750,14 @@ class UniformProcess:
     remembers: ClassVar[bool] = False
     calls_per_state: ClassVar[int] = 1
 
+    def __post_init__(self) -> None:
+        _settle(self, "event_mask")
+
+    @property
+    def device(self) -> torch.device:
+        """Where states live: where the network says that it is, or on the CPU."""
+        return torch.device(getattr(self.network, "device", "cpu"))
+
     @cached_property
     def times(self) -> Tensor:
         """(T + 1,) from 1 to 0."""
@@ -758,7 +778,7 @@ class UniformProcess:
     def prior(self, shape: tuple[int, int], rng: Streams) -> Tensor:
         """Draw x_T, (B, K, L): uniform letters; padding holds token 0."""
         v = len(self.alphabet)
-        x = (rng.uniform((*shape, self.length)) * v).long().clamp(max=v - 1)
+        x = (rng.uniform((*shape, self.length), self.device) * v).long().clamp(max=v - 1)
         return x if self.event_mask is None else torch.where(self.event_mask[:, None], x, 0)
 
     def relax(self, x: Tensor) -> Tensor:
@@ -802,7 +822,7 @@ class UniformProcess:
     def corrupt(self, x_0: Tensor, step: int, rng: Streams, space: Space | None = None) -> Tensor:
         """Draw x_t at times[step] from the forward process; what a space fixes stays."""
         noise = self.prior((x_0.shape[0], x_0.shape[1]), rng.at("noise"))
-        hit = rng.at("keep").uniform(x_0.shape) < float(self.times[step])
+        hit = rng.at("keep").uniform(x_0.shape, x_0.device) < float(self.times[step])
         if space is not None:
             blank = torch.full_like(x_0, self.alphabet.mask)
             hit = hit & (space.start(blank) == blank)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Budget
+from seqalign.core.devices import onto
 from seqalign.core.particles import Particles, Step
 from seqalign.core.process import Process, over_tensors
 from seqalign.core.selection import Resample
@@ -127,12 +128,14 @@ def sweep(
 
     One of them is the path of the chain, if it has one.
     """
-    begin, rows = chain.begin, torch.arange(size[0])
+    begin = chain.begin
     if chain.start is None:
         x = loop.process.prior(size, rng.at("prior"))
     else:
-        pick = rng.at("start").uniform(size) * chain.start.shape[1]
-        x = chain.start[rows[:, None], pick.long()]
+        start = onto(loop.process, chain.start)
+        pick = rng.at("start").uniform(size, start.device) * start.shape[1]
+        x = start[torch.arange(size[0], device=start.device)[:, None], pick.long()]
+    rows = torch.arange(size[0], device=x.device)
     ahead: list[Any] = [None] * len(loop.process.times)
     if chain.path is not None:
         ahead[begin:] = chain.path.unbind(1)

@@ -48,6 +48,7 @@ class Reward(ABC):
             standard deviations of the step's noise; None for as far as it goes. A likelihood keeps
             what its gradient promises. A network does so nearby only, and where it is steep against
             alpha a state would be thrown where it says nothing; 1 spreads the weights by 1.
+        follows: whether it scores letters on any device; others are asked on the CPU.
     """
 
     name: str = "reward"
@@ -56,6 +57,7 @@ class Reward(ABC):
     differentiable: bool = False
     role: str = "guide"
     reach: float | None = None
+    follows: bool = False
 
     @abstractmethod
     def __call__(self, designs: Designs) -> Tensor:
@@ -364,7 +366,7 @@ def evaluate(reward: Reward, designs: Designs) -> Tensor:
             f"Reward {reward.name!r} returned shape {tuple(r.shape)} for designs of shape "
             f"{designs.shape}; return one number per design, shape (B, K)."
         )
-    r = r.double()
+    r = r.to(designs.x.device, torch.float64)
     bad = torch.isnan(r) | (r == torch.inf)
     if bad.any():
         b, k = (int(i) for i in bad.nonzero()[0])

@@ -148,6 +148,12 @@ class Step:
         """Return the same on the CPU."""
         return over_tensors(self, Tensor.cpu)
 
+    def island(self, row: int) -> Step:
+        """Return one island, by row; calls, counted together, are shared out evenly."""
+        n, one = len(self.ess), over_tensors(self, lambda v: v[row : row + 1])
+        network, reward = ((c + n - 1 - row) // n for c in (self.network_calls, self.reward_calls))
+        return replace(one, network_calls=network, reward_calls=reward)
+
     @classmethod
     def of(
         cls,
@@ -208,8 +214,8 @@ class Samples:
         """Return finished samples on the CPU: an accelerator keeps nothing of them."""
         if not self.finished or self.log_w.device.type == self.designs.x.device.type == "cpu":
             return self
-        designs, trace = replace(self.designs, x=self.designs.x.cpu()), self.trace
-        there = replace(self, designs=designs, trace=tuple(step.cpu() for step in trace))
+        designs = over_tensors(self.designs, Tensor.cpu)
+        there = replace(self, designs=designs, trace=tuple(step.cpu() for step in self.trace))
         return over_tensors(there, Tensor.cpu)
 
     def take(self, islands: slice) -> Samples:
@@ -220,6 +226,12 @@ class Samples:
             self.log_w[islands],
             None if self.log_z is None else self.log_z[islands],
         )
+
+    def island(self, row: int) -> Samples:
+        """Return one island of finished samples, by row, with its part of the trace."""
+        x = None if self.x is None else self.x[row : row + 1]
+        trace = tuple(step.island(row) for step in self.trace)
+        return replace(self.take(slice(row, row + 1)), trace=trace, x=x)
 
     @property
     def network_calls(self) -> int:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.budget import Budget, Meter, metered
+from seqalign.core.devices import onto
 from seqalign.core.look import Look, Visit, filled
 from seqalign.core.moves import Move, after, noted, ready, refuse
 from seqalign.core.objective import Reward, evaluate
@@ -112,6 +113,7 @@ class SMC:
         ready(self, shape[1], x)
         if x is None:
             x = self.process.prior(shape, rng.at("prior"))
+        x = onto(self.process, x)
         self.process.check(len(self._times) - 1 - step, self.space, x)
         if self.space is not None:
             x = self.space.start(x)

@@ -51,32 +51,35 @@ class Placed:
     @cached_property
     def same(self) -> bool:
         """Whether the state's positions are those of a design."""
-        return torch.equal(self.at, torch.arange(len(self.tokens)))
+        return self.at.tolist() == list(range(len(self.tokens)))
 
     def fill(self, x: Tensor) -> Tensor:
         """Return the state's tokens (..., N) of a design's (..., L)."""
         if self.same:
             return x
-        there = self.at >= 0
+        at = self.at.to(x.device)
+        there = at >= 0
         full = self.tokens.to(x.device).expand(*x.shape[:-1], -1).clone()
-        full[..., self.at[there]] = x[..., there]
+        full[..., at[there]] = x[..., there]
         return full
 
     def spread(self, x: Tensor) -> Tensor:
         """Return the state's relaxed letters (..., N, W) of a design's (..., L, W)."""
         if self.same:
             return x
-        there = self.at >= 0
+        at = self.at.to(x.device)
+        there = at >= 0
         own = torch.nn.functional.one_hot(self.tokens, x.shape[-1]).to(x)
         full = own.expand(*x.shape[:-2], -1, -1)
-        return full.index_copy(-2, self.at[there].to(x.device), x[..., there, :])
+        return full.index_copy(-2, at[there], x[..., there, :])
 
     def read(self, rows: Tensor) -> Tensor:
         """Return what (..., N, V) says of a design's positions, (..., L, V); 0 where nothing."""
         if self.same:
             return rows
-        found = rows[..., self.at.clamp(min=0), :]
-        found[..., self.at < 0, :] = 0.0
+        at = self.at.to(rows.device)
+        found = rows[..., at.clamp(min=0), :]
+        found[..., at < 0, :] = 0.0
         return found
 
 
@@ -123,6 +126,11 @@ class Product:
 
     states: tuple[State, ...]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return _device(self.states)
+
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """Return logits (..., L, V) of tokens (..., L) or relaxed states (..., L, V + 1)."""
         return _total([state(x, t) for state in self.states])
@@ -133,6 +141,11 @@ class Remembering:
     """The same of networks that remember (`Causal`): each keeps its own."""
 
     states: tuple[State, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return _device(self.states)
 
     def __call__(self, x: Tensor, t: float) -> Tensor:
         """Return logits (..., L, V) of tokens (..., L), all letters given."""
@@ -210,13 +223,18 @@ class Remembering:
     def follow(self, x: Tensor, order: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield pieces of tokens (P, L) with the logits (p, m, V) along an order (m,)."""
         first, *rest = self.states
-        pieces = first.network.follow(first.placed.fill(x), first.placed.at[order])
+        pieces = first.network.follow(first.placed.fill(x), first.placed.at.to(x.device)[order])
         for part, logits in pieces:
             found = [first.weight * logits]
             for state in rest:
-                some = state.network.follow(state.placed.fill(x[part]), state.placed.at[order])
+                there = state.placed.at.to(x.device)[order]
+                some = state.network.follow(state.placed.fill(x[part]), there)
                 found.append(state.weight * torch.cat([rows for _, rows in some]))
             yield part, _total(found)
+
+
+def _device(states: tuple[State, ...]) -> torch.device:
+    return torch.device(getattr(states[0].network, "device", "cpu"))
 
 
 def _total(logits: Sequence[Tensor]) -> Tensor:
@@ -266,6 +284,11 @@ def product(
             ours, theirs = getattr(first, key), getattr(other, key)
             if ours != theirs:
                 raise ValueError(f"State {i} has {key} {theirs!r}, and state 1 has {ours!r}.")
+        if other.device != first.device:
+            raise ValueError(
+                f"State {i} is on {other.device}, and state 1 on {first.device}; put both on one "
+                "device."
+            )
         if other.remembers != first.remembers:
             raise ValueError("Some of the networks remember and some do not; use one kind.")
         if placed is None and other.length != first.length:

@@ -67,6 +67,7 @@ def draw(
     if int(open_.min()) < m:
         raise ValueError("States with unequal numbers of open positions are drawn by the loop.")
     shift, u = torch.zeros(lead, dtype=torch.float64, device=x.device), torch.empty(0)
+    allowed = None if allowed is None else allowed.to(x.device)
 
     def place(i: int, x: Tensor) -> Tensor:
         nonlocal u
@@ -81,7 +82,7 @@ def draw(
             meter.charge(network=len(x))
         u = u.flatten(0, 1)
         columns = (x == mask).nonzero()[:, 1].view(len(x), -1)
-        even = torch.full(columns.shape, -math.log(columns.shape[1]), dtype=torch.float64)
+        even = torch.full_like(columns, -math.log(columns.shape[1]), dtype=torch.float64)
         position: Tensor = columns.gather(1, inverted(even, u[:, :1]))[:, 0]
         return position
 
@@ -113,10 +114,10 @@ def sweep(
     x = process.prior(shape, rng.at("prior"))
     process.check(steps, space, x)
     x = x if space is None else space.start(x)
-    zero = torch.zeros(shape, dtype=torch.float64)
-    flat = torch.zeros(shape[0], dtype=torch.float64)
-    stay = torch.arange(shape[1]).expand(shape)
-    sound = torch.zeros(shape, dtype=torch.bool)
+    zero = torch.zeros(shape, dtype=torch.float64, device=x.device)
+    flat = torch.zeros(shape[0], dtype=torch.float64, device=x.device)
+    stay = torch.arange(shape[1], device=x.device).expand(shape)
+    sound = torch.zeros_like(zero, dtype=torch.bool)
     now = Particles(0, x, zero, zero, zero, zero, zero, stay, flat, flat, sound, sound)
     before = meter.calls
 

@@ -121,21 +121,23 @@ class Bound:
         normalized.
         """
         units = torch.arange(x.shape[-1], device=x.device)
-        known = self._weight[units, x.clamp(max=legal.shape[-1] - 1)]
+        known = self._weight.to(x.device)[units, x.clamp(max=legal.shape[-1] - 1)]
         left = self._high - (known * ~unknown).sum(-1)
-        open_ = unknown if self._still is None else unknown & torch.tensor(self._able)
+        still = None if self._still is None else self._still.to(x.device)
+        able = torch.tensor(self._able, device=x.device)
+        open_ = unknown if still is None else unknown & able
         split = self._split(legal, open_)
         # what is not open keeps its letters for sure
         idle = torch.tensor((0.0, -torch.inf), dtype=split.dtype, device=split.device)
         split = torch.where(open_, split, idle.reshape(2, *[1] * open_.dim()))
         log_h, given = _budget(split, left)
         shifts = torch.where(open_, _shift_of(given, split), 0.0)
-        if self._still is not None and bool(unknown[..., self._still].any()):
+        if still is not None and bool(unknown[..., still].any()):
             # what counts nothing is a factor, and normalized on its own
-            mass = torch.logsumexp(legal[..., self._still, :], -1).double()
-            mass = torch.where(unknown[..., self._still], mass, 0.0)
+            mass = torch.logsumexp(legal[..., still, :], -1).double()
+            mass = torch.where(unknown[..., still], mass, 0.0)
             log_h = log_h + mass.sum(-1)
-            shifts[..., self._still] = -mass
+            shifts[..., still] = -mass
         return log_h, shifts
 
     def _split(self, legal: Tensor, open_: Tensor) -> Tensor:
@@ -144,14 +146,15 @@ class Bound:
         change = (p * self._weight.to(p)).sum(-1).double().log()
         faint = torch.isneginf(change)
         if self.keep is not None:
-            keep = legal.gather(-1, self.keep.expand(legal.shape[:-1])[..., None])[..., 0].double()
+            index = self.keep.to(legal.device).expand(legal.shape[:-1])[..., None]
+            keep = legal.gather(-1, index)[..., 0].double()
         else:
             keep = (p * (1 - self._weight).to(p)).sum(-1).double().log()
             faint = faint | torch.isneginf(keep)
         if bool((faint & open_).any()):
             # either nothing of the kind is allowed or it is too unlikely for exp: only the
             # logarithms can tell
-            one = self._weight == 1
+            one = (self._weight == 1).to(legal.device)
             change = torch.logsumexp(legal.masked_fill(~one, -torch.inf), -1).double()
             keep = torch.logsumexp(legal.masked_fill(one, -torch.inf), -1).double()
         return torch.stack((keep, change))
@@ -160,8 +163,8 @@ class Bound:
         """Add the shifts (2, N, U) to log-probabilities (N, U, V)."""
         kept, changed = shifts.to(law.dtype)[..., None]
         if self.keep is None:
-            return law + torch.where(self._weight == 1, changed, kept)
-        index = self.keep.expand(law.shape[:-1])[..., None]
+            return law + torch.where(self._weight.to(law.device) == 1, changed, kept)
+        index = self.keep.to(law.device).expand(law.shape[:-1])[..., None]
         letters = law.gather(-1, index) + kept
         out: Tensor = (law + changed).scatter_(-1, index, letters)
         return out

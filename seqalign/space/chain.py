@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqalign.core.process import over_tensors
 from seqalign.space.automaton import Automaton
 from seqalign.space.counter import Counter, Flags
 from seqalign.space.rings import LOGARITHMIC, SCALED, Ring
@@ -60,7 +61,7 @@ class _Layer:
     @cached_property
     def _single(self) -> bool:
         """Whether every class has one branch."""
-        return torch.equal(self.kind, torch.arange(len(self.merge)))
+        return self.kind.tolist() == list(range(len(self.merge)))
 
     @cached_property
     def _uncounted(self) -> Tensor | None:
@@ -296,12 +297,28 @@ class Chain:
         sites = torch.arange(len(sizes)).repeat_interleave(sizes)
         return torch.cat(rows), torch.tensor([layer.unit for layer in self.layers]), sites
 
+    @cached_property
+    def _copies(self) -> dict[torch.device, tuple[list[_Layer], tuple[Tensor, Tensor, Tensor]]]:
+        return {}
+
+    def on(self, device: torch.device) -> tuple[list[_Layer], tuple[Tensor, Tensor, Tensor]]:
+        """Return the moves of every site, and `_scatter`, on a device."""
+        if device.type == "cpu":
+            return self.layers, self._scatter
+        if device not in self._copies:
+            # what sites share is moved once; a tensor's hash is its identity
+            moved = cache(lambda v: v.to(device))
+            layers = [over_tensors(layer, moved) for layer in self.layers]
+            rows, units, sites = self._scatter
+            self._copies[device] = layers, (moved(rows), moved(units), moved(sites))
+        return self._copies[device]
+
     def backward(self, ring: Ring, p: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Return what is ahead of each branch, class probabilities, both by site, and log P."""
         n = p.shape[-1]
         beta = torch.full((1, self._sizes[-1], n), ring.one, dtype=torch.float64, device=p.device)
         aheads, qs, tops = [], [], []
-        for layer in reversed(self.layers):
+        for layer in reversed(self.on(p.device)[0]):
             qs.append(ring.dot(layer.merge, p[layer.unit]))
             aheads.append(layer.ahead(ring, beta))
             beta, top = ring.scaled(layer.back(ring, aheads[-1], qs[-1]))
@@ -333,12 +350,12 @@ class Chain:
         aheads, qs, log_h = self.backward(ring, p)
         alpha = torch.full((1, 1, n), ring.one, dtype=torch.float64, device=p.device)
         worths, wholes = [], []
-        for layer, ahead, q in zip(self.layers, aheads, qs, strict=True):
+        layers, (rows, sites, classes) = self.on(p.device)
+        for layer, ahead, q in zip(layers, aheads, qs, strict=True):
             leaving, worth, whole = layer.meet(ring, alpha, ahead, q)
             worths.append(worth)
             wholes.append(whole)
             alpha, _ = ring.scaled(layer.on(ring, leaving, q))
-        rows, sites, classes = self._scatter
         whole = torch.stack(wholes)
         weak = torch.isneginf(log_h) | (whole < math.log(FAINT)).any(0)
         ratios = ring.log(torch.cat(worths)) - whole.index_select(0, classes)
@@ -346,7 +363,7 @@ class Chain:
         # no 0/0: a dead particle has no marginals, and its posterior stays as it is
         table = torch.where(torch.isnan(table), -torch.inf, table)
         letters = table.index_select(0, rows).unflatten(0, (-1, v))
-        if len(sites) == units and bool((sites == torch.arange(units)).all()):
+        if len(sites) == units and sites.tolist() == list(range(units)):
             return log_h, letters, weak
         shift = torch.zeros_like(log_p).index_add_(0, sites, letters)
         return log_h, shift, weak
@@ -357,6 +374,7 @@ class Filter:
 
     def __init__(self, chain: Chain, ring: Ring, p: Tensor) -> None:
         self.chain, self.ring, self.p = chain, ring, p
+        self.layers, _ = chain.on(p.device)
         self.aheads, _, log_h = chain.backward(ring, p)
         self.alpha = torch.full((1, 1, p.shape[-1]), ring.one, dtype=p.dtype, device=p.device)
         self.site, self.weak = 0, bool(torch.isneginf(log_h).any())
@@ -367,7 +385,7 @@ class Filter:
         if stop is None:
             return None
         while True:
-            ring, layer = self.ring, self.chain.layers[self.site]
+            ring, layer = self.ring, self.layers[self.site]
             q = ring.dot(layer.merge, self.p[layer.unit])
             leaving, worth, whole = layer.meet(ring, self.alpha, self.aheads[self.site], q)
             self.weak = self.weak or bool((whole < math.log(FAINT)).any())

@@ -137,10 +137,11 @@ class Lengths:
     @cached_property
     def _groups(self) -> tuple[_Group, ...]:
         rows: dict[tuple[int, ...], list[int]] = {}
+        place = self.event_mask.device
         for b, mask in enumerate(self.event_mask):
             rows.setdefault(tuple(mask.nonzero()[:, 0].tolist()), []).append(b)
         return tuple(
-            _Group(self.space.only(live), torch.tensor(some), torch.tensor(live))
+            _Group(self.space.only(live), *(torch.tensor(v, device=place) for v in (some, live)))
             for live, some in rows.items()
         )
 

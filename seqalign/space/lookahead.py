@@ -152,7 +152,7 @@ class Lookahead:
     def known_allowed(self, x: Tensor) -> Tensor:
         """Return whether letters x (..., U) are allowed where they stand; any mask is a letter."""
         units = torch.arange(x.shape[-1], device=x.device)
-        return self._allowed[units, x.clamp(max=self.allowed.shape[1] - 1)]
+        return self._allowed.to(x.device)[units, x.clamp(max=self.allowed.shape[1] - 1)]
 
     def open(
         self, log_p: Tensor, x: Tensor, columns: Tensor

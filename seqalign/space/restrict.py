@@ -130,14 +130,15 @@ class TiedReveal:
         return replace(self, inner=defended(self.inner, wide.inner, share))
 
     def _spread(self, units: Tensor) -> Tensor:
-        return torch.where(self.unknown, units[..., self.units.of], self.x_t)
+        return torch.where(self.unknown, units[..., self.units.of.to(units.device)], self.x_t)
 
     def log_prob(self, x_s: Tensor) -> Tensor:
         """Return the log-probability of x_s, (B, K); -inf unless every group has one letter."""
         mask = self.units.mask
-        hidden = torch.zeros_like(x_s[..., self.units.leader])
-        hidden = hidden.index_add_(-1, self.units.of, (x_s == mask).long()) > 0
-        units = torch.where(hidden, mask, x_s[..., self.units.leader])
+        leaders = x_s[..., self.units.leader.to(x_s.device)]
+        hidden = torch.zeros_like(leaders)
+        hidden = hidden.index_add_(-1, self.units.of.to(x_s.device), (x_s == mask).long()) > 0
+        units = torch.where(hidden, mask, leaders)
         same = (self._spread(units) == x_s).all(-1)
         return torch.where(same, self.inner.log_prob(units), -torch.inf)
 
@@ -145,5 +146,6 @@ class TiedReveal:
         """Tilt each group by the sum over its open positions; g (B, K, L, V [+ 1])."""
         shape = (*g.shape[:2], len(self.units.leader), g.shape[-1])
         total = torch.zeros(shape, dtype=g.dtype, device=g.device)
-        total.index_add_(2, self.units.of, torch.where(self.unknown[..., None], g, 0.0))
+        of = self.units.of.to(g.device)
+        total.index_add_(2, of, torch.where(self.unknown[..., None], g, 0.0))
         return replace(self, inner=self.inner.tilt(total))

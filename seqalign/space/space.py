@@ -331,24 +331,28 @@ class DesignSpace:
     def start(self, x_T: Tensor) -> Tensor:
         """Reveal the fixed letters in masked states (B, K, L): conditioning, not weighting."""
         # where it is free, what is written is the mask itself
-        return torch.where(x_T != self.alphabet.mask, x_T, self.alphabet.encode([self.fixed])[0])
+        fixed = self.alphabet.encode([self.fixed])[0].to(x_T.device)
+        return torch.where(x_T != self.alphabet.mask, x_T, fixed)
 
     def contains(self, x_0: Tensor) -> Tensor:
         """Return whether designs (B, K, L) are in A, (B, K) bool."""
-        x = x_0[..., self._units.leader]
-        ok = self.lookahead.known_allowed(x).all(-1) & (x_0 == x[..., self._units.of]).all(-1)
+        device = x_0.device
+        x = x_0[..., self._units.leader.to(device)]
+        same = (x_0 == x[..., self._units.of.to(device)]).all(-1)
+        ok = self.lookahead.known_allowed(x).all(-1) & same
         units = torch.arange(x.shape[-1], device=x.device)
         for c in self._counters:
-            total = torch.tensor(c.weight)[units, x].sum(-1)
+            total = torch.tensor(c.weight, device=device)[units, x].sum(-1)
             ok = ok & (total >= (total if c.low is None else c.low))
             ok = ok & (total <= (total if c.high is None else c.high))
         if self._automaton is not None:
             # -1, the last row, is where what is refused stays
-            step = torch.tensor([*self._automaton.step, (-1,) * len(self._automaton.step[0])])
+            rows = [*self._automaton.step, (-1,) * len(self._automaton.step[0])]
+            step = torch.tensor(rows, device=device)
             column = x
             if self._automaton.kept:
-                column = x + len(self.alphabet) * torch.tensor(self._fixed)
-            ends = torch.tensor([*self._automaton.ends, False])
+                column = x + len(self.alphabet) * torch.tensor(self._fixed, device=device)
+            ends = torch.tensor([*self._automaton.ends, False], device=device)
             for chain in dict.fromkeys(self._units.sites):
                 state = torch.zeros_like(x[..., 0])
                 for u in chain:
@@ -402,7 +406,7 @@ class DesignSpace:
             # a known group whose letters differ is outside A
             apart = torch.isneginf(law.amax(-1)).any(-1)
             log_h = torch.where(apart, -torch.inf, log_h)
-            given = given.index_select(2, self._units.of)
+            given = given.index_select(2, self._units.of.to(given.device))
         dead = torch.isneginf(log_h)
         if bool(dead.any()):
             given = torch.where(dead[..., None, None], log_pi, given)
@@ -426,10 +430,11 @@ class DesignSpace:
                 return q
             return RestrictedReveal(self.lookahead, q, x_t, guide, unknown)
         # every position of a group has the same law given A
-        laws = guide.map(lambda v: v.index_select(2, self._units.leader))
+        leader = self._units.leader.to(x_t.device)
+        laws = guide.map(lambda v: v.index_select(2, leader))
         _, tokens, open_ = self._units.law(guide.log_probs, x_t, unknown)
         if isinstance(q, Categorical):
-            inner: Transition = Categorical(q.log_probs.index_select(2, self._units.leader))
+            inner: Transition = Categorical(q.log_probs.index_select(2, leader))
         elif isinstance(q, BlockReveal) and q.log_hide is None:
             one = OneReveal(tokens, q.log_show, laws.log_probs)
             return TiedReveal(one, self._units, x_t, unknown)

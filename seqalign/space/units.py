@@ -78,7 +78,7 @@ class Units:
             return flags
         shape = (*flags.shape[:2], len(self.leader), flags.shape[-1])
         count = torch.zeros(shape, dtype=torch.int64, device=flags.device)
-        return count.index_add_(2, self.of, flags.long()) > 0
+        return count.index_add_(2, self.of.to(flags.device), flags.long()) > 0
 
     def law(self, log_pi: Tensor, x: Tensor, unknown: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return laws (B, K, U, V), tokens and open flags (B, K, U) from those of positions."""
@@ -87,8 +87,9 @@ class Units:
         # every position of a group takes the letter: a factor each, known ones a point mass
         shape = (*x.shape[:-1], len(self.leader), log_pi.shape[-1])
         law = torch.zeros(shape, dtype=log_pi.dtype, device=x.device)
-        law.index_add_(2, self.of, log_pi)
+        of = self.of.to(x.device)
+        law.index_add_(2, of, log_pi)
         count = torch.zeros(shape[:-1], dtype=torch.int64, device=x.device)
-        open_ = count.index_add_(2, self.of, unknown.long()) > 0
-        tokens = torch.where(open_, self.mask, x[..., self.leader])
+        open_ = count.index_add_(2, of, unknown.long()) > 0
+        tokens = torch.where(open_, self.mask, x[..., self.leader.to(x.device)])
         return law, tokens, open_

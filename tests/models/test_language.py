@@ -16,6 +16,7 @@ from dataclasses import replace
 import pytest
 import torch
 from commands import imported
+from pretended import Far, pretended_gpu
 from safetensors.torch import save_file
 
 import seqalign as sa
@@ -380,6 +381,22 @@ def test_a_run_around_a_wild_type(places):
     assert len(samples.trace) == 11
     assert torch.isfinite(samples.log_w).all()
     assert torch.allclose(samples.rewards, reward(samples.designs), atol=1e-5)
+
+
+@pytest.mark.parametrize(("place", "through"), [("fair", "posterior"), ("folder", "network")])
+def test_a_run_on_a_gpu_gives_the_designs_of_the_cpu(places, monkeypatch, place, through):
+    found = []
+    method = sa.load_method("tds", alpha=0.5, tilt={"through": through})
+    for device in ("cpu", "cuda"):
+        with pretended_gpu(monkeypatch):
+            model = sa.load_model(
+                "esm2", checkpoint=places[place], wild_type=WILD_TYPE, device=device, chunk=2
+            )
+            found.append(sa.sample(model, sa.load_reward("charge"), method, particles=3).samples)
+    a, b = found
+    assert not isinstance(b.x, Far)
+    assert torch.equal(a.x, b.x)
+    assert torch.allclose(a.log_w, b.log_w, atol=1e-3)
 
 
 def test_guidance_through_the_network_runs(places):
