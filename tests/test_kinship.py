@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqalign import registry, weights
@@ -17,6 +17,7 @@ NAMES = st.frozensets(st.sampled_from("abcd"))
 KINS = st.none() | st.builds(Kin, NAMES, NAMES)
 
 
+@settings(max_examples=60, deadline=None)
 @given(KINS, KINS)
 def test_kinship_is_symmetric_and_a_name_in_both(one, other):
     found = shared(one, other)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from commands import call, campaign_of, words
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqalign.campaign.check import check as prepare
@@ -37,9 +37,13 @@ VERDICTS = st.builds(
 )
 
 
+few = settings(max_examples=60, deadline=None)
+
+
 # the laws -----------------------------------------------------------------------------------------
 
 
+@few
 @given(VERDICTS)
 def test_a_twin_never_confirms_and_a_foreign_judge_does_where_it_agrees(v):
     label = "a" if v.guide == "total" else v.guide
@@ -57,6 +61,7 @@ def test_a_twin_never_confirms_and_a_foreign_judge_does_where_it_agrees(v):
     assert (said.kind == "bad") is not agrees
 
 
+@few
 @given(st.lists(VERDICTS, max_size=5), st.randoms(use_true_random=False))
 def test_who_speaks_does_not_depend_on_the_order(found, draw):
     shuffled = list(found)
@@ -64,6 +69,7 @@ def test_who_speaks_does_not_depend_on_the_order(found, draw):
     assert ruling("a", found).kind == ruling("a", shuffled).kind
 
 
+@few
 @given(st.lists(VERDICTS, min_size=1, max_size=5))
 def test_the_judge_of_another_kind_speaks_then_the_strictest(found):
     best = speaker("a", found)

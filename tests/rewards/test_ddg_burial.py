@@ -1,5 +1,6 @@
 """ddg-burial: wild type 0, additive, burial and helix decide, the card has its figures."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -54,10 +55,10 @@ def test_proline_in_a_helix_is_a_loss_and_a_letter_without_atoms_is_not_seen():
     coords = torch.cat([COORDS, torch.full((1, 4, 3), torch.nan)])
     longer = ddg_burial.ddg_burial(structure=structure(coords, WILD + "X"))
     torch.testing.assert_close(longer.table, reward.table)
-    no_oxygen = COORDS.clone()
-    no_oxygen[3, 3] = torch.nan
+    bare = COORDS.clone()
+    bare[:, (0, 2, 3)] = torch.nan
     with pytest.raises(ValueError, match="ddg-burial"):
-        ddg_burial.ddg_burial(structure=structure(no_oxygen))
+        ddg_burial.ddg_burial(structure=replace(structure(bare), require=("CA",)))
 
 
 def test_what_is_fitted_is_what_the_reward_reads():
