@@ -179,8 +179,8 @@ def _entry(name: str, data: Mapping[str, Any], sizes: Mapping[str, int]) -> Entr
     if whole and len({PurePosixPath(p.path).parent for p in parts}) != 1:
         raise ValueError("the files of a folder entry must lie in one folder")
     said = {key: data[key] for key in _KEYS - {"files"}}
-    more = {key: tuple(data.get(key, ())) for key in ("also", "features")}
-    return Entry(name, **said, whole=whole, parts=tuple(parts), **more)
+    also, features = (tuple(data.get(key, ())) for key in ("also", "features"))
+    return Entry(name, **said, whole=whole, parts=tuple(parts), also=also, features=features)
 
 
 def _packed(requirement: str, member: str, sizes: Mapping[str, int]) -> Packed:

@@ -115,7 +115,7 @@ def spoken(
         kind = f"What it shares with {whom} is unknown: not compared."
     said = f"{name}, never optimized, confirms {part} of the gain in {whose}"
     if v.flag:
-        return "bad", "They part", f"{said}: take the rest for an artifact. {kind}"
+        return "bad", "They part", f"{said}: nothing vouches for the rest. {kind}"
     return "good", "Confirmed", f"{said}. {kind}"
 
 
