@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from importlib.resources import as_file, files
 
 import pytest
 from commands import call, campaign_of, words
@@ -19,7 +20,8 @@ from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Verdict, from_json, to_json
 from seqalign.campaign.verdict import judged, ruling, speaker
-from seqalign.campaign.yaml import read
+from seqalign.campaign.yaml import parse, read
+from seqalign.kinship import kin
 
 GAINS = st.floats(-5, 5, allow_nan=False)
 SHARED = st.dictionaries(
@@ -159,10 +161,14 @@ def test_another_kinship_of_the_same_designs_withholds_the_verdict(folder):
         return judged(replace(now, config={**now.config, "resolved": resolved}), centered)
 
     (before,) = folder.summary().verdicts
-    for kin in (of(a=["data scan"], b=[], prior=[]), of(a=[], b=[], prior=["features toy-net"])):
-        (after,) = kin.verdicts
+    for again in (of(a=["data scan"], b=[], prior=[]), of(a=[], b=[], prior=["features toy-net"])):
+        (after,) = again.verdicts
         assert (after.gain, after.kept) == (before.gain, before.kept)
-        assert {said.badge for said in kin.rulings.values()} <= {"Withheld", "They part", "No gain"}
+        assert {said.badge for said in again.rulings.values()} <= {
+            "Withheld",
+            "They part",
+            "No gain",
+        }
     assert of().verdicts[0].kind == of(a=None, b=[], prior=[]).verdicts[0].kind == "unknown"
 
 
@@ -208,3 +214,19 @@ def test_hold_outs_speak_of_the_guide_with_their_unit(folder):
     assert pairs(a="kcal/mol", b="kcal/mol", held="kcal/mol") == [("total", "held")]
     assert pairs(a="", b="", held="") == [("total", "held")]
     assert not math.isnan(folder.summary().verdicts[0].gain)
+
+
+@pytest.mark.parametrize(
+    ("demo", "judge"), [("demo-backbone", "check"), ("demo-pdz3", "stability-check")]
+)
+def test_the_demos_bring_a_judge_of_another_kind(demo, judge, tmp_path, monkeypatch):
+    # files that a reward reads lie beside the campaign, wherever one stands
+    monkeypatch.chdir(tmp_path)
+    with as_file(files("seqalign").joinpath("data")) as folder:
+        text = (folder / f"{demo}.yaml").read_text()
+        plan = prepare(*parse(text, f"{demo}.yaml", folder, ["sampler.particles=2"]))
+    found = plan.config["resolved"]["shared"]
+    assert not any(found[judge].values())
+    assert all(any(s.values()) for label, s in found.items() if label != judge)
+    guide = kin("reward", plan.campaign.rewards["stability"].oracle, {})
+    assert (found[judge]["stability"] == []) is (guide is not None)
