@@ -21,7 +21,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
@@ -101,21 +101,25 @@ def natural_chains(data: Path) -> list[Chain]:
     return chains
 
 
-def measured(data: Path) -> tuple[dict[tuple[str, str], Chain], list[Row]]:
+def measured(
+    data: Path, table: Literal["protherm", "megascale"] = "protherm"
+) -> tuple[dict[tuple[str, str], Chain], list[Row]]:
     """Return the chains of the measured proteins, and the rows.
 
     Raises:
         ValueError: a row does not fit its backbone.
     """
     chains, numbers = {}, {}
-    for record in _lines(data / "stability" / "protherm_backbones.jsonl.gz"):
+    for record in _lines(data / "stability" / f"{table}_backbones.jsonl.gz"):
         key = (record["pdb"], record["chain"])
         chains[key] = _chain(record, record["pdb"], record["pdb"])
         numbers[key] = record["author"]
         if len(chains[key].letters) != len(record["seq"]):
             raise ValueError(f"The backbone {key} has missing atoms or letters; leave it out.")
     rows = []
-    with (data / "stability" / "protherm_ddg.csv").open() as file:
+    path = data / "stability" / f"{table}_ddg.csv"
+    packed = path.with_suffix(".csv.gz")
+    with path.open() if path.is_file() else gzip.open(packed, "rt") as file:
         for line in csv.DictReader(file):
             chain, mutation = line["mutations"].split(":")
             key = (line["pdb"], chain)
@@ -123,6 +127,8 @@ def measured(data: Path) -> tuple[dict[tuple[str, str], Chain], list[Row]]:
             wild, mutant = (PROTEIN.letters.index(a) for a in (mutation[0], mutation[-1]))
             if int(chains[key].letters[position]) != wild:
                 raise ValueError(f"{key}: {mutation} does not fit the backbone's letter.")
+            if mutant == wild:  # two rows of ProTherm are no mutations
+                continue
             rows.append(Row(*key, position, wild, mutant, -float(line["ddg_kcal_mol"])))
     used = {(r.protein, r.chain) for r in rows}
     return {key: chain for key, chain in chains.items() if key in used}, rows

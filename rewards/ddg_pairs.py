@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from seqalign.core.process import Designs
 
-__all__ = ["StabilityChange", "ddg_mini", "of_structure", "read_weights"]
+__all__ = ["StabilityChange", "of_structure", "pair_energy", "read_weights"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -174,9 +174,9 @@ def of_structure(name: str, weights: Mapping[str, Tensor], structure: Structure)
     return StabilityChange(name=name, wild_type=structure.wild_type, energy=energy)
 
 
-def ddg_mini(
+def pair_energy(
     *,
-    registered: str = "ddg-mini",
+    registered: str = "ddg-pairs",
     structure: str | Path | Structure,
     chains: str | Sequence[str] | None = None,
     context: str | Sequence[str] | None = None,
@@ -185,8 +185,7 @@ def ddg_mini(
     """Return the change of stability on a backbone, −ΔΔG in kcal/mol.
 
     Args:
-        registered: "ddg-mini", trained on half A of the proteins and chains, or its hold-out twin
-            "ddg-mini-b", trained on half B.
+        registered: the name of the reward, which is that of its weights.
         structure: a structure file or a Structure; its own letters are the wild type.
         chains: chains to be designed; all by default.
         context: chains that are seen and not designed.
@@ -195,3 +194,7 @@ def ddg_mini(
     weights = read_weights(Path(__file__).with_name(f"{registered}.safetensors"))
     read = read_structure(structure, chains=chains, context=context, numbering=numbering)
     return of_structure(registered, weights, read)
+
+
+# the entry points of ddg-mini, until it has features of its own
+ddg_mini = pair_energy

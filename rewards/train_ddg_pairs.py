@@ -1,7 +1,8 @@
-"""Train and evaluate `ddg-mini` and its hold-out twin.
+"""Train and evaluate `ddg-pairs`.
 
     python -m seqalign.rewards.train_ddg_pairs --data DATA --out rewards/   # train and write
-    python -m seqalign.rewards.train_ddg_pairs --data DATA --evaluate       # every figure
+    python -m seqalign.rewards.train_ddg_pairs --data DATA --evaluate       # figures of the card
+    python -m seqalign.rewards.train_ddg_pairs --data DATA --megascale      # and on mega-scale
 
 Two stages, both deterministic on one thread:
 
@@ -10,16 +11,17 @@ Two stages, both deterministic on one thread:
    description per cluster (a chain as it is, or with 0.1 Å of noise) and maximizes the
    pseudo-likelihood of its letters, a random share of the neighbors' letters hidden, plus 0.3 times
    the likelihood of the site terms alone.
-2. A ridge regression of −ΔΔG on differences of the site's columns, mutant minus wild type, with no
-   intercept: it is antisymmetric. ΔΔG is clipped to ±6 kcal/mol (one row says 17.4); a row of a
-   protein with n rows weighs n^(−1/4), because one protein is a quarter of the rows.
+2. A ridge regression of −ΔΔG of ProTherm on differences of the site's columns, mutant minus wild
+   type, with no intercept: it is antisymmetric. ΔΔG is clipped to ±6 kcal/mol (one row says 17.4);
+   a row of a protein with n rows weighs n^(−1/4), because one protein is a quarter of the rows.
 
-`ddg-mini` learns half A of proteins and chains, its twin half B: none is shared (`ddg_data`).
+It is trained on ProTherm alone, so that it can judge what learned from mega-scale data.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import tarfile
 import tempfile
@@ -41,10 +43,11 @@ from seqalign.files.structure import Structure, read_structure
 from seqalign.rewards import ddg_pairs
 from seqalign.rewards.ddg_data import (
     CLIP,
+    E_VALUE,
     FOLDS,
     Chain,
     Row,
-    chain_half,
+    e_value,
     measured,
     mini_table,
     natural_chains,
@@ -68,13 +71,7 @@ RIDGE_PRIOR, RIDGE = 0.02, 2.0
 """Ridge per unit of row weight: of the four columns of the network, and of all others."""
 ENOUGH: Final = 10
 """Rows a protein needs for a rank correlation of its own."""
-NAMES: Final = {"A": "ddg-mini", "B": "ddg-mini-b"}
-
-
-# data ---------------------------------------------------------------------------------------------
-
-
-# homology -----------------------------------------------------------------------------------------
+NAME: Final = "ddg-pairs"
 
 
 # stage 1: log-odds from natural backbones ---------------------------------------------------------
@@ -166,19 +163,6 @@ def train_network(
     return network.eval().requires_grad_(False)
 
 
-def perplexity(network: Potts, chains: Sequence[Chain]) -> tuple[float, float]:
-    """Return perplexities per residue: of the sites alone, and with all neighbors' letters."""
-    sums = np.zeros(3)
-    with torch.no_grad():
-        for chain in chains:
-            d = _Described.of(chain, None)
-            own, full = pseudo_logits(network, d, torch.ones(len(d.letters)))
-            for k, logits in enumerate((own, full)):
-                sums[k] += float(F.cross_entropy(logits, d.letters, reduction="sum"))
-            sums[2] += len(d.letters)
-    return float(np.exp(sums[0] / sums[2])), float(np.exp(sums[1] / sums[2]))
-
-
 # stage 2: regression on measured ΔΔG --------------------------------------------------------------
 
 
@@ -249,31 +233,24 @@ def packed(network: Potts, theta: Array) -> Weights:
 
 
 def train(data: Path, out: Path, epochs: int = EPOCHS) -> None:
-    """Train the reward and its twin, and write both files into `out`."""
+    """Train the reward, and write its file into `out`."""
     chains, rows = measured(data)
     minis = {r["name"]: r["sequence"] for r in mini_table(data) if r["mutant"] == "False"}
     groups = split(chains, rows, minis)
     known = [*(c.sequence for c in chains.values()), *minis.values()]
     everyone = natural_chains(data)
     natural = strangers(everyone, known)
+    own = [r for r in rows if r.protein not in groups.kept_out]
     print(
-        f"{len(everyone)} natural chains, {len(natural)} of {len({c.cluster for c in natural})} "
-        f"clusters without a measured protein; {len(rows)} rows, "
-        f"{sum(r.protein in groups.kept_out for r in rows)} of them of mini families "
-        f"({', '.join(sorted(groups.kept_out))})",
+        f"{len(natural)} of {len(everyone)} natural chains, {len({c.cluster for c in natural})} "
+        f"clusters without a measured protein; {len(own)} of {len(rows)} rows, the others of mini "
+        f"families ({', '.join(sorted(groups.kept_out))})",
         flush=True,
     )
     out.mkdir(parents=True, exist_ok=True)
-    for half, name in NAMES.items():
-        other = [c for c in natural if chain_half(c.cluster) != half]
-        mine = [c for c in natural if chain_half(c.cluster) == half]
-        own = [r for r in rows if groups.half.get(r.protein) == half]
-        print(f"{name}: {len(mine)} chains, {len(own)} rows", flush=True)
-        network = train_network(mine, seed="AB".index(half), epochs=epochs)
-        site, full = perplexity(network, other)
-        print(f"{name}: perplexity on the other half: sites {site:.2f}, with pairs {full:.2f}")
-        theta = fit(differences(network, chains, own), own)
-        save_file(packed(network, theta), out / f"{name}.safetensors")
+    network = train_network(natural, seed=0, epochs=epochs)
+    theta = fit(differences(network, chains, own), own)
+    save_file(packed(network, theta), out / f"{NAME}.safetensors")
 
 
 # evaluation ---------------------------------------------------------------------------------------
@@ -288,7 +265,8 @@ def correlations(rows: Sequence[Row], prediction: Array) -> tuple[float, int, fl
     return float(np.mean(own)), len(own), float(spearmanr(prediction, y).statistic)
 
 
-def _show(what: str, rows: Sequence[Row], prediction: Array) -> None:
+def show(what: str, rows: Sequence[Row], prediction: Array) -> None:
+    """Print the rank correlations of a prediction."""
     mean, n, pooled = correlations(rows, prediction)
     print(
         f"{what}: mean Spearman {mean:.3f} over {n} proteins, pooled {pooled:.3f}, "
@@ -297,10 +275,8 @@ def _show(what: str, rows: Sequence[Row], prediction: Array) -> None:
     )
 
 
-def _shipped(half: str) -> tuple[Weights, Potts]:
-    weights = ddg_pairs.read_weights(
-        Path(ddg_pairs.__file__).with_name(f"{NAMES[half]}.safetensors")
-    )
+def _shipped() -> tuple[Weights, Potts]:
+    weights = ddg_pairs.read_weights(Path(ddg_pairs.__file__).with_name(f"{NAME}.safetensors"))
     potts = {k.removeprefix("potts."): v for k, v in weights.items() if k.startswith("potts.")}
     return weights, Potts.of(potts)
 
@@ -311,49 +287,74 @@ def _theta(weights: Weights) -> Array:
 
 
 def evaluate(data: Path) -> None:
-    """Print every figure of the two cards."""
+    """Print the figures of the card on ProTherm and on mini-proteins."""
     chains, rows = measured(data)
     minis = {r["name"]: r["sequence"] for r in mini_table(data) if r["mutant"] == "False"}
     groups = split(chains, rows, minis)
     free = [r for r in rows if r.protein not in groups.kept_out]
     family = [r for r in rows if r.protein in groups.kept_out]
     fold = np.array([groups.fold[r.protein] for r in free])
-    half = np.array([groups.half[r.protein] for r in free])
-    x = {h: differences(_shipped(h)[1], chains, free) for h in "AB"}
-    out = {key: np.zeros(len(free)) for key in ("A", "B", "A half", "B half")}
+    weights, network = _shipped()
+    x, out = differences(network, chains, free), np.zeros(len(free))
     for k in range(FOLDS):
         test = fold == k
-        for h in "AB":
-            for key, used in ((h, ~test), (f"{h} half", ~test & (half == h))):
-                theta = fit(x[h][used], [r for r, u in zip(free, used, strict=True) if u])
-                out[key][test] = x[h][test] @ theta
-    for h, name in NAMES.items():
-        _show(f"{name}, {FOLDS}-fold by homology group, recipe on all groups", free, out[h])
-        _show(
-            f"{name}, {FOLDS}-fold, recipe on half {h} of the other folds", free, out[f"{h} half"]
-        )
-    y = np.clip([r.stability for r in free], -CLIP, CLIP)
-    a, b = out["A half"], out["B half"]
-    print(
-        f"twins on rows neither saw: correlation of predictions {np.corrcoef(a, b)[0, 1]:.3f}, "
-        f"of errors {np.corrcoef(y - a, y - b)[0, 1]:.3f}"
-    )
-    for h, name in NAMES.items():
-        weights, network = _shipped(h)
-        other = half != h
-        theta = _theta(weights)
-        _show(
-            f"{name} as shipped, proteins of the other half",
-            [r for r, o in zip(free, other, strict=True) if o],
-            x[h][other] @ theta,
-        )
-        _show(
-            f"{name} as shipped, mini families",
-            family,
-            differences(network, chains, family) @ theta,
-        )
+        theta = fit(x[~test], [r for r, t in zip(free, test, strict=True) if not t])
+        out[test] = x[test] @ theta
+    show(f"{NAME}, {FOLDS}-fold by homology group", free, out)
+    theta = _theta(weights)
+    show(f"{NAME} as shipped, mini families", family, differences(network, chains, family) @ theta)
     evaluate_minis(data)
-    evaluate_designs(data)
+
+
+def evaluate_megascale(data: Path) -> None:
+    """Print what the reward says of mega-scale rows, which nothing was trained on.
+
+    With all proteins, and without those that an alignment finds alike to a protein of ProTherm.
+    """
+    known, measurements = measured(data)
+    minis = {r["name"]: r["sequence"] for r in mini_table(data) if r["mutant"] == "False"}
+    kept_out = split(known, measurements, minis).kept_out
+    trained = {c.sequence for (protein, _), c in known.items() if protein not in kept_out}
+    chains, rows = measured(data, "megascale")
+    alike = {
+        key[0]
+        for key, c in chains.items()
+        if any(e_value(c.sequence, s) < E_VALUE for s in trained)
+    }
+    weights, network = _shipped()
+    prediction = differences(network, chains, rows) @ _theta(weights)
+    apart = np.array([r.protein not in alike for r in rows])
+    show(f"{NAME} as shipped, mega-scale", rows, prediction)
+    show(
+        f"{NAME} as shipped, mega-scale without {len(alike)} relatives of trained proteins",
+        [r for r, a in zip(rows, apart, strict=True) if a],
+        prediction[apart],
+    )
+    y = np.array([r.stability for r in rows])
+    for line in tail(y, prediction):
+        print(line, flush=True)
+
+
+TAIL: Final = (0.0, 0.25, 0.5, 1.0, math.inf)
+"""kcal/mol, borders of predicted gains."""
+
+
+def tail(y: Array, prediction: Array) -> list[str]:
+    """Return what was measured where gains were predicted, a line per range."""
+    gains = prediction > 0
+    lines = [
+        f"measured: mean {y.mean():.2f} kcal/mol, {100 * (y > 0).mean():.0f} % stabilizing; rank "
+        f"correlation among predicted gains {spearmanr(prediction[gains], y[gains]).statistic:.3f}"
+    ]
+    for low, high in itertools.pairwise(TAIL):
+        some = y[(prediction > low) & (prediction <= high)]
+        said = f"predicted {low:g} to {high:g}: {len(some)} rows"
+        if len(some):
+            said += (
+                f", measured mean {some.mean():.2f}, {100 * (some > 0).mean():.0f} % stabilizing"
+            )
+        lines.append(said)
+    return lines
 
 
 def _mini_structures(data: Path) -> dict[str, Structure]:
@@ -366,79 +367,51 @@ def _mini_structures(data: Path) -> dict[str, Structure]:
 def evaluate_minis(data: Path) -> None:
     """Print the correlations on the mini-proteins, which nothing was trained on."""
     table, structures = mini_table(data), _mini_structures(data)
-    for h, name in NAMES.items():
-        weights, _ = _shipped(h)
-        single: list[tuple[float, float]] = []
-        several: list[tuple[float, float]] = []
-        left_out = set()
-        for r in table:
-            if r["mutant"] == "False":
-                continue
-            structure = structures.get(r["name_wt"])
-            natural = structure.wild_type if structure else ""
-            named = len(r["name"].removeprefix(r["name_wt"]).strip("_").split("_"))
-            changes = sum(p != q for p, q in zip(r["sequence"], natural, strict=False))
-            # a silent change may be named, but nothing else may differ
-            if structure is None or len(natural) != len(r["sequence"]) or changes > named:
-                left_out.add(r["name_wt"])
-                continue
-            reward = ddg_pairs.of_structure(name, weights, structure)
-            score = float(reward(Designs.of([r["sequence"]], PROTEIN)))
-            (single if changes == 1 else several).append((score, -float(r["ddg_exp"])))
-        s, m = np.array(single), np.array(several)
-        print(
-            f"{name} as shipped, mini-proteins: pooled Spearman {spearmanr(*s.T).statistic:.3f} "
-            f"over {len(s)} single mutants, {spearmanr(*m.T).statistic:.3f} over {len(m)} "
-            f"multiple; no fitting backbone: {', '.join(sorted(left_out)) or 'none'}",
-            flush=True,
-        )
-
-
-def evaluate_designs(data: Path, mutations: int = 8, designs: int = 2000, seed: int = 0) -> None:
-    """Print what the twin says of random designs, and of those that the guide ranks highest."""
-    structures = _mini_structures(data)
-    rng = np.random.default_rng(seed)
-    rows = []
-    for name in rng.choice(sorted(structures), 20, replace=False).tolist():
-        wild = structures[name].wild_type
-        x = PROTEIN.encode([wild])[0].repeat(designs, 1)
-        for row in x:
-            places = torch.from_numpy(rng.choice(len(wild), mutations, replace=False))
-            row[places] = (row[places] + torch.from_numpy(rng.integers(1, 20, mutations))) % 20
-        guide, twin = (
-            ddg_pairs.of_structure(NAMES[h], _shipped(h)[0], structures[name])(
-                Designs(x[None], PROTEIN)
-            )[0].numpy()
-            for h in "AB"
-        )
-        top = np.argsort(-guide)[:10]
-        agreement = float(spearmanr(guide, twin).statistic)
-        rows.append((agreement, guide.mean(), guide[top].mean(), twin.mean(), twin[top].mean()))
-    mean = np.mean(rows, axis=0)
+    weights, _ = _shipped()
+    single: list[tuple[float, float]] = []
+    several: list[tuple[float, float]] = []
+    left_out = set()
+    for r in table:
+        if r["mutant"] == "False":
+            continue
+        structure = structures.get(r["name_wt"])
+        natural = structure.wild_type if structure else ""
+        named = len(r["name"].removeprefix(r["name_wt"]).strip("_").split("_"))
+        changes = sum(p != q for p, q in zip(r["sequence"], natural, strict=False))
+        # a silent change may be named, but nothing else may differ
+        if structure is None or len(natural) != len(r["sequence"]) or changes > named:
+            left_out.add(r["name_wt"])
+            continue
+        reward = ddg_pairs.of_structure(NAME, weights, structure)
+        score = float(reward(Designs.of([r["sequence"]], PROTEIN)))
+        (single if changes == 1 else several).append((score, -float(r["ddg_exp"])))
+    s, m = np.array(single), np.array(several)
     print(
-        f"20 mini-proteins, {designs} designs each with {mutations} random mutations: Spearman of "
-        f"guide and twin {mean[0]:.3f} (least {min(r[0] for r in rows):.3f}); guide {mean[1]:.2f}, "
-        f"its top 10 {mean[2]:.2f}; twin {mean[3]:.2f}, of the guide's top 10 {mean[4]:.2f} "
-        f"kcal/mol; the twin gains on {sum(r[4] > r[3] for r in rows)} of 20",
+        f"{NAME} as shipped, mini-proteins: pooled Spearman {spearmanr(*s.T).statistic:.3f} "
+        f"over {len(s)} single mutants, {spearmanr(*m.T).statistic:.3f} over {len(m)} "
+        f"multiple; no fitting backbone: {', '.join(sorted(left_out)) or 'none'}",
         flush=True,
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: `--out` trains, `--evaluate` prints the figures of the cards."""
-    parser = argparse.ArgumentParser(description="Train or evaluate the ddG rewards.")
+    """Run the command line: `--out` trains, the others print the figures of the card."""
+    parser = argparse.ArgumentParser(description="Train or evaluate ddg-pairs.")
     parser.add_argument("--data", type=Path, required=True, help="folder with structures/, ...")
     parser.add_argument("--out", type=Path, help="train, and write the weights here")
-    parser.add_argument("--evaluate", action="store_true", help="print the figures of the cards")
+    parser.add_argument("--evaluate", action="store_true", help="print the figures of the card")
+    parser.add_argument("--megascale", action="store_true", help="print those on mega-scale rows")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     given = parser.parse_args(arguments)
-    if given.out is None and not given.evaluate:
-        parser.error("nothing to do: give --out FOLDER to train or --evaluate to print the figures")
+    if given.out is None and not (given.evaluate or given.megascale):
+        parser.error("nothing to do: give --out FOLDER to train, or --evaluate or --megascale")
     torch.set_num_threads(1)
     if given.out is not None:
         train(given.data, given.out, given.epochs)
     if given.evaluate:
         evaluate(given.data)
+    if given.megascale:
+        evaluate_megascale(given.data)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,24 @@ def card(kind: Kind, name: str) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise SpecError(f"The card of {kind} {name!r} ({path}) is no YAML: {error}") from error
         if isinstance(data, dict):
+            _check_shares(data, f"The card of {kind} {name!r} ({path})")
             return {"name": name, **data}
     return {"name": name, "entry_point": point.value}
+
+
+def _check_shares(data: Mapping[str, Any], what: str) -> None:
+    """Refuse what says neither which features nor which data a reward or model may share."""
+    given = data.get("shares")
+    if given is None:
+        return
+    said = "it is {features: [NAME, ...], data: [NAME, ...]}, of which either may be left out"
+    if not isinstance(given, dict):
+        raise SpecError(f"{what}: shares is {given!r}; {said}.")
+    for key, names_ in given.items():
+        if key not in ("features", "data"):
+            raise SpecError(f"{what}: shares has no key {key!r}; {said}.")
+        if not isinstance(names_, list) or not all(isinstance(n, str) and n for n in names_):
+            raise SpecError(f"{what}: shares.{key} is {names_!r}, no list of names; {said}.")
 
 
 def card_id(kind: Kind, name: str) -> dict[str, str]:

@@ -111,6 +111,7 @@ class Entry:
         whole: the entry is a folder (transformers' format); else its first file.
         parts: the files.
         also: further names.
+        features: what rewards and models that read them share (`seqalign.kinship`).
     """
 
     name: str
@@ -121,6 +122,7 @@ class Entry:
     whole: bool
     parts: tuple[Part, ...]
     also: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     @property
     def size(self) -> int | None:
@@ -162,7 +164,7 @@ def read_catalog(text: str, where: str = "catalog") -> dict[str, Entry]:
 
 
 def _entry(name: str, data: Mapping[str, Any], sizes: Mapping[str, int]) -> Entry:
-    if set(data) - {"folder", "also"} != _KEYS:
+    if set(data) - {"folder", "also", "features"} != _KEYS:
         raise ValueError(f"the keys must be {sorted(_KEYS)}, got {sorted(data)}")
     parts = []
     for path, file in data["files"].items():
@@ -177,7 +179,8 @@ def _entry(name: str, data: Mapping[str, Any], sizes: Mapping[str, int]) -> Entr
     if whole and len({PurePosixPath(p.path).parent for p in parts}) != 1:
         raise ValueError("the files of a folder entry must lie in one folder")
     said = {key: data[key] for key in _KEYS - {"files"}}
-    return Entry(name, **said, whole=whole, parts=tuple(parts), also=tuple(data.get("also", ())))
+    also, features = (tuple(data.get(key, ())) for key in ("also", "features"))
+    return Entry(name, **said, whole=whole, parts=tuple(parts), also=also, features=features)
 
 
 def _packed(requirement: str, member: str, sizes: Mapping[str, int]) -> Packed:

@@ -21,7 +21,7 @@ LAYERS = [
     {"files"},
     {"space"},
     {"methods"},
-    {"registry", "build", "load", "result", "api"},
+    {"registry", "kinship", "build", "load", "result", "api"},
     {"campaign"},
     {"cli", "__init__", "__main__"},
 ]

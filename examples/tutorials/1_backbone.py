@@ -32,7 +32,7 @@ print(f"{model.space.reveals} positions are free, and the wild type is {model.wi
 # The reward predicts the gain in stability in kcal/mol. The judge learned the same from other
 # proteins; nothing is aligned to it, so it can tell whether the reward was followed too far.
 stability = sa.load_reward("ddg-mini", structure=structure)
-judge = sa.load_reward("ddg-mini-b", structure=structure)
+judge = sa.load_reward("ddg-pairs", structure=structure)
 
 # The target is p*(x) ∝ p_pre(x) · exp(stability(x) / alpha): a smaller alpha follows the reward
 # more and the prior less. TDS tilts every step of the reverse diffusion by the reward's gradient.

@@ -17,12 +17,13 @@ import torch
 
 from seqalign.campaign.asked import MOST
 from seqalign.campaign.inputs import own_process
+from seqalign.campaign.judges import missing, sentences, shares
 from seqalign.campaign.media import medium_of
 from seqalign.campaign.medium import Arm, Medium, Plan, Rehearsal
-from seqalign.campaign.schema import Campaign
+from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.select import check_select
 from seqalign.campaign.terms import Term, load_term, origin
-from seqalign.campaign.yaml import Source
+from seqalign.campaign.yaml import CampaignError, Source
 from seqalign.core.method import Method
 from seqalign.core.objective import Reward, RewardError, Sum, evaluate
 from seqalign.core.process import Designs
@@ -78,7 +79,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
         most=most,
     )
     _limits(plan)
-    plan = _within(plan)
+    plan = _judges(_within(plan), designs)
     return replace(plan, config=_resolved(plan, loaded.digests))
 
 
@@ -174,6 +175,24 @@ def _arms(
     return tuple(arms), rehearsals
 
 
+def _judges(plan: Plan, designs: Designs) -> Plan:
+    """Return a plan that says who would judge what no hold-out of another kind judges."""
+    campaign, source = plan.campaign, plan.source
+
+    def fits(oracle: str) -> bool:
+        spec, recurs = RewardSpec(oracle=oracle, role="holdout"), plan.medium.recurs
+        try:
+            term = load_term("check", spec, source, plan.structure, recurs, plan.model.states)
+            evaluate(term.raw, designs)
+        except (CampaignError, ValueError, TypeError):
+            return False
+        return True
+
+    found = missing(campaign, plan.terms, fits)
+    said = sentences(found, list(campaign.rewards))
+    return replace(plan, judges=found, notes=(*plan.notes, *said))
+
+
 def _resolved(plan: Plan, digests: Mapping[str, str | None]) -> Mapping[str, Any]:
     """Return the configuration with everything that decides the result."""
     campaign, source, arms = plan.campaign, plan.source, plan.arms
@@ -195,6 +214,7 @@ def _resolved(plan: Plan, digests: Mapping[str, str | None]) -> Mapping[str, Any
             "arms": {a.name: {**to_mapping(a.method), "particles": a.particles} for a in arms},
             "model": origin("model", campaign.model.name, campaign.model.python, source),
             "rewards": rewards,
+            "shared": shares(campaign),
         },
     }
 

@@ -43,7 +43,7 @@ class Comparison:
 
     Attributes:
         runs: in the order given: the name (a folder, with as many parents as tell it apart), the
-            folder, seed, number of kept designs, calls per sampler, and seconds altogether.
+            folder, seed, number of kept designs, calls per sampler, seconds altogether, rulings.
         labels: of the rewards.
         diversity: its unit.
         units: per label.
@@ -115,6 +115,7 @@ def compare(folders: Sequence[RunFolder]) -> Comparison:
             "network_calls": summary.network_calls,
             "reward_calls": summary.reward_calls,
             "seconds": sum(summary.seconds.values()),
+            "rulings": {label: asdict(said) for label, said in summary.rulings.items()},
         }
         for name, folder, summary in zip(names, folders, summaries, strict=True)
     )

@@ -24,8 +24,8 @@ from seqalign.campaign import metrics
 from seqalign.campaign.inputs import load_images
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.rehearsal import rehearse
-from seqalign.campaign.report.images import figures
-from seqalign.campaign.report.parts import Figures, Run
+from seqalign.campaign.report.images import compared, figures
+from seqalign.campaign.report.parts import Compared, Figures, Groups, Run
 from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Line, Paired, Row, Spread, Summary, Versus
@@ -550,9 +550,13 @@ class Images:
             folder.write("contact-sheet.png", _sheet(folder, gallery, labels))
         return replace(summary, gallery=gallery)
 
-    def figures(self, run: Run) -> Figures:
+    def compared(self, run: Run) -> Compared:
+        """Return what its verdicts compare."""
+        return compared(run)
+
+    def figures(self, run: Run, groups: Groups) -> Figures:
         """Draw rewards prompt by prompt and altogether."""
-        return figures(run)
+        return figures(run, groups)
 
 
 def _gallery(

@@ -24,8 +24,8 @@ from seqalign.campaign.inputs import load_letters, sees_beside
 from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
 from seqalign.campaign.metrics import PRIOR_ORDERS, likelihood_calls, prior_log_likelihood
 from seqalign.campaign.rehearsal import chained, rehearse
-from seqalign.campaign.report.letters import figures
-from seqalign.campaign.report.parts import Figures, Run
+from seqalign.campaign.report.letters import compared, figures
+from seqalign.campaign.report.parts import Compared, Figures, Groups, Run
 from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
@@ -581,6 +581,10 @@ class Letters:
         folder.write("designs.fasta", summary.fasta.fasta(kept, summary.orderable))
         return summary
 
-    def figures(self, run: Run) -> Figures:
+    def compared(self, run: Run) -> Compared:
+        """Return what its verdicts compare."""
+        return compared(run)
+
+    def figures(self, run: Run, groups: Groups) -> Figures:
         """Draw logo, mutations, composition and distances."""
-        return figures(run)
+        return figures(run, groups)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from seqalign.campaign.report.parts import Figures, Run
+from seqalign.campaign.report.parts import Compared, Figures, Groups, Run
 from seqalign.campaign.schema import Campaign, RewardSpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
@@ -218,8 +218,11 @@ class Medium(Protocol):
     ) -> Summary:
         """Write the files beside the tables, and return the summary that speaks of them."""
 
-    def figures(self, run: Run) -> Figures:
-        """Draw a run for its report."""
+    def compared(self, run: Run) -> Compared:
+        """Return the rows that verdicts on a run compare."""
+
+    def figures(self, run: Run, groups: Groups) -> Figures:
+        """Draw a run for its report, by its rows in groups."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,7 @@ class Plan:
         notes: what a person should know of the input, in sentences.
         most: islands at most, where a run stops by itself with as many designs as were asked.
         limit: the key that says so.
+        judges: per guide without a hold-out of another kind, the rewards here that would be one.
     """
 
     campaign: Campaign
@@ -252,6 +256,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     most: int | None = None
     limit: str = "sampler.islands"
+    judges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, islands: int) -> Plan:
         """Return a plan without prompts with so many islands."""

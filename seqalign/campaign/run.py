@@ -155,6 +155,7 @@ def _finish(
         weighted_mean=judged.weighted_mean,
         seconds=seconds,
         health=examine(aligned, plan.arms[0].method, _shared(plan)),
+        judges=plan.judges,
         asked=None if plan.most is None else _account(plan, aligned, judged.pool),
         **judged.own,
     )

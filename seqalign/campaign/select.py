@@ -23,9 +23,11 @@ from seqalign.campaign.media import MEDIA
 from seqalign.campaign.medium import Medium, Record
 from seqalign.campaign.metrics import pareto_rank
 from seqalign.campaign.report.page import render
+from seqalign.campaign.report.parts import Run
 from seqalign.campaign.schema import Campaign
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
+from seqalign.campaign.verdict import judged
 from seqalign.campaign.yaml import CampaignError, Source, parse
 from seqalign.files import ordering
 from seqalign.files.text import to_csv
@@ -188,6 +190,8 @@ def write(
     folder.write("rejected.csv", to_csv([*rejected, *kept], [*columns, "reason"]))
     folder.write("designs.csv", to_csv(kept, columns))
     folder.write("rejected.csv", to_csv(rejected, [*columns, "reason"]))
+    run = Run.of(folder, summary)
+    summary = judged(run, medium.compared(run).centered)
     folder.write("report.html", render(folder, summary))
     folder.write_json("summary.json", to_json(summary))
     return summary

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
@@ -71,6 +72,76 @@ class Gain:
         """Return what is gained, also in standard deviations of the row of unguided designs."""
         sd = None if plain is None else plain.sd.get(label)
         return cls(wild, gain, best, gain / sd if gain is not None and sd else None)
+
+
+Kind = Literal["foreign", "unknown", "twin"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a guide gained and how much of it a hold-out kept, in deviations of unguided designs.
+
+    Attributes:
+        guide: its label; "total" for the sum of the guides.
+        held: the label of the hold-out.
+        gain: of the guide.
+        kept: of the hold-out.
+        oracle: what the hold-out is, by its registered name; "" for one of the user's.
+        shared: per guide, and "prior", what the hold-out shares with it; None where that is not
+            known.
+    """
+
+    guide: str
+    held: str
+    gain: float
+    kept: float
+    oracle: str = ""
+    shared: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the hold-out is of another kind than the guides and the prior, or a twin."""
+        if any(self.shared.values()):
+            return "twin"
+        known = self.shared and None not in self.shared.values()
+        return "foreign" if known else "unknown"
+
+    @property
+    def none(self) -> bool:
+        """Whether the guide gained nothing."""
+        return not self.gain > 0
+
+    @property
+    def ratio(self) -> float:
+        """What part of the gain the hold-out shows; NaN without a gain."""
+        return self.kept / self.gain if self.gain > 0 else math.nan
+
+    @property
+    def flag(self) -> bool:
+        """Whether they part."""
+        return self.ratio < 0.5
+
+    @property
+    def sound(self) -> bool:
+        """Whether both can be told."""
+        return math.isfinite(self.gain) and math.isfinite(self.kept)
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What is said of the gain in one guide, wherever it is said.
+
+    Attributes:
+        judge: the hold-out that has the word; "" if there is none.
+        kind: "good", "bad", or "open" where nothing was decided.
+        badge: the verdict in two words.
+        text: in sentences.
+    """
+
+    judge: str
+    kind: Literal["good", "bad", "open"]
+    badge: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -157,6 +228,10 @@ class Summary:
         ess: effective sample size per island at the end, as a fraction.
         weighted_mean: per reward, mean under the weights.
         seconds: per sampler, and of the evaluation.
+        verdicts: every guide beside its hold-outs, where both can be told; None in runs of older
+            versions.
+        rulings: per guide, whether its gain is real.
+        judges: per guide without a hold-out of another kind, the rewards here that would be one.
         health: whether the aligned sampler was well; None in runs of older versions.
         asked: what became of `budget.designs`; None where it set no number of different designs.
         fasta: what designs.fasta says beside the designs; letters only.
@@ -193,6 +268,9 @@ class Summary:
     ess: tuple[Number, ...]
     weighted_mean: Mapping[str, Number]
     seconds: Mapping[str, float]
+    verdicts: tuple[Verdict, ...] | None = None
+    rulings: Mapping[str, Ruling] = field(default_factory=dict)
+    judges: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     health: Health | None = None
     asked: Asked | None = None
     fasta: Sheet | None = None

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -105,6 +105,13 @@ def _about_states(
         raise source.error((*path, "states"), f"{said}.")
 
 
+def _placed(params: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """Return parameters with `structure` relative to the campaign, where there is such a file."""
+    given = params.get("structure")
+    there = isinstance(given, str) and (source.folder / given).is_file()
+    return {**params, **({"structure": str(source.folder / str(given))} if there else {})}
+
+
 def load_term(
     label: str,
     spec: RewardSpec,
@@ -138,7 +145,7 @@ def load_term(
         )
     _about_states(spec, source, path, states)
     if spec.oracle is not None:
-        params = dict(spec.params)
+        params = _placed(spec.params, source)
         try:
             # a reward that looks at a backbone looks at the campaign's, unless told otherwise
             if "structure" not in params and "structure" in parameters("reward", spec.oracle):

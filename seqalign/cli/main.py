@@ -569,7 +569,8 @@ def compare_(
     if as_json:
         screen.show_json(found.to_json())
         return
-    screen.show(screen.side_by_side(found), *(f"note: {note}" for note in found.notes))
+    notes = [f"note: {note}" for note in found.notes]
+    screen.show(screen.side_by_side(found), *screen.ruled(found), *notes)
 
 
 @_verb

@@ -28,7 +28,7 @@ from seqalign.campaign.estimate import Estimate
 from seqalign.campaign.medium import Plan
 from seqalign.campaign.status import Status
 from seqalign.campaign.store import RunFolder
-from seqalign.campaign.summary import Paired, Summary
+from seqalign.campaign.summary import Paired, Ruling, Summary
 from seqalign.campaign.yaml import CampaignError
 from seqalign.core.devices import NoDevice
 from seqalign.core.objective import walk
@@ -271,6 +271,7 @@ def notes(summary: Summary, folder: RunFolder) -> list[str]:
         f"{'top' if paired is None else 'best'}: by the sum of the guiding rewards "
         f"({', '.join(summary.guides)}), higher is better; hold-outs were never optimized.",
         *(() if paired is None else _gained(paired, (*summary.guides, *summary.holdouts))),
+        *rulings(summary.rulings),
         f"Network calls: {calls}. Reward calls: {rewards}.",
         f"{summary.designs} designs kept, {summary.rejected} rejected.",
         *(() if summary.asked is None else (summary.asked.sentence,)),
@@ -278,6 +279,24 @@ def notes(summary: Summary, folder: RunFolder) -> list[str]:
         *([] if summary.gallery is None else [f"Images:  {folder.path / 'contact-sheet.png'}"]),
         f"Report:  {folder.path / 'report.html'}",
         *(() if summary.health is None else summary.health.sentences),
+    ]
+
+
+def rulings(found: Mapping[str, Ruling]) -> list[str]:
+    """Say of each guide whether its gain is real."""
+    return [_ruled(label, said.badge, said.text) for label, said in found.items()]
+
+
+def _ruled(label: str, badge: str, text: str) -> str:
+    return f"{label}: {badge}. {text}"
+
+
+def ruled(found: Comparison) -> list[str]:
+    """Say of each run and guide whether its gain is real."""
+    return [
+        _ruled(f"{run['name']}, {label}", said["badge"], said["text"])
+        for run in found.runs
+        for label, said in run["rulings"].items()
     ]
 
 

@@ -132,14 +132,14 @@ def test_every_file_ends_in_a_campaign_or_a_sentence(tmp_path, path):
 def shipped(kind, name):
     try:
         point = registry.entry(kind, name)
-        return name not in ("ddg-mini", "ddg-mini-b") or (
+        return name not in ("ddg-mini", "ddg-pairs") or (
             files("seqalign.rewards").joinpath(f"{name}.safetensors").is_file() and point
         )
     except registry.SpecError:
         return False
 
 
-NEEDS = (("model", "mpnn-mini"), ("reward", "ddg-mini"), ("reward", "ddg-mini-b"))
+NEEDS = (("model", "mpnn-mini"), ("reward", "ddg-mini"), ("reward", "ddg-pairs"))
 
 
 def test_a_structure_passes_check_as_written(tmp_path):

@@ -20,7 +20,7 @@ from seqalign.campaign.report.profile import most_mutated, profile
 from seqalign.campaign.report.readiness import flags
 from seqalign.campaign.report.sheet import marked
 from seqalign.campaign.report.trace import facing
-from seqalign.campaign.report.words import Verdict, cards, signed, spoken
+from seqalign.campaign.report.words import signed
 from seqalign.campaign.run import run
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.yaml import read
@@ -72,34 +72,6 @@ def test_every_headline_has_its_verdict_beside_it(folder):
         gain = summary.gains[label].over_best_of_n
         assert signed(gain) in head
         assert re.search(r'class="badge (good|bad|open)"', head)
-
-
-@pytest.mark.parametrize(
-    ("verdict", "kind", "said"),
-    [
-        (None, "open", "No hold-out"),
-        (Verdict("a", "b", 2.0, 1.2), "good", "b, never optimized, confirms 60 % of the gain in a"),
-        (Verdict("a", "b", 2.0, 0.2), "bad", "confirms 10 %"),
-        (Verdict("a", "b", 2.0, -1.0), "bad", "confirms nothing of the gain in a"),
-        (Verdict("a", "b", -0.1, 3.0), "bad", "no better in a"),
-        (Verdict("total", "b", 2.0, 2.0), "good", "the sum of the guides"),
-    ],
-)
-def test_a_verdict_is_a_badge_and_a_sentence(verdict, kind, said):
-    found = spoken(verdict, "a")
-    assert found[0] == kind
-    assert said in found[2]
-
-
-def test_the_strictest_judge_has_the_word(folder):
-    summary = folder.summary()
-    guide, *_ = summary.guides
-    held, *_ = summary.holdouts
-    mild, strict = Verdict(guide, held, 2, 2), Verdict(guide, held, 2, 0.1)
-    for found in ([mild, strict], [strict, mild], [Verdict("total", held, 2, 2), strict]):
-        assert cards(summary, found)[0].badge == "They part"
-    assert cards(summary, [])[0].badge == "Not checked"
-    assert cards(summary, [Verdict("total", held, 2, 2)])[0].badge == "Confirmed"
 
 
 def test_the_page_holds_the_letters_to_order_and_the_table(folder):

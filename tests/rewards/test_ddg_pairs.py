@@ -1,4 +1,4 @@
-"""ddg-mini and its twin: antisymmetry, relaxation, gradients, geometry, messages, cards."""
+"""ddg-pairs: antisymmetry, relaxation, gradients, geometry, messages, cards."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ from seqalign.files.structure import Structure
 from seqalign.rewards import ddg_pairs
 from seqalign.rewards.descriptors import geometry
 
-FACTORIES = {n: partial(ddg_pairs.ddg_mini, registered=n) for n in ("ddg-mini", "ddg-mini-b")}
+FACTORIES = {n: partial(ddg_pairs.pair_energy, registered=n) for n in ("ddg-pairs",)}
 FOLDER = Path(ddg_pairs.__file__).parent
 each = pytest.mark.parametrize("name", FACTORIES)
 
@@ -187,7 +187,7 @@ def test_geometry_of_two_distant_chains_is_that_of_each():
 
 @pytest.mark.parametrize("length", [1, 2, 3, 5])
 def test_short_chains_have_finite_scores(length):
-    reward = ddg_pairs.ddg_mini(structure=structure(WILD[:length], backbone(HAIRPIN[:length])))
+    reward = ddg_pairs.pair_energy(structure=structure(WILD[:length], backbone(HAIRPIN[:length])))
     assert bool(reward(reward_laws.mutants(WILD[:length], 1, 3, 1)).isfinite().all())
 
 
@@ -205,7 +205,7 @@ def test_residues_without_a_letter_or_atoms_have_no_position():
     coords = backbone(HAIRPIN)
     coords[5, 3] = math.nan
     sequence = f"{WILD[:9]}X{WILD[10:]}"
-    reward = ddg_pairs.ddg_mini(structure=structure(sequence, coords))
+    reward = ddg_pairs.pair_energy(structure=structure(sequence, coords))
     assert reward.wild_type == WILD[:5] + WILD[6:9] + WILD[10:]
     wild = Designs.of([reward.wild_type], PROTEIN)
     assert float(reward(wild)) == 0.0
@@ -214,8 +214,8 @@ def test_residues_without_a_letter_or_atoms_have_no_position():
 def test_a_context_chain_buries_what_it_covers():
     one = backbone([STRAND] * 10)
     two = torch.cat([one, one + torch.tensor([0.0, 0.0, 5.0])])
-    alone = ddg_pairs.ddg_mini(structure=structure(WILD[:10], one))
-    covered = ddg_pairs.ddg_mini(
+    alone = ddg_pairs.pair_energy(structure=structure(WILD[:10], one))
+    covered = ddg_pairs.pair_energy(
         structure=structure(
             WILD[:10] * 2,
             two,
@@ -231,9 +231,9 @@ def test_a_file_scores_what_its_structure_scores(tmp_path):
     made = structure()
     (tmp_path / "x.pdb").write_text(made.to_pdb())
     designs = mutants(1, 4, 6)
-    read = ddg_pairs.ddg_mini(structure=tmp_path / "x.pdb")
+    read = ddg_pairs.pair_energy(structure=tmp_path / "x.pdb")
     torch.testing.assert_close(
-        read(designs), ddg_pairs.ddg_mini(structure=made)(designs), rtol=0, atol=0.05
+        read(designs), ddg_pairs.pair_energy(structure=made)(designs), rtol=0, atol=0.05
     )
 
 
@@ -242,7 +242,7 @@ def test_ca_only_structures_are_refused():
     coords[:, (0, 2, 3)] = math.nan
     made = replace(structure(coords=coords), require=("CA",))
     with pytest.raises(ValueError, match=r"needs N, CA, C and O.*A1 lacks one"):
-        ddg_pairs.ddg_mini(structure=made)
+        ddg_pairs.pair_energy(structure=made)
 
 
 @pytest.mark.parametrize(
@@ -256,12 +256,12 @@ def test_ca_only_structures_are_refused():
 )
 def test_what_cannot_be_scored_is_refused_in_a_sentence(designs, error, words):
     with pytest.raises(error, match=words):
-        ddg_pairs.ddg_mini(structure=structure())(designs)
+        ddg_pairs.pair_energy(structure=structure())(designs)
 
 
 def test_relaxed_refuses_another_shape():
     with pytest.raises(ValueError, match="leave out the column of the mask"):
-        ddg_pairs.ddg_mini(structure=structure()).relaxed(torch.zeros(1, 1, LENGTH, 21))
+        ddg_pairs.pair_energy(structure=structure()).relaxed(torch.zeros(1, 1, LENGTH, 21))
 
 
 # files --------------------------------------------------------------------------------------------
@@ -278,12 +278,6 @@ def test_card_and_weights(name):
     assert all(bool(w.isfinite().all()) for w in weights.values())
 
 
-def test_the_twins_have_different_weights():
-    a, b = (ddg_pairs.read_weights(FOLDER / f"{name}.safetensors") for name in FACTORIES)
-    assert not torch.allclose(a["products"], b["products"])
-    assert not torch.allclose(a["potts.left"], b["potts.left"])
-
-
 def test_missing_weights_say_how_to_train_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="train_ddg_pairs"):
-        ddg_pairs.read_weights(tmp_path / "ddg-mini.safetensors")
+        ddg_pairs.read_weights(tmp_path / "ddg-pairs.safetensors")

@@ -1,4 +1,4 @@
-"""Training of ddg-mini: splits, features that equal the reward, antisymmetry, determinism."""
+"""Training of ddg-pairs: splits, features that equal the reward, antisymmetry, determinism."""
 
 import csv
 import gzip
@@ -222,12 +222,37 @@ def test_training_is_deterministic_and_its_files_make_rewards(data, tmp_path):
     torch.set_num_threads(1)
     for folder in ("one", "two"):
         train_ddg_pairs.train(data, tmp_path / folder, epochs=1)
-    for name in ("ddg-mini", "ddg-mini-b"):
-        first = (tmp_path / "one" / f"{name}.safetensors").read_bytes()
-        assert first == (tmp_path / "two" / f"{name}.safetensors").read_bytes()
-        weights = ddg_pairs.read_weights(tmp_path / "one" / f"{name}.safetensors")
-        assert weights["products"].shape == (11, 14)
-        assert all(bool(w.isfinite().all()) for w in weights.values())
+    first = (tmp_path / "one" / "ddg-pairs.safetensors").read_bytes()
+    assert first == (tmp_path / "two" / "ddg-pairs.safetensors").read_bytes()
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["ddg-pairs.safetensors"]
+    weights = ddg_pairs.read_weights(tmp_path / "one" / "ddg-pairs.safetensors")
+    assert weights["products"].shape == (11, 14)
+    assert all(bool(w.isfinite().all()) for w in weights.values())
+
+
+def test_rows_that_are_no_mutations_are_left_out_and_both_tables_are_read(data):
+    stability = data / "stability"
+    path = stability / "protherm_ddg.csv"
+    _, rows = ddg_data.measured(data)
+    path.write_text(path.read_text() + f"0ABC,A:{sequence(0)[0]}3{sequence(0)[0]},-1.0\n")
+    assert ddg_data.measured(data)[1] == rows
+    with gzip.open(stability / "megascale_ddg.csv.gz", "wt") as file:
+        file.write(path.read_text())
+    backbones = (stability / "protherm_backbones.jsonl.gz").read_bytes()
+    (stability / "megascale_backbones.jsonl.gz").write_bytes(backbones)
+    assert ddg_data.measured(data, "megascale")[1] == rows
+
+
+def test_the_tail_is_what_was_measured_where_gains_were_predicted():
+    prediction = np.array([-1.0, 0.1, 0.2, 0.3, 0.6, 0.7, 2.0])
+    y = np.array([-3.0, -1.0, 1.0, -2.0, 1.0, 2.0, 3.0])
+    head, *lines = train_ddg_pairs.tail(y, prediction)
+    assert "57 % stabilizing" in head
+    assert lines[0] == "predicted 0 to 0.25: 2 rows, measured mean 0.00, 50 % stabilizing"
+    assert lines[1] == "predicted 0.25 to 0.5: 1 rows, measured mean -2.00, 0 % stabilizing"
+    assert lines[2] == "predicted 0.5 to 1: 2 rows, measured mean 1.50, 100 % stabilizing"
+    assert lines[3] == "predicted 1 to inf: 1 rows, measured mean 3.00, 100 % stabilizing"
+    assert train_ddg_pairs.tail(y[:4], prediction[:4])[-1] == "predicted 1 to inf: 0 rows"
 
 
 def test_rows_that_do_not_fit_their_backbone_are_refused(data):

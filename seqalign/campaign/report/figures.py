@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from seqalign.campaign.report.parts import Groups, Run, column, finite
-from seqalign.campaign.report.words import Verdict
+from seqalign.campaign.summary import Verdict
 
 # placeholders that become CSS variables
 INK, FAINT, GRID = "#010101", "#020202", "#030303"

@@ -25,6 +25,7 @@ from seqalign.campaign.report.figures import (
 )
 from seqalign.campaign.report.parts import (
     SHOWN,
+    Compared,
     Figures,
     Groups,
     Run,
@@ -93,14 +94,20 @@ def _by_prompt(
     return svg(draw, height=1.35 + 0.3 * len(prompts), name=f"prompts-{key}")
 
 
-def figures(run: Run) -> Figures:
-    """Draw a run that designed images: rewards, prompt by prompt and altogether."""
+def compared(run: Run) -> Compared:
+    """Return unguided images, aligned ones, and the best of each island of these."""
     groups: Groups = {
         "plain": run.plain,
         "aligned": run.aligned,
         "top": _tops(run.aligned),
         "wild": [],
     }
+    best = "the best of each island, in standard deviations within a prompt"
+    return Compared(groups, _centered(groups), best)
+
+
+def figures(run: Run, groups: Groups) -> Figures:
+    """Draw a run that designed images: rewards, prompt by prompt and altogether."""
     values = {
         "told": "file",
         "table": table(run, run.kept[:SHOWN]),
@@ -109,9 +116,6 @@ def figures(run: Run) -> Figures:
     }
     return Figures(
         "images.html.j2",
-        groups,
-        _centered(groups),
-        "the best of each island, in standard deviations within a prompt",
         _drawn(run, groups) if run.aligned else {},
         values,
     )

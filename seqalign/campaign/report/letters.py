@@ -23,7 +23,7 @@ from seqalign.campaign.report.figures import (
     svg,
     two_guides,
 )
-from seqalign.campaign.report.parts import SHOWN, Figures, Groups, Run, as_float, column
+from seqalign.campaign.report.parts import SHOWN, Compared, Figures, Groups, Run, as_float, column
 from seqalign.campaign.report.plate import plates
 from seqalign.campaign.report.profile import most_mutated, profile, tracks
 from seqalign.campaign.report.sheet import sheet, table
@@ -81,17 +81,22 @@ def _free(run: Run) -> list[bool]:
     return [c == "1" for c in run.config["resolved"]["free"]]
 
 
-def figures(run: Run) -> Figures:
-    """Draw a run that designed letters: the designs, the structure, logo, families, the plate."""
-    resolved, aligned = run.config["resolved"], run.aligned
-    wild = resolved["wild_type"]
-    finite = [row for row in aligned if math.isfinite(as_float(row["total"]))]
+def compared(run: Run) -> Compared:
+    """Return unguided designs, aligned ones, and the best ten of these."""
+    finite = [row for row in run.aligned if math.isfinite(as_float(row["total"]))]
     groups: Groups = {
         "plain": run.plain,
-        "aligned": aligned,
+        "aligned": run.aligned,
         "top": sorted(finite, key=lambda row: -as_float(row["total"]))[:10],
         "wild": [row.mean for row in run.summary.rows if row.row == "wild type"],
     }
+    return Compared(groups, groups, f"top {len(groups['top'])}")
+
+
+def figures(run: Run, groups: Groups) -> Figures:
+    """Draw a run that designed letters: the designs, the structure, logo, families, the plate."""
+    resolved = run.config["resolved"]
+    wild = resolved["wild_type"]
     kept = sheet(run, wild)
     values = {
         "wild": wild,
@@ -104,8 +109,8 @@ def figures(run: Run) -> Figures:
         "table": table(run, run.kept[:SHOWN]),
         "notes": resolved.get("notes") or (),
     }
-    drawn = _drawn(run, groups, wild) if aligned else {}
-    return Figures("letters.html.j2", groups, groups, f"top {len(groups['top'])}", drawn, values)
+    drawn = _drawn(run, groups, wild) if run.aligned else {}
+    return Figures("letters.html.j2", drawn, values)
 
 
 def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from markupsafe import Markup
 from seqalign.campaign.media import MEDIA
 from seqalign.campaign.report.figures import gain_bars, lines, scatter
 from seqalign.campaign.report.parts import SHOWN, Groups, Run
-from seqalign.campaign.report.words import asked, cards, shown, verdicts
+from seqalign.campaign.report.words import asked, cards, shown
 from seqalign.campaign.store import RunFolder
-from seqalign.campaign.summary import Summary
+from seqalign.campaign.summary import Summary, Verdict
+from seqalign.campaign.verdict import judged, spoken
 
 
 def report(folder: RunFolder) -> Path:
@@ -36,9 +37,11 @@ def report(folder: RunFolder) -> Path:
 def render(folder: RunFolder, summary: Summary) -> str:
     """Return the HTML of a run from the files in its folder and its summary."""
     run = Run.of(folder, summary)
-    drawn = MEDIA[summary.kind].figures(run)
-    pairs = run.pairs()
-    sound = [v for v in verdicts(pairs, drawn.compared) if v.sound] if run.plain else []
+    compared = MEDIA[summary.kind].compared(run)
+    drawn = MEDIA[summary.kind].figures(run, compared.groups)
+    if summary.verdicts is None:  # of an older version
+        summary = judged(run, compared.centered)
+    pairs, sound = run.pairs(), summary.verdicts or ()
     trace = run.trace
     steps = {row["step"] for row in trace}
     reasons = Counter(re.sub(r"\s*\(is .*\)$| to [^ ]+$", "", r["reason"]) for r in run.rejected)
@@ -58,12 +61,12 @@ def render(folder: RunFolder, summary: Summary) -> str:
         config=run.config,
         labels=summary.labels,
         units=summary.units,
-        cards=cards(summary, sound),
+        cards=cards(summary),
         asked=asked(run.config, len(summary.ess)),
         figures=drawn.drawn,
-        best=drawn.best,
-        verdicts=sound,
-        twins=[gain_bars(sound), *_twins(run, drawn.groups, pairs)] if sound else [],
+        best=compared.best,
+        verdicts=[(v, _badge(v)) for v in sound],
+        twins=[gain_bars(sound), *_twins(run, compared.groups, pairs)] if sound else [],
         health=_health(run.trace),
         log_z=statistics.fmean(log_z) if log_z else None,
         ess=[v for v in summary.ess if v is not None],
@@ -80,6 +83,11 @@ def render(folder: RunFolder, summary: Summary) -> str:
         **drawn.values,
     )
     return html
+
+
+def _badge(verdict: Verdict) -> tuple[str, str]:
+    """Return the kind and the badge of one verdict."""
+    return ("bad", "No gain") if verdict.none else spoken(verdict, verdict.guide)[:2]
 
 
 def _twins(run: Run, groups: Groups, pairs: Sequence[tuple[str, str]]) -> list[Markup]:

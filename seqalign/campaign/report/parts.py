@@ -69,21 +69,40 @@ class Run:
         return f"{label} ({unit})" if unit else label
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Pair each hold-out with its twin among the guides, by oracle or label, or with the total.
+        """Pair each hold-out with the guide it speaks of, or with their sum, "total".
 
+        By oracle or label, NAME and NAME-...; else the only guide, or the only one with its unit.
         There are none where nothing was drawn.
         """
-        rewards = self.config.get("rewards", {})
+        rewards, units = self.config.get("rewards", {}), self.summary.units
+        guides = self.summary.guides
 
-        def twin(held: str) -> str:
+        def guide(held: str) -> str:
             oracle = str(rewards.get(held, {}).get("oracle") or "")
-            for guide in self.summary.guides:
-                own = f"{rewards.get(guide, {}).get('oracle')}-"
-                if oracle.startswith(own) or held.startswith((f"{guide}-", f"{guide}_")):
-                    return guide
-            return "total"
+            for label in guides:
+                own = f"{rewards.get(label, {}).get('oracle')}-"
+                if oracle.startswith(own) or held.startswith((f"{label}-", f"{label}_")):
+                    return label
+            unit = units.get(held)
+            some = [x for x in guides if unit and units.get(x) == unit] or list(guides)
+            return some[0] if len(some) == 1 else "total"
 
-        return [(twin(held), held) for held in self.summary.holdouts] if self.aligned else []
+        return [(guide(held), held) for held in self.summary.holdouts] if self.aligned else []
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows that a run is judged by.
+
+    Attributes:
+        groups: by whose designs they are.
+        centered: the same rows, as the gains of guides and hold-outs are compared.
+        best: which designs are "top", in words.
+    """
+
+    groups: Groups
+    centered: Groups
+    best: str
 
 
 @dataclass(frozen=True)
@@ -92,17 +111,11 @@ class Figures:
 
     Attributes:
         template: the page they stand on.
-        groups: rows by whose designs they are.
-        compared: the same rows, as the gains of guides and hold-outs are compared.
-        best: which designs are "top", in words.
         drawn: by the names that the template knows; none where nothing was drawn.
         values: what else the template asks for.
     """
 
     template: str
-    groups: Groups
-    compared: Groups
-    best: str
     drawn: Mapping[str, Any]
     values: Mapping[str, Any] = field(default_factory=dict)
 

@@ -1,61 +1,17 @@
-"""What the report says: headline numbers, what was asked, and whether a gain is real."""
+"""What the report says: headline numbers, each with its ruling, and what was asked."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from seqalign.campaign.asked import plural, spaced
-from seqalign.campaign.report.parts import Groups, as_float, column, finite
+from seqalign.campaign.report.parts import as_float
 from seqalign.campaign.summary import Summary
 from seqalign.space.constraint import ConstraintError
 from seqalign.space.installed import constraints
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How a guide ("total" for their sum) gained and how much of it its hold-out kept.
-
-    Both in standard deviations of unguided designs.
-    """
-
-    guide: str
-    held: str
-    gain: float
-    kept: float
-
-    @property
-    def none(self) -> bool:
-        """Whether the guide gained nothing."""
-        return not self.gain > 0
-
-    @property
-    def ratio(self) -> float:
-        """What part of the gain the hold-out confirms; NaN without a gain."""
-        return self.kept / self.gain if self.gain > 0 else math.nan
-
-    @property
-    def flag(self) -> bool:
-        """Whether they part."""
-        return self.ratio < 0.5
-
-    @property
-    def sound(self) -> bool:
-        """Whether both can be told."""
-        return math.isfinite(self.gain) and math.isfinite(self.kept)
-
-
-def verdicts(pairs: Sequence[tuple[str, str]], groups: Groups) -> list[Verdict]:
-    """Compare top and unguided designs in each pair of guide and hold-out."""
-
-    def gain(key: str) -> float:
-        a, b = (finite(column(groups[name], key)) for name in ("top", "plain"))
-        spread = float(b.std(ddof=1)) if len(b) > 2 and len(a) else 0.0
-        return float((a.mean() - b.mean()) / spread) if spread > 0 else math.nan
-
-    return [Verdict(guide, held, gain(guide), gain(held)) for guide, held in pairs]
 
 
 def shown(value: Any, digits: int = 2) -> str:
@@ -69,13 +25,13 @@ def shown(value: Any, digits: int = 2) -> str:
 
 @dataclass(frozen=True)
 class Card:
-    """A headline number with its verdict.
+    """A headline number with its ruling.
 
     Attributes:
         label: the reward.
         value: what the best designs gain, with its sign, over what `over` says.
-        kind: of the verdict: "good", "bad", or "open" where nobody judged.
-        badge: the verdict in two words; `text` in a sentence.
+        kind: of the ruling: "good", "bad", or "open" where nothing was decided.
+        badge: the ruling in two words; `text` in sentences.
         held: the hold-out that judged; "" if none did.
         gains: over what, the gain, and that of the hold-out.
     """
@@ -103,16 +59,13 @@ def signed(value: float | None) -> str:
     return "–" if value is None else f"{'+' * (value >= 0)}{shown(value)}"
 
 
-def cards(summary: Summary, found: Sequence[Verdict]) -> list[Card]:
-    """Return a headline per guide: against best-of-N, or else what there is; and its verdict."""
-    return [card for label in summary.guides if (card := _card(summary, label, found)) is not None]
+def cards(summary: Summary) -> list[Card]:
+    """Return a headline per guide: against best-of-N, or else what there is; and its ruling."""
+    return [card for label in summary.guides if (card := _card(summary, label)) is not None]
 
 
-def _card(summary: Summary, label: str, found: Sequence[Verdict]) -> Card | None:
-    own = [v for v in found if v.guide == label] or [v for v in found if v.guide == "total"]
-    # the strictest judge has the word
-    verdict = min(own, key=lambda v: v.ratio if v.gain > 0 else -math.inf, default=None)
-    held = "" if verdict is None else verdict.held
+def _card(summary: Summary, label: str) -> Card | None:
+    said = summary.rulings[label]
     gains = [
         (key, arm, words, getattr(summary.gains[label], key))
         for key, arm, words in _OVER
@@ -125,40 +78,24 @@ def _card(summary: Summary, label: str, found: Sequence[Verdict]) -> Card | None
     versus = getattr(paired, arm).get(label) if paired is not None and arm else None
     if versus is not None and versus.low is not None:
         over += f", 95 % interval {shown(versus.low)} to {shown(versus.high)}"
-    kind, badge, text = spoken(verdict, label)
     return Card(
         label,
         signed(value),
         summary.units.get(label) or "",
         f"over {over}",
-        kind,
-        badge,
-        text,
-        held,
+        said.kind,
+        said.badge,
+        said.text,
+        said.judge,
         tuple(
-            (words, signed(gain), signed(getattr(summary.gains[held], key)) if held else "")
+            (
+                words,
+                signed(gain),
+                signed(getattr(summary.gains[said.judge], key)) if said.judge else "",
+            )
             for key, _, words, gain in gains
         ),
     )
-
-
-def spoken(verdict: Verdict | None, label: str) -> tuple[str, str, str]:
-    """Return what kind of verdict it is, its badge, and its sentence."""
-    if verdict is None:
-        return (
-            "open",
-            "Not checked",
-            "No hold-out judged this gain. A reward with role: holdout would.",
-        )
-    whose = "the sum of the guides" if verdict.guide == "total" else label
-    if verdict.none:
-        return "bad", "No gain", f"The best designs are no better in {whose} than unguided ones."
-    part = f"{100 * verdict.ratio:.0f} %" if verdict.ratio > 0.005 else "nothing"
-    what = f"{verdict.held}, never optimized, "
-    if verdict.flag:
-        text = f"{what}confirms {part} of the gain in {whose}: take the rest for an artifact."
-        return "bad", "They part", text
-    return "good", "Confirmed", f"{what}confirms {part} of the gain in {whose}."
 
 
 def asked(config: Mapping[str, Any], islands: int) -> list[tuple[str, str]]:
