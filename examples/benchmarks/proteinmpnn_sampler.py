@@ -11,6 +11,7 @@ bundle, T = 0.1 and one thread, and alternate in one process; the encoding is pa
 unguided    `best_of_n`, without constraints.
 guided      `tds`: a table of one number per position and letter as reward, every open position's
             letters known at every step.
+causal      `causal_smc`: the same with one position's letters a step, and four times the particles.
 scores      one pass for the likelihood of a sequence along an order, against a published pass.
 
 Numbers are times: published time over ours, above 1 is faster.
@@ -112,7 +113,7 @@ def on_device(device: str, lengths: Sequence[int], designs: int) -> None:
     for length in lengths:
         table = torch.randn(length, 20, generator=torch.Generator().manual_seed(0)).to(device)
         p = process(source, BASE["bundle"](length), temperature=0.1, device=device)
-        for row, method in (("unguided", "best_of_n"), ("guided", "tds")):
+        for row, method in (("unguided", "best_of_n"), ("guided", "tds"), ("causal", "causal_smc")):
             aligner, reward = sa.load_method(method, alpha=1.0), Table(table)
             # the first run warms up: libraries are loaded, tables made
             for n in (2, designs):
@@ -183,6 +184,7 @@ def main(
         rows: dict[str, tuple[int, Callable[[int], None], Callable[[int], None]]] = {
             "unguided": (designs, theirs, lambda n: method("best_of_n", n)),
             "guided": (particles, theirs, lambda n: method("tds", n)),
+            "causal": (4 * particles, theirs, lambda n: method("causal_smc", n)),
             "scores": (designs, passes, scores),
         }
         for row, (n, baseline, ours) in rows.items():
