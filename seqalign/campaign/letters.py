@@ -21,12 +21,22 @@ from seqalign.campaign import metrics
 from seqalign.campaign.asked import draws
 from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters, sees_beside
-from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
+from seqalign.campaign.medium import (
+    Judged,
+    Loaded,
+    Plan,
+    Record,
+    Rehearsal,
+    Say,
+    columns,
+    is_likelihood,
+    rounded,
+)
 from seqalign.campaign.metrics import PRIOR_ORDERS, likelihood_calls, prior_log_likelihood
 from seqalign.campaign.rehearsal import chained, rehearse
 from seqalign.campaign.report.letters import figures
 from seqalign.campaign.report.parts import Figures, Run
-from seqalign.campaign.schema import Campaign, RewardSpec
+from seqalign.campaign.schema import Campaign
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.yaml import Source
@@ -49,8 +59,8 @@ from seqalign.space.space import DesignSpace
 
 TOP = 10
 """Designs in the "top" rows of the comparison."""
-REFERENCES = 32
-"""Designs of a baseline that have a log-likelihood: its first, and those of its "top" row."""
+REFERENCES = 16
+"""Designs of an arm, spread over its islands, whose log-likelihoods stand for all of it."""
 WARM = 0.5
 """Temperature from which a reward has room among few mutations."""
 
@@ -139,8 +149,9 @@ class Scored:
     network_calls: int
 
     def of(self, sequences: Sequence[str], key: str) -> list[float]:
-        """Return one column."""
-        return [float(self.rows[s][key]) for s in sequences]
+        """Return one column; NaN is not known."""
+        found = (self.rows[s][key] for s in sequences)
+        return [math.nan if value is None else float(value) for value in found]
 
     def top(self, sequences: Sequence[str], n: int = TOP) -> list[str]:
         """Return the n distinct sequences with the highest total."""
@@ -187,7 +198,11 @@ def score(
 def with_prior(
     plan: Plan, scored: Scored, sequences: Sequence[str], tell: Callable[[int], None] | None
 ) -> Scored:
-    """Return scored sequences with the log-likelihoods of some of them; the others have NaN."""
+    """Return scored sequences with the log-likelihoods of some of them; None of the others.
+
+    Nothing of it is known from sampling, which is at another temperature, and along an order of
+    each sequence's own where these share theirs.
+    """
     model, calls = plan.model, [scored.network_calls]
     free = free_positions(space_of(model))
     chosen = list(dict.fromkeys(sequences))
@@ -204,8 +219,18 @@ def with_prior(
     rows = {}
     for s, row in scored.rows.items():
         value = prior.get(s, math.nan)
-        rows[s] = row | {"prior": value, "prior_per_residue": value / len(free)}
+        known = math.isfinite(value)
+        rows[s] = row | {
+            "prior": value if known else None,
+            "prior_per_residue": value / len(free) if known else None,
+        }
     return Scored(rows, sum(calls))
+
+
+def _stand_in(sequences: Sequence[str], n: int = REFERENCES) -> list[str]:
+    """Return n of an arm's draws, spread evenly over its islands, or all if there are fewer."""
+    step = max(len(sequences) / n, 1.0)
+    return [sequences[int(i * step)] for i in range(min(n, len(sequences)))]
 
 
 def _flat(samples: Samples) -> tuple[list[str], list[float]]:
@@ -215,14 +240,22 @@ def _flat(samples: Samples) -> tuple[list[str], list[float]]:
 
 
 def _row(plan: Plan, scored: Scored, name: str, which: str, sequences: Sequence[str]) -> Row:
-    """Return one line of the comparison: means over the sequences given."""
-    keys = [*plan.shown, "prior", "prior_per_residue"]
+    """Return one line of the comparison: means over the sequences given.
+
+    Where not all have log-likelihoods, those that stand for them tell: the best ones, which have,
+    would count too often.
+    """
+    likelihoods = ["prior", "prior_per_residue"] * plan.campaign.output.likelihoods
+    keys = [*plan.shown, *likelihoods]
     if plan.model.wild_type is not None:
         keys += ["n_mut"]
     mean: dict[str, float | None] = {}
     sd: dict[str, float] = {}
     for key in keys:
-        finite = [v for v in scored.of(sequences, key) if math.isfinite(v)]
+        values = scored.of(sequences, key)
+        if key in likelihoods and any(map(math.isnan, values)):
+            values = scored.of(_stand_in(sequences), key)
+        finite = [v for v in values if math.isfinite(v)]
         mean[key] = metrics.mean(finite)
         if len(finite) > 1 and key not in ("prior", "n_mut"):
             sd[key] = statistics.stdev(finite)
@@ -303,8 +336,13 @@ def _published(model: Model) -> str:
     return found[0] if found else model.name
 
 
-def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float, float]:
-    """Return the log-likelihood of the fixed letters before all others: natives, then designs'."""
+def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float | None, float | None]:
+    """Return the log-likelihood of the fixed letters before all others: natives, then designs'.
+
+    None each where the campaign has log-likelihoods switched off.
+    """
+    if not plan.campaign.output.likelihoods:
+        return None, None
     space, process = space_of(plan.model), cast(Any, plan.model.process)
     fixed = [i for i, a in enumerate(space.fixed) if a != space.alphabet.mask_symbol]
     x = space.alphabet.encode([wild, space.fixed])
@@ -339,7 +377,13 @@ class Letters:
                 raise source.error(
                     ("select",), f"{text!r} needs a wild type. Give input.wild_type."
                 )
-            if campaign.budget.designs is not None and column in ("prior", "prior_per_residue"):
+            if is_likelihood(column) and not campaign.output.likelihoods:
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: with output.likelihoods: false designs have no {column}. Leave one "
+                    "of the two out.",
+                )
+            if campaign.budget.designs is not None and is_likelihood(column):
                 raise source.error(
                     ("select",),
                     f"{text!r}: budget.designs counts designs before they have a {column}. Leave "
@@ -405,12 +449,15 @@ class Letters:
         if open_zscores(plan.objective):
             islands, designs = references(plan.model)
             calls["calibration"] = islands * designs * plan.model.calls
-        if isinstance(plan.model.process, MaskedProcess):
+        if isinstance(plan.model.process, MaskedProcess) and plan.campaign.output.likelihoods:
             # the wild type has one, too
-            free = space_of(plan.model).free
-            aligned = plan.arms[0].particles * plan.islands
-            others = (a.particles * plan.islands for a in plan.arms[1:])
-            known = aligned + sum(min(n, REFERENCES + TOP) for n in others) + 1
+            free, select = space_of(plan.model).free, plan.campaign.select
+            aligned, *others = (a.particles * plan.islands for a in plan.arms)
+            by = [re.split(r"[^\w-]", text.strip().lstrip("-"))[0] for text in select.filters]
+            by.append(select.rank_by.removeprefix("-"))
+            kept = aligned if select.top is None or any(map(is_likelihood, by)) else select.top
+            known = min(aligned, kept + REFERENCES + TOP) + 1
+            known += sum(min(n, REFERENCES + TOP) for n in others)
             calls["evaluation"] = known * likelihood_calls(plan.model.process, free)
         return calls
 
@@ -506,12 +553,13 @@ class Letters:
             for note in notes:
                 say(f"  {note}")
 
-    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
+    def columns(self, campaign: Campaign, model: Model) -> list[str]:
         """Return the columns of designs.csv."""
         own = ordering(model)
+        likelihoods = ("prior", "prior_per_residue") if campaign.output.likelihoods else ()
         changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
         head = ("sequence", *own.sequences, *changed, *own.whole)
-        return columns(rewards, head, own.each, ("prior", "prior_per_residue"))
+        return columns(campaign.rewards, head, own.each, likelihoods)
 
     # after it -------------------------------------------------------------------------------------
 
@@ -521,18 +569,24 @@ class Letters:
         objective: Reward,
         results: Mapping[str, Samples],
         tell: Callable[[int], None] | None,
+        kept: Callable[[Sequence[Record]], Sequence[Record]],
     ) -> Judged:
-        """Score every distinct sequence once; log-likelihoods, which are dear, of those shown."""
+        """Score every distinct sequence once; log-likelihoods, which are dear, of those shown.
+
+        These are the designs that are kept, and of each arm its best and some that stand for all.
+        """
         flat = {name: _flat(samples) for name, samples in results.items()}
         every = [s for sequences, _ in flat.values() for s in sequences]
         if plan.model.wild_type is not None:
             every = [plan.model.wild_type, *every]
         scored = score(plan, objective, every)
-        known = [s for s in every[:1] if plan.model.wild_type is not None] + flat["aligned"][0]
-        for arm in plan.arms[1:]:
-            drawn = flat[arm.name][0]
-            known += drawn[:REFERENCES] + scored.top(drawn)
-        scored = with_prior(plan, scored, known, tell)
+        if plan.campaign.output.likelihoods:
+            pool = _pool(plan, scored, results["aligned"])
+            known = [s for s in every[:1] if plan.model.wild_type is not None]
+            known += [row["letters"] for row in kept(pool)]
+            for drawn, _ in flat.values():
+                known += _stand_in(drawn) + scored.top(drawn)
+            scored = with_prior(plan, scored, known, tell)
         rows = _rows(plan, scored, {name: sequences for name, (sequences, _) in flat.items()})
         sequences, log_w = flat["aligned"]
         seed = plan.campaign.seed
@@ -547,12 +601,12 @@ class Letters:
             rows,
             _gains(plan, rows),
             {x: metrics.weighted_mean(scored.of(sequences, x), log_w) for x in plan.shown},
-            scored.network_calls,
+            scored.network_calls if plan.campaign.output.likelihoods else None,
             {
                 "fasta": _sheet(plan, scored),
                 "orderable": chains_of(plan.model),
                 "backbone": None if plan.structure is None else Backbone.of(plan.structure),
-                "prior_orders": PRIOR_ORDERS,
+                "prior_orders": PRIOR_ORDERS if plan.campaign.output.likelihoods else None,
             },
         )
 

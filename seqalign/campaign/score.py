@@ -29,7 +29,7 @@ def score(
     sequences: Sequence[str],
     *,
     constants: Constants | None = None,
-    prior: bool = True,
+    prior: bool | None = None,
     evaluating: Callable[[int], None] | None = None,
 ) -> tuple[list[Record], list[str]]:
     """Score sequences by the rewards, the prior and the constraints of a campaign.
@@ -42,7 +42,7 @@ def score(
         plan: the campaign.
         sequences: L letters each.
         constants: of the z-scores.
-        prior: whether to ask the model for log-likelihoods.
+        prior: whether to ask the model for log-likelihoods; as output.likelihoods says if None.
         evaluating: told of network calls.
 
     Returns:
@@ -52,12 +52,15 @@ def score(
     if open_zscores(plan.objective):
         objective = None if constants is None else _closed(plan.objective, constants)
     scored = letters.score(plan, objective, sequences)
+    prior = plan.campaign.output.likelihoods if prior is None else prior
+    output = plan.campaign.output.model_copy(update={"likelihoods": prior})
+    asked = plan.campaign.model_copy(update={"output": output})
     if prior:
         scored = letters.with_prior(plan, scored, sequences, evaluating)
     rows = [
         {**scored.rows[s], "violations": "; ".join(plan.model.violations(s))} for s in sequences
     ]
-    columns = plan.medium.columns(plan.campaign.rewards, plan.model)
+    columns = plan.medium.columns(asked, plan.model)
     there = [c for c in columns if c in rows[0]]
     return rows, [*there, "violations"]
 

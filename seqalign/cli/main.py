@@ -30,7 +30,7 @@ from seqalign.campaign.new import Reading, backbone_model, new
 from seqalign.campaign.report.page import report
 from seqalign.campaign.run import run
 from seqalign.campaign.score import evaluation_calls, read_candidates, score, stored_constants
-from seqalign.campaign.select import select
+from seqalign.campaign.select import select, without_likelihood
 from seqalign.campaign.status import status
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
@@ -324,8 +324,12 @@ def score_(
         ),
     ] = None,
     prior: Annotated[
-        bool, typer.Option("--prior/--no-prior", help="Log-likelihoods; most of the time.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--prior/--no-prior",
+            help="Log-likelihoods, most of the time; by default as output.likelihoods says.",
+        ),
+    ] = None,
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -355,7 +359,11 @@ def score_(
             )
     sequences = candidates.sequences
     calls = evaluation_calls(plan, len(set(sequences)))
-    with screen.counted(calls, "log-likelihoods", as_json or not prior) as count:
+    if prior is None and not plan.campaign.output.likelihoods:
+        prior = False
+        cause = "the campaign has output.likelihoods: false; --prior finds them"
+        typer.echo(f"note: no columns prior and prior_per_residue: {cause}.", err=True)
+    with screen.counted(calls, "log-likelihoods", as_json or prior is False) as count:
         rows, columns = score(plan, sequences, constants=constants, prior=prior, evaluating=count)
     scored, skipped = iter(rows), candidates.skipped
     rows = [
@@ -406,6 +414,12 @@ def select_(
         )
     else:
         typer.echo(f"{summary.designs} designs kept, {summary.rejected} rejected.")
+        if unknown := without_likelihood(run_folder):
+            typer.echo(
+                f"note: {unknown} of them have no log-likelihood and no score in designs.fasta: "
+                "the run finds both for what it keeps, seqalign score for any file of sequences.",
+                err=True,
+            )
         typer.echo(f"Designs: {run_folder.path / 'designs.csv'}")
         typer.echo(f"Report:  {run_folder.path / 'report.html'}")
     _kept(summary, run_folder)

@@ -125,13 +125,13 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:
     backbone = run.summary.backbone
     if backbone is not None and wild:
         drawn["trace"] = trace(backbone, profiled)
-    axes = ("log-likelihood, nats per residue", "sum of the guides")
+    if run.summary.prior_orders:
+        axes = ("log-likelihood, nats per residue", "sum of the guides")
+        words = ("Reward against the prior", "prior")
+        drawn["prior"] = scatter(groups, "prior_per_residue", "total", axes, *words)
     under = tracks([profiled[i] for i in some]) if wild else []
     return {
         **two_guides(run, groups),
-        "prior": scatter(
-            groups, "prior_per_residue", "total", axes, "Reward against the prior", "prior"
-        ),
         **drawn,
         "distances": histogram(
             lambda name: _distances(sequences[name]),
