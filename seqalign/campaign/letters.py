@@ -45,6 +45,7 @@ from seqalign.core.method import Method
 from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
+from seqalign.core.states import alone
 from seqalign.core.streams import Streams
 from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
@@ -203,7 +204,7 @@ def with_prior(
     Nothing of it is known from sampling, which is at another temperature, and along an order of
     each sequence's own where these share theirs.
     """
-    model, calls = plan.model, [scored.network_calls]
+    model, calls, orders = plan.model, [scored.network_calls], PRIOR_ORDERS
     free = free_positions(space_of(model))
     chosen = list(dict.fromkeys(sequences))
 
@@ -214,17 +215,34 @@ def with_prior(
 
     x = Designs.of(chosen, space_of(model).alphabet).x[0]
     process, seed = cast(Any, model.process), plan.campaign.seed
-    found = prior_log_likelihood(process, x, free, orders=PRIOR_ORDERS, seed=seed, observe=count)
-    prior = dict(zip(chosen, found.tolist(), strict=True))
-    rows = {}
-    for s, row in scored.rows.items():
-        value = prior.get(s, math.nan)
-        known = math.isfinite(value)
-        rows[s] = row | {
-            "prior": value if known else None,
-            "prior_per_residue": value / len(free) if known else None,
-        }
-    return Scored(rows, sum(calls))
+    found = prior_log_likelihood(process, x, free, orders=orders, seed=seed, observe=count)
+    columns = {"prior": found, "prior_per_residue": found / len(free)}
+    for column, k in by_state(model).items():
+        one = alone(process, k)
+        found = prior_log_likelihood(one, x, free, orders=orders, seed=seed, observe=count)
+        columns[column] = found / len(free)
+    known = {
+        s: {c: v if math.isfinite(v) else None for c, v in zip(columns, values, strict=True)}
+        for s, values in zip(chosen, torch.stack([*columns.values()], -1).tolist(), strict=True)
+    }
+    nothing: Record = dict.fromkeys(columns)
+    return Scored({s: row | known.get(s, nothing) for s, row in scored.rows.items()}, sum(calls))
+
+
+def by_state(model: Model) -> dict[str, int]:
+    """Return a column for each of several states, in which designs have its own likelihood."""
+    found: dict[str, int] = {}
+    for k, state in enumerate(model.states):
+        name = f"prior_per_residue_{re.sub(r'[^A-Za-z0-9-]+', '_', state.structure.name)}"
+        found[name if name not in found else f"{name}_{k + 1}"] = k
+    return found
+
+
+def calls_of_likelihood(model: Model) -> int:
+    """Return the network calls that the log-likelihoods of a design take, at most."""
+    calls = likelihood_calls(model.process, space_of(model).free)
+    # of the product, and of each state alone
+    return calls * (1 + len(model.states))
 
 
 def _stand_in(sequences: Sequence[str], n: int = REFERENCES) -> list[str]:
@@ -242,8 +260,7 @@ def _flat(samples: Samples) -> tuple[list[str], list[float]]:
 def _row(plan: Plan, scored: Scored, name: str, which: str, sequences: Sequence[str]) -> Row:
     """Return one line of the comparison: means over the sequences given.
 
-    Where not all have log-likelihoods, those that stand for them tell: the best ones, which have,
-    would count too often.
+    Of log-likelihoods those that stand for all tell, whatever is kept beside them.
     """
     likelihoods = ["prior", "prior_per_residue"] * plan.campaign.output.likelihoods
     keys = [*plan.shown, *likelihoods]
@@ -252,10 +269,8 @@ def _row(plan: Plan, scored: Scored, name: str, which: str, sequences: Sequence[
     mean: dict[str, float | None] = {}
     sd: dict[str, float] = {}
     for key in keys:
-        values = scored.of(sequences, key)
-        if key in likelihoods and any(map(math.isnan, values)):
-            values = scored.of(_stand_in(sequences), key)
-        finite = [v for v in values if math.isfinite(v)]
+        some = _stand_in(sequences) if key in likelihoods else sequences
+        finite = [v for v in scored.of(some, key) if math.isfinite(v)]
         mean[key] = metrics.mean(finite)
         if len(finite) > 1 and key not in ("prior", "n_mut"):
             sd[key] = statistics.stdev(finite)
@@ -451,14 +466,14 @@ class Letters:
             calls["calibration"] = islands * designs * plan.model.calls
         if isinstance(plan.model.process, MaskedProcess) and plan.campaign.output.likelihoods:
             # the wild type has one, too
-            free, select = space_of(plan.model).free, plan.campaign.select
+            select = plan.campaign.select
             aligned, *others = (a.particles * plan.islands for a in plan.arms)
             by = [re.split(r"[^\w-]", text.strip().lstrip("-"))[0] for text in select.filters]
             by.append(select.rank_by.removeprefix("-"))
             kept = aligned if select.top is None or any(map(is_likelihood, by)) else select.top
             known = min(aligned, kept + REFERENCES + TOP) + 1
             known += sum(min(n, REFERENCES + TOP) for n in others)
-            calls["evaluation"] = known * likelihood_calls(plan.model.process, free)
+            calls["evaluation"] = known * calls_of_likelihood(plan.model)
         return calls
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
@@ -556,7 +571,8 @@ class Letters:
     def columns(self, campaign: Campaign, model: Model) -> list[str]:
         """Return the columns of designs.csv."""
         own = ordering(model)
-        likelihoods = ("prior", "prior_per_residue") if campaign.output.likelihoods else ()
+        every = ("prior", "prior_per_residue", *by_state(model))
+        likelihoods = every if campaign.output.likelihoods else ()
         changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
         head = ("sequence", *own.sequences, *changed, *own.whole)
         return columns(campaign.rewards, head, own.each, likelihoods)

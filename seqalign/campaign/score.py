@@ -11,7 +11,6 @@ from pathlib import Path
 
 from seqalign.campaign import letters
 from seqalign.campaign.medium import Plan, Record
-from seqalign.campaign.metrics import likelihood_calls
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
 from seqalign.files.candidates import Candidate, Claim, candidates
@@ -67,8 +66,7 @@ def score(
 
 def evaluation_calls(plan: Plan, n: int) -> int:
     """Return the network calls that the log-likelihoods of n sequences take, at most."""
-    free = letters.space_of(plan.model).free
-    return n * likelihood_calls(plan.model.process, free)
+    return n * letters.calls_of_likelihood(plan.model)
 
 
 def _closed(objective: Reward, constants: Constants) -> Reward | None:

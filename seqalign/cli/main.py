@@ -242,7 +242,12 @@ def _words(text: str | None) -> tuple[str, ...]:
 @_verb
 def new_(
     given: Annotated[
-        Path, typer.Argument(metavar="X", help="A structure (.pdb, .cif) or wild type (.fasta).")
+        list[Path],
+        typer.Argument(
+            metavar="X...",
+            help="A structure (.pdb, .cif) or wild type (.fasta); of several structures, which are "
+            "states of one protein, the first names the residues.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("campaign.yaml"),
     model: Annotated[
@@ -277,7 +282,7 @@ def new_(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a commented campaign.yaml for a structure or a wild type."""
+    """Write a commented campaign.yaml for a structure, several states of one, or a wild type."""
     if out.is_dir():
         raise fail(f"{out} is a folder; give --out a file name, as {out / 'campaign.yaml'}.", 2)
     if out.exists() and not force:
@@ -293,7 +298,7 @@ def new_(
         ignore=_words(ignore),
         fill=fill.value,
     )
-    made = new(given, out, model, design=design, reading=reading)
+    made = new(given[0], out, model, design=design, reading=reading, others=given[1:])
     write_atomic(out, made.text)
     if as_json:
         screen.show_json({"campaign": out, "model": made.model, "notes": made.notes})

@@ -102,6 +102,7 @@ def figures(run: Run) -> Figures:
         "flagged": Counter(word for d in kept for word in d.words("stop", "look")).most_common(),
         "known": Counter(word for d in kept for word in d.words("know")).most_common(),
         "table": table(run, run.kept[:SHOWN]),
+        "states": [c for c in (run.kept or [{}])[0] if c.startswith("prior_per_residue_")],
         "notes": resolved.get("notes") or (),
     }
     drawn = _drawn(run, groups, wild) if aligned else {}
