@@ -128,8 +128,8 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:
         drawn["trace"] = trace(backbone, profiled)
     if run.summary.prior_orders:
         axes = ("log-likelihood, nats per residue", "sum of the guides")
-        words = ("Reward against the prior", "prior")
-        drawn["prior"] = scatter(groups, "prior_per_residue", "total", axes, *words)
+        title = "Reward against the prior"
+        drawn["prior"] = scatter(groups, "prior_per_residue", "total", axes, title, "prior")
     under = tracks([profiled[i] for i in some]) if wild else []
     return {
         **two_guides(run, groups),
