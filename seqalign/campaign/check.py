@@ -44,7 +44,7 @@ def check(campaign: Campaign, source: Source) -> Plan:
     method = method_of(campaign, source)
     loaded = medium.load(campaign, source, own)
     model = loaded.model
-    check_select(campaign, source, medium, medium.columns(campaign.rewards, model))
+    check_select(campaign, source, medium, medium.columns(campaign, model))
     replicates, islands, most = _islands(campaign, source, model, medium)
     built = source, loaded.structure, medium.recurs, model.states
     terms = tuple(

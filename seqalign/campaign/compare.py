@@ -135,6 +135,9 @@ def _notes(
     for key in ("design", "constraints", "select"):
         if any(c[key] != configs[0][key] for c in configs):
             yield f"{key} differs between the runs."
+    off = [not c.get("output", {}).get("likelihoods", True) for c in configs]
+    if any(off) and not all(off):
+        yield "Some of the runs have no log-likelihoods (output.likelihoods: false)."
     calls = [s.network_calls["aligned"] for s in summaries]
     if max(calls) > 1.05 * min(calls):
         yield "The aligned samplers made different numbers of network calls."

@@ -26,7 +26,7 @@ from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Sa
 from seqalign.campaign.rehearsal import rehearse
 from seqalign.campaign.report.images import compared, figures
 from seqalign.campaign.report.parts import Compared, Figures, Groups, Run
-from seqalign.campaign.schema import Campaign, RewardSpec
+from seqalign.campaign.schema import Campaign
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Line, Paired, Row, Spread, Summary, Versus
 from seqalign.campaign.yaml import Source
@@ -474,9 +474,9 @@ class Images:
         some = f"{len(prompts)} prompt{'s' if len(prompts) > 1 else ''}"
         say("\n  ".join([f"\n{some}, {islands} each, {plan.model.steps} steps", *prompts]))
 
-    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
+    def columns(self, campaign: Campaign, model: Model) -> list[str]:
         """Return the columns of designs.csv."""
-        return columns(rewards, ("prompt", "file"), programs=("island",))
+        return columns(campaign.rewards, ("prompt", "file"), programs=("island",))
 
     # after it -------------------------------------------------------------------------------------
 
@@ -486,6 +486,7 @@ class Images:
         objective: Reward,
         results: Mapping[str, Samples],
         tell: Callable[[int], None] | None,
+        kept: Callable[[Sequence[Record]], Sequence[Record]],
     ) -> Judged:
         """Score every distinct image once, and measure how different they are."""
         drawn = {name: _judge(plan, objective, name, samples) for name, samples in results.items()}

@@ -21,12 +21,22 @@ from seqalign.campaign import metrics
 from seqalign.campaign.asked import draws
 from seqalign.campaign.design_map import design_map, places
 from seqalign.campaign.inputs import load_letters, sees_beside
-from seqalign.campaign.medium import Judged, Loaded, Plan, Record, Rehearsal, Say, columns, rounded
+from seqalign.campaign.medium import (
+    Judged,
+    Loaded,
+    Plan,
+    Record,
+    Rehearsal,
+    Say,
+    columns,
+    is_likelihood,
+    rounded,
+)
 from seqalign.campaign.metrics import PRIOR_ORDERS, likelihood_calls, prior_log_likelihood
 from seqalign.campaign.rehearsal import chained, rehearse
 from seqalign.campaign.report.letters import compared, figures
 from seqalign.campaign.report.parts import Compared, Figures, Groups, Run
-from seqalign.campaign.schema import Campaign, RewardSpec
+from seqalign.campaign.schema import Campaign
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Gain, Row, Summary
 from seqalign.campaign.yaml import Source
@@ -36,6 +46,7 @@ from seqalign.core.method import Method
 from seqalign.core.objective import Reward, evaluate, open_zscores, terms
 from seqalign.core.particles import Samples
 from seqalign.core.process import Designs, Process
+from seqalign.core.states import alone
 from seqalign.core.streams import Streams
 from seqalign.files.backbone import Backbone
 from seqalign.files.orderable import Orderable
@@ -50,8 +61,8 @@ from seqalign.space.space import DesignSpace
 
 TOP = 10
 """Designs in the "top" rows of the comparison."""
-REFERENCES = 32
-"""Designs of a baseline that have a log-likelihood: its first, and those of its "top" row."""
+REFERENCES = 16
+"""Designs of an arm, spread over its islands, whose log-likelihoods stand for all of it."""
 WARM = 0.5
 """Temperature from which a reward has room among few mutations."""
 
@@ -140,8 +151,9 @@ class Scored:
     network_calls: int
 
     def of(self, sequences: Sequence[str], key: str) -> list[float]:
-        """Return one column."""
-        return [float(self.rows[s][key]) for s in sequences]
+        """Return one column; NaN is not known."""
+        found = (self.rows[s][key] for s in sequences)
+        return [math.nan if value is None else float(value) for value in found]
 
     def top(self, sequences: Sequence[str], n: int = TOP) -> list[str]:
         """Return the n distinct sequences with the highest total."""
@@ -188,8 +200,12 @@ def score(
 def with_prior(
     plan: Plan, scored: Scored, sequences: Sequence[str], tell: Callable[[int], None] | None
 ) -> Scored:
-    """Return scored sequences with the log-likelihoods of some of them; the others have NaN."""
-    model, calls = plan.model, [scored.network_calls]
+    """Return scored sequences with the log-likelihoods of some of them; None of the others.
+
+    Nothing of it is known from sampling, which is at another temperature, and along an order of
+    each sequence's own where these share theirs.
+    """
+    model, calls, orders = plan.model, [scored.network_calls], PRIOR_ORDERS
     free = free_positions(space_of(model))
     chosen = list(dict.fromkeys(sequences))
 
@@ -200,13 +216,40 @@ def with_prior(
 
     x = Designs.of(chosen, space_of(model).alphabet).x[0]
     process, seed = cast(Any, model.process), plan.campaign.seed
-    found = prior_log_likelihood(process, x, free, orders=PRIOR_ORDERS, seed=seed, observe=count)
-    prior = dict(zip(chosen, found.tolist(), strict=True))
-    rows = {}
-    for s, row in scored.rows.items():
-        value = prior.get(s, math.nan)
-        rows[s] = row | {"prior": value, "prior_per_residue": value / len(free)}
-    return Scored(rows, sum(calls))
+    found = prior_log_likelihood(process, x, free, orders=orders, seed=seed, observe=count)
+    columns = {"prior": found, "prior_per_residue": found / len(free)}
+    for column, k in by_state(model).items():
+        one = alone(process, k)
+        found = prior_log_likelihood(one, x, free, orders=orders, seed=seed, observe=count)
+        columns[column] = found / len(free)
+    known = {
+        s: {c: v if math.isfinite(v) else None for c, v in zip(columns, values, strict=True)}
+        for s, values in zip(chosen, torch.stack([*columns.values()], -1).tolist(), strict=True)
+    }
+    nothing: Record = dict.fromkeys(columns)
+    return Scored({s: row | known.get(s, nothing) for s, row in scored.rows.items()}, sum(calls))
+
+
+def by_state(model: Model) -> dict[str, int]:
+    """Return a column for each of several states, in which designs have its own likelihood."""
+    found: dict[str, int] = {}
+    for k, state in enumerate(model.states):
+        name = f"prior_per_residue_{re.sub(r'[^A-Za-z0-9-]+', '_', state.structure.name)}"
+        found[name if name not in found else f"{name}_{k + 1}"] = k
+    return found
+
+
+def calls_of_likelihood(model: Model) -> int:
+    """Return the network calls that the log-likelihoods of a design take, at most."""
+    calls = likelihood_calls(model.process, space_of(model).free)
+    # of the product, and of each state alone
+    return calls * (1 + len(model.states))
+
+
+def _stand_in(sequences: Sequence[str], n: int = REFERENCES) -> list[str]:
+    """Return n of an arm's draws, spread evenly over its islands, or all if there are fewer."""
+    step = max(len(sequences) / n, 1.0)
+    return [sequences[int(i * step)] for i in range(min(n, len(sequences)))]
 
 
 def _flat(samples: Samples) -> tuple[list[str], list[float]]:
@@ -216,14 +259,19 @@ def _flat(samples: Samples) -> tuple[list[str], list[float]]:
 
 
 def _row(plan: Plan, scored: Scored, name: str, which: str, sequences: Sequence[str]) -> Row:
-    """Return one line of the comparison: means over the sequences given."""
-    keys = [*plan.shown, "prior", "prior_per_residue"]
+    """Return one line of the comparison: means over the sequences given.
+
+    Of log-likelihoods those that stand for all tell, whatever is kept beside them.
+    """
+    likelihoods = ["prior", "prior_per_residue"] * plan.campaign.output.likelihoods
+    keys = [*plan.shown, *likelihoods]
     if plan.model.wild_type is not None:
         keys += ["n_mut"]
     mean: dict[str, float | None] = {}
     sd: dict[str, float] = {}
     for key in keys:
-        finite = [v for v in scored.of(sequences, key) if math.isfinite(v)]
+        some = _stand_in(sequences) if key in likelihoods else sequences
+        finite = [v for v in scored.of(some, key) if math.isfinite(v)]
         mean[key] = metrics.mean(finite)
         if len(finite) > 1 and key not in ("prior", "n_mut"):
             sd[key] = statistics.stdev(finite)
@@ -304,8 +352,13 @@ def _published(model: Model) -> str:
     return found[0] if found else model.name
 
 
-def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float, float]:
-    """Return the log-likelihood of the fixed letters before all others: natives, then designs'."""
+def _fixed_log_likelihood(plan: Plan, wild: str) -> tuple[float | None, float | None]:
+    """Return the log-likelihood of the fixed letters before all others: natives, then designs'.
+
+    None each where the campaign has log-likelihoods switched off.
+    """
+    if not plan.campaign.output.likelihoods:
+        return None, None
     space, process = space_of(plan.model), cast(Any, plan.model.process)
     fixed = [i for i, a in enumerate(space.fixed) if a != space.alphabet.mask_symbol]
     x = space.alphabet.encode([wild, space.fixed])
@@ -340,7 +393,13 @@ class Letters:
                 raise source.error(
                     ("select",), f"{text!r} needs a wild type. Give input.wild_type."
                 )
-            if campaign.budget.designs is not None and column in ("prior", "prior_per_residue"):
+            if is_likelihood(column) and not campaign.output.likelihoods:
+                raise source.error(
+                    ("select",),
+                    f"{text!r}: with output.likelihoods: false designs have no {column}. Leave one "
+                    "of the two out.",
+                )
+            if campaign.budget.designs is not None and is_likelihood(column):
                 raise source.error(
                     ("select",),
                     f"{text!r}: budget.designs counts designs before they have a {column}. Leave "
@@ -406,13 +465,16 @@ class Letters:
         if open_zscores(plan.objective):
             islands, designs = references(plan.model)
             calls["calibration"] = islands * designs * plan.model.calls
-        if isinstance(plan.model.process, MaskedProcess):
+        if isinstance(plan.model.process, MaskedProcess) and plan.campaign.output.likelihoods:
             # the wild type has one, too
-            free = space_of(plan.model).free
-            aligned = plan.arms[0].particles * plan.islands
-            others = (a.particles * plan.islands for a in plan.arms[1:])
-            known = aligned + sum(min(n, REFERENCES + TOP) for n in others) + 1
-            calls["evaluation"] = known * likelihood_calls(plan.model.process, free)
+            select = plan.campaign.select
+            aligned, *others = (a.particles * plan.islands for a in plan.arms)
+            by = [re.split(r"[^\w-]", text.strip().lstrip("-"))[0] for text in select.filters]
+            by.append(select.rank_by.removeprefix("-"))
+            kept = aligned if select.top is None or any(map(is_likelihood, by)) else select.top
+            known = min(aligned, kept + REFERENCES + TOP) + 1
+            known += sum(min(n, REFERENCES + TOP) for n in others)
+            calls["evaluation"] = known * calls_of_likelihood(plan.model)
         return calls
 
     def cost(self, plan: Plan) -> tuple[float, Mapping[str, float], float]:
@@ -509,12 +571,14 @@ class Letters:
             for note in notes:
                 say(f"  {note}")
 
-    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
+    def columns(self, campaign: Campaign, model: Model) -> list[str]:
         """Return the columns of designs.csv."""
         own = ordering(model)
+        every = ("prior", "prior_per_residue", *by_state(model))
+        likelihoods = every if campaign.output.likelihoods else ()
         changed = ("mutations", "n_mut", "seq_recovery") if model.wild_type else ()
         head = ("sequence", *own.sequences, *changed, *own.whole)
-        return columns(rewards, head, own.each, ("prior", "prior_per_residue"))
+        return columns(campaign.rewards, head, own.each, likelihoods)
 
     # after it -------------------------------------------------------------------------------------
 
@@ -524,18 +588,24 @@ class Letters:
         objective: Reward,
         results: Mapping[str, Samples],
         tell: Callable[[int], None] | None,
+        kept: Callable[[Sequence[Record]], Sequence[Record]],
     ) -> Judged:
-        """Score every distinct sequence once; log-likelihoods, which are dear, of those shown."""
+        """Score every distinct sequence once; log-likelihoods, which are dear, of those shown.
+
+        These are the designs that are kept, and of each arm its best and some that stand for all.
+        """
         flat = {name: _flat(samples) for name, samples in results.items()}
         every = [s for sequences, _ in flat.values() for s in sequences]
         if plan.model.wild_type is not None:
             every = [plan.model.wild_type, *every]
         scored = score(plan, objective, every)
-        known = [s for s in every[:1] if plan.model.wild_type is not None] + flat["aligned"][0]
-        for arm in plan.arms[1:]:
-            drawn = flat[arm.name][0]
-            known += drawn[:REFERENCES] + scored.top(drawn)
-        scored = with_prior(plan, scored, known, tell)
+        if plan.campaign.output.likelihoods:
+            pool = _pool(plan, scored, results["aligned"])
+            known = [s for s in every[:1] if plan.model.wild_type is not None]
+            known += [row["letters"] for row in kept(pool)]
+            for drawn, _ in flat.values():
+                known += _stand_in(drawn) + scored.top(drawn)
+            scored = with_prior(plan, scored, known, tell)
         rows = _rows(plan, scored, {name: sequences for name, (sequences, _) in flat.items()})
         sequences, log_w = flat["aligned"]
         seed = plan.campaign.seed
@@ -550,12 +620,12 @@ class Letters:
             rows,
             _gains(plan, rows),
             {x: metrics.weighted_mean(scored.of(sequences, x), log_w) for x in plan.shown},
-            scored.network_calls,
+            scored.network_calls if plan.campaign.output.likelihoods else None,
             {
                 "fasta": _sheet(plan, scored),
                 "orderable": chains_of(plan.model),
                 "backbone": None if plan.structure is None else Backbone.of(plan.structure),
-                "prior_orders": PRIOR_ORDERS,
+                "prior_orders": PRIOR_ORDERS if plan.campaign.output.likelihoods else None,
             },
         )
 

@@ -56,10 +56,15 @@ def columns(
     return ["id", *first, *rewards, "total", *last, *scaled, *programs, *end]
 
 
+def is_likelihood(column: str) -> bool:
+    """Return whether a column is a log-likelihood, which is dear: only what is kept has one."""
+    return column == "prior" or column.startswith("prior_per_residue")
+
+
 def for_programs(column: str) -> bool:
     """Return whether people can do without a column of designs.csv."""
-    own = ("prior", "prior_per_residue", "island", "log_w", "copies", "method", "seed")
-    return column in own or column.endswith("_scaled")
+    own = ("island", "log_w", "copies", "method", "seed")
+    return column in own or column.endswith("_scaled") or is_likelihood(column)
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ class Medium(Protocol):
     def say(self, plan: Plan, say: Say) -> None:
         """Say what a campaign asks of its model, for people."""
 
-    def columns(self, rewards: Mapping[str, RewardSpec], model: Model) -> list[str]:
+    def columns(self, campaign: Campaign, model: Model) -> list[str]:
         """Return the columns of designs.csv."""
 
     # after it
@@ -199,8 +204,12 @@ class Medium(Protocol):
         objective: Reward,
         results: Mapping[str, Samples],
         tell: Callable[[int], None] | None,
+        kept: Callable[[Sequence[Record]], Sequence[Record]],
     ) -> Judged:
-        """Score everything a run drew; `tell` hears of network calls."""
+        """Score everything a run drew; `tell` hears of network calls.
+
+        `kept` says which rows of a pool will be kept, or may be where that is still open.
+        """
 
     def pool(
         self, plan: Plan, objective: Reward, samples: Samples, known: dict[str, Record]

@@ -22,6 +22,7 @@ from seqalign.files.numbering import Numbering
 from seqalign.files.remarks import remarks, to_fix
 from seqalign.files.residues import LETTERS
 from seqalign.files.sequences import is_fasta, read_fasta
+from seqalign.files.states import InputState, match_all
 from seqalign.files.structure import Structure, read_structure
 from seqalign.load import Model, load_model
 from seqalign.registry import (
@@ -74,36 +75,34 @@ def new(
     *,
     design: str | None = None,
     reading: Reading = Reading(),
+    others: Sequence[Path] = (),
 ) -> Draft:
     """Write the campaign of a structure or FASTA file, to be stored at `out`.
+
+    With other structures it is of several states, for which one sequence is designed; what is
+    designed is what all of them have.
 
     Args:
         given: the file.
         out: where the campaign will be.
         model: by name; one that fits the file if None.
         design: residues to be designed, in the residue language; all if None.
-        reading: how a structure is read.
+        reading: how structures are read.
+        others: more states of the same protein; the first file names the residues.
 
     Raises:
-        ValueError: the file cannot be read or is of another kind, or the model does not fit it, or
-            `design` names what is not there.
+        ValueError: a file cannot be read or is of another kind, the states are not of one sequence,
+            the model does not fit, or `design` names what is not there.
     """
-    suffix = Path(given.name.lower().removesuffix(".gz")).suffix
-    if suffix == ".txt" and given.is_file() and is_fasta(given):
-        suffix = ".fasta"
-    if suffix in _TABLES:
-        raise ValueError(
-            f"{given}: measured data as input cannot be done yet in version {version('seqalign')}. "
-            "Give a structure (.pdb, .cif) or a wild type (.fasta); seqalign score reads a CSV of "
-            "your own sequences."
-        )
-    if suffix not in (*_STRUCTURES, *_FASTA):
-        raise ValueError(
-            f"{given}: {suffix or 'a name without an ending'} is not known. Give a structure "
-            f"({', '.join(_STRUCTURES)}, .gz too) or a wild type ({', '.join(_FASTA)})."
-        )
-    if not given.is_file():
-        raise ValueError(f"{given}: there is no such file. Check the path.")
+    suffix, *more = (_suffix(file) for file in (given, *others))
+    for file, kind in zip((given, *others), (suffix, *more), strict=True):
+        if others and kind not in _STRUCTURES:
+            raise ValueError(
+                f"{file} holds no structure, and several files are states of one protein, each a "
+                f"structure ({', '.join(_STRUCTURES)}). Give one file, or structures."
+            )
+    if len({file.resolve() for file in (given, *others)}) <= len(others):
+        raise ValueError("A file is given twice. Keep one; states are different structures.")
     if model is not None and draws_images(model):
         raise SpecError(
             f"The model {model!r} draws images, which need prompts and no file of letters: write "
@@ -111,7 +110,7 @@ def new(
         )
     notes: list[str] = []
     if suffix in _STRUCTURES:
-        found = dict(_of_structure(given, model or backbone_model(), reading))
+        found = dict(_of_structure((given, *others), model or backbone_model(), reading))
         notes = found.pop("notes")
     else:
         if reading.given:
@@ -129,6 +128,7 @@ def new(
         **found,
         "name": f"{stem[:80]}-design",
         "path": _relative(given, out.parent),
+        "states": _stated((given, *others), out.parent, found.pop("own")) if others else [],
         "file": out.name,
         "version": version("seqalign"),
         "takes": parameters("model", found["model"]),
@@ -139,6 +139,40 @@ def new(
     template = files("seqalign").joinpath("templates", "campaign.yaml.j2").read_text("utf-8")
     text = environment.from_string(template).render(values) + "\n"
     return Draft(text, found["model"], (*notes, *_notes(found["model"])))
+
+
+def _suffix(given: Path) -> str:
+    """Return the ending of a file that is there and may be read.
+
+    Raises:
+        ValueError: there is no such file, or it is of another kind.
+    """
+    suffix = Path(given.name.lower().removesuffix(".gz")).suffix
+    if suffix == ".txt" and given.is_file() and is_fasta(given):
+        suffix = ".fasta"
+    if suffix in _TABLES:
+        raise ValueError(
+            f"{given}: measured data as input cannot be done yet in version {version('seqalign')}. "
+            "Give a structure (.pdb, .cif) or a wild type (.fasta); seqalign score reads a CSV of "
+            "your own sequences."
+        )
+    if suffix not in (*_STRUCTURES, *_FASTA):
+        raise ValueError(
+            f"{given}: {suffix or 'a name without an ending'} is not known. Give a structure "
+            f"({', '.join(_STRUCTURES)}, .gz too) or a wild type ({', '.join(_FASTA)})."
+        )
+    if not given.is_file():
+        raise ValueError(f"{given}: there is no such file. Check the path.")
+    return suffix
+
+
+def _stated(files: Sequence[Path], start: Path, own: Sequence[list[str]]) -> list[Any]:
+    """Return the entries of input.states: a path, and chains where they have other names."""
+    paths = [_relative(file, start) for file in files]
+    return [
+        {"structure": path, "chains": chains} if chains else path
+        for path, chains in zip(paths, own, strict=True)
+    ]
 
 
 def _yaml(value: Any) -> str:
@@ -197,26 +231,50 @@ def _notes(model: str) -> tuple[str, ...]:
 # what is given ------------------------------------------------------------------------------------
 
 
-def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]:
-    """Return what the template asks for: the words about a structure, and its constraints."""
+def _of_structure(files: Sequence[Path], model: str, reading: Reading) -> Mapping[str, Any]:
+    """Return what the template asks for: the words about structures, and their constraints."""
+    file, *_ = files
     if "structure" not in parameters("model", model):
         raise SpecError(
             f"The model {model!r} does not look at a structure, and {file} is one. Models that "
             f"do: {', '.join(takers('model', 'structure'))}."
         )
-    structure = read_structure(file, **reading.given)
+    structure, *others = (read_structure(file, **reading.given) for file in files)
+    states = match_all([structure, *others]) if others else ()
     numbering, letters = structure.known_numbering, structure.wild_type
     names = dict.fromkeys(structure.numbering.chains)
     pairs = zip(structure.numbering.chains, structure.design.tolist(), strict=True)
     designed = {chain for chain, may in pairs if may}
     chains, context = ([c for c in names if (c in designed) is which] for which in (True, False))
-    may = tuple(p for p, i in enumerate(structure.known.tolist(), 1) if bool(structure.design[i]))
+    everywhere = [all(int(state.at[p]) >= 0 for state in states) for p in range(len(letters))]
+    may = tuple(
+        p
+        for p, i in enumerate(structure.known.tolist(), 1)
+        if bool(structure.design[i]) and everywhere[p - 1]
+    )
+    if not may:
+        raise ValueError(
+            f"No residue of {file} is in all of the states with a letter and a whole backbone. "
+            "Complete the structures, or give one."
+        )
     fixed = "".join(PROTEIN.mask_symbol if p in may else a for p, a in enumerate(letters, 1))
     at = Positions(PROTEIN, len(letters), letters, fixed, numbering)
     seen = sees_beside(model, {})
-    said = remarks(structure, seen, () if seen else takers("model", "context_atoms"))
+    blind = () if seen else takers("model", "context_atoms")
+    said = remarks(structure, seen, blind)
+    if states:
+        each = (structure, *others)
+        said = [f"{s.name}: {line}" for s in each for line in remarks(s, seen, blind)]
+        said = [_of_states(states), *(note for s in states for note in s.notes), *said]
+    designs = [_designed(s) for s in (structure, *others)]
+    same = all(set(some) == set(designs[0]) for some in designs)
+    seen_only = list(reading.context) if states else context
+    title = f"Sequences for the backbone {structure.name}, {len(letters)} residues."
+    if states:
+        title = f"One sequence for {len(states)} states, {', '.join(s.name for s in each)}."
     return {
-        "title": f"Sequences for the backbone {structure.name}, {len(letters)} residues.",
+        "title": title,
+        "own": [[] if same or reading.chains else some for some in designs],
         "model": model,
         "about_model": _about_model(model),
         "at": at,
@@ -226,14 +284,29 @@ def _of_structure(file: Path, model: str, reading: Reading) -> Mapping[str, Any]
         "active": "max_homopolymer",
         "guides": "stability",
         "alpha": 0.3,
-        "chains": chains if all(chains) else [],
+        "chains": chains if all(chains) and same else [],
         "given": {
-            **({"context": context} if all(context) and context else {}),
+            **({"context": seen_only} if all(seen_only) and seen_only else {}),
             **{k: v for k, v in reading.given.items() if k not in ("chains", "context")},
         },
         "residues": _text_of(numbering, may),
         **_constraints(at),
     }
+
+
+def _designed(structure: Structure) -> list[str]:
+    """Return the chains that are designed, in order."""
+    pairs = zip(structure.numbering.chains, structure.design.tolist(), strict=True)
+    return list(dict.fromkeys(chain for chain, may in pairs if may))
+
+
+def _of_states(states: Sequence[InputState]) -> str:
+    """Return in a sentence which structures one sequence is designed for."""
+    first, *rest = (state.structure.name for state in states)
+    apart = "; ".join(f"{s.structure.name} is {s.rmsd:.1f} Å away from it" for s in states[1:])
+    return (
+        f"One sequence for {first} and {', '.join(rest)}. {first} names the residues; {apart} (CA)."
+    )
 
 
 def _of_sequence(file: Path, model: str | None, notes: list[str]) -> Mapping[str, Any]:
@@ -315,7 +388,7 @@ def _text_of(numbering: Numbering, wanted: tuple[int, ...]) -> str | None:
         numbering.name(r[0]) + (f"-{numbering.numbers[r[-1] - 1]}" if len(r) > 1 else "")
         for r in runs.values()
     )
-    for text in (ranges, ", ".join(runs)):
+    for text in (ranges, ", ".join(runs), numbering.names(wanted)):
         try:
             if numbering.positions(text) == wanted:
                 return text

@@ -15,7 +15,7 @@ from seqalign.campaign.asked import LIGHT, Asked
 from seqalign.campaign.islands import Progress, calibrate, run_arm
 from seqalign.campaign.medium import Judged, Plan, Record
 from seqalign.campaign.metrics import survivors
-from seqalign.campaign.select import account, choose, write
+from seqalign.campaign.select import account, candidates, choose, write
 from seqalign.campaign.store import SO_FAR, RunFolder
 from seqalign.campaign.summary import Summary
 from seqalign.core.health import examine
@@ -67,7 +67,7 @@ def run(
                 # the baselines have as many, for the same calls
                 plan = plan.of(len(results[arm.name].log_w))
         begin = time.perf_counter()
-        judged = plan.medium.judge(plan, objective, results, evaluating)
+        judged = plan.medium.judge(plan, objective, results, evaluating, _kept(plan))
         seconds["evaluation"] = time.perf_counter() - begin
         return _finish(plan, folder, objective, results, judged, seconds, calibration)
 
@@ -115,6 +115,15 @@ def _hard(plan: Plan) -> Callable[[Record], str | None]:
     return hard
 
 
+def _kept(plan: Plan) -> Callable[[Sequence[Record]], Sequence[Record]]:
+    """Return what says which rows of a pool will be kept, or may be."""
+
+    def kept(pool: Sequence[Record]) -> Sequence[Record]:
+        return candidates(pool, plan.campaign, plan.medium, _hard(plan))
+
+    return kept
+
+
 def _finish(
     plan: Plan,
     folder: RunFolder,
@@ -159,7 +168,7 @@ def _finish(
         asked=None if plan.most is None else _account(plan, aligned, judged.pool),
         **judged.own,
     )
-    columns = medium.columns(campaign.rewards, plan.model)
+    columns = medium.columns(campaign, plan.model)
     there = [c for c in columns if not judged.others or c in judged.others[0]]
     folder.write("baselines.csv", to_csv(judged.others, there))
     folder.write_lines("trace.jsonl", _trace(plan, results))

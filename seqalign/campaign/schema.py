@@ -173,9 +173,10 @@ class SelectSpec(_Strict):
 
 
 class OutputSpec(_Strict):
-    """Where results go."""
+    """Where results go, and whether designs that are kept get their log-likelihoods."""
 
     dir: str = "runs"
+    likelihoods: bool = True
     fasta_style: Literal["mpnn", "plain"] = "mpnn"
 
 

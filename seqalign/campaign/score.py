@@ -11,7 +11,6 @@ from pathlib import Path
 
 from seqalign.campaign import letters
 from seqalign.campaign.medium import Plan, Record
-from seqalign.campaign.metrics import likelihood_calls
 from seqalign.campaign.store import RunFolder
 from seqalign.core.objective import Reward, ZScore, open_zscores
 from seqalign.files.candidates import Candidate, Claim, candidates
@@ -29,7 +28,7 @@ def score(
     sequences: Sequence[str],
     *,
     constants: Constants | None = None,
-    prior: bool = True,
+    prior: bool | None = None,
     evaluating: Callable[[int], None] | None = None,
 ) -> tuple[list[Record], list[str]]:
     """Score sequences by the rewards, the prior and the constraints of a campaign.
@@ -42,7 +41,7 @@ def score(
         plan: the campaign.
         sequences: L letters each.
         constants: of the z-scores.
-        prior: whether to ask the model for log-likelihoods.
+        prior: whether to ask the model for log-likelihoods; as output.likelihoods says if None.
         evaluating: told of network calls.
 
     Returns:
@@ -52,20 +51,22 @@ def score(
     if open_zscores(plan.objective):
         objective = None if constants is None else _closed(plan.objective, constants)
     scored = letters.score(plan, objective, sequences)
+    prior = plan.campaign.output.likelihoods if prior is None else prior
+    output = plan.campaign.output.model_copy(update={"likelihoods": prior})
+    asked = plan.campaign.model_copy(update={"output": output})
     if prior:
         scored = letters.with_prior(plan, scored, sequences, evaluating)
     rows = [
         {**scored.rows[s], "violations": "; ".join(plan.model.violations(s))} for s in sequences
     ]
-    columns = plan.medium.columns(plan.campaign.rewards, plan.model)
+    columns = plan.medium.columns(asked, plan.model)
     there = [c for c in columns if c in rows[0]]
     return rows, [*there, "violations"]
 
 
 def evaluation_calls(plan: Plan, n: int) -> int:
     """Return the network calls that the log-likelihoods of n sequences take, at most."""
-    free = letters.space_of(plan.model).free
-    return n * likelihood_calls(plan.model.process, free)
+    return n * letters.calls_of_likelihood(plan.model)
 
 
 def _closed(objective: Reward, constants: Constants) -> Reward | None:

@@ -20,11 +20,11 @@ import yaml
 
 from seqalign.campaign.asked import LIGHT, NEAR, Asked
 from seqalign.campaign.media import MEDIA
-from seqalign.campaign.medium import Medium, Record
+from seqalign.campaign.medium import Medium, Record, is_likelihood
 from seqalign.campaign.metrics import pareto_rank
 from seqalign.campaign.report.page import render
 from seqalign.campaign.report.parts import Run
-from seqalign.campaign.schema import Campaign
+from seqalign.campaign.schema import Campaign, DiversitySpec
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
 from seqalign.campaign.verdict import judged
@@ -103,6 +103,31 @@ def choose(
     return kept, bad
 
 
+def candidates(
+    pool: Sequence[Record],
+    campaign: Campaign,
+    medium: Medium,
+    hard: Callable[[Record], str | None],
+) -> list[Record]:
+    """Return the rows that are kept, or may be: those whose log-likelihoods are wanted.
+
+    Where filters or the ranking speak of log-likelihoods, which the rows need not have, these are
+    all that pass everything else.
+    """
+    spec = campaign.select
+    plain = [text for text in spec.filters if not _of_likelihood(text)]
+    if len(plain) < len(spec.filters) or is_likelihood(spec.rank_by.removeprefix("-")):
+        open_ = {"filters": plain, "rank_by": "total", "top": None, "diversity": DiversitySpec()}
+        campaign = campaign.model_copy(update={"select": spec.model_copy(update=open_)})
+    return choose(pool, campaign, medium, hard)[0]
+
+
+def _of_likelihood(text: str) -> bool:
+    """Return whether a filter speaks of a log-likelihood."""
+    match = FILTER.match(text)
+    return match is not None and is_likelihood(match[1])
+
+
 def account(
     asked: Asked,
     pool: Sequence[Record],
@@ -120,15 +145,18 @@ def account(
 
 
 def _filtered(filters: Sequence[str], row: Record) -> str | None:
+    unknown = None
     for text in filters:
         match = FILTER.match(text)
         assert match is not None
         if row[match[1]] is None:
-            return f"filter: {text} (is not known)"
+            unknown = unknown or f"filter: {text} (is not known)"
+            continue
         value = float(row[match[1]])
         if not _TESTS[match[2]](value, float(match[3])):
             return f"filter: {text} (is {value:.4g})"
-    return None
+    # what another filter rejects need not be known
+    return unknown
 
 
 def _ranked(campaign: Campaign, rows: list[Record], key: str) -> list[Record]:
@@ -226,6 +254,7 @@ def select(folder: RunFolder, overrides: Sequence[str] = ()) -> Summary:
             reason: str = reasons[row[medium.key]]
             return reason if reason.startswith(HARD) else None
 
+        _refuse_unknown(list(pool.values()), campaign, source, medium, hard)
         kept, rejected = choose(list(pool.values()), campaign, medium, hard)
         asked = summary.asked
         if asked is not None:
@@ -248,12 +277,45 @@ def _refuse_absent(campaign: Campaign, source: Source, columns: Sequence[str]) -
     spec = campaign.select
     used = [match[1] for text in spec.filters if (match := FILTER.match(text))]
     for name in (*used, spec.rank_by.removeprefix("-")):
+        if name not in columns and "sequence" in columns and is_likelihood(name):
+            raise source.error(
+                ("select",),
+                f"this run has no column {name!r}: output.likelihoods was false. Run its campaign "
+                "with it and --fresh, or leave the column out.",
+            )
         if name not in columns and "sequence" in columns and ordering.NUMBER.fullmatch(name):
             raise source.error(
                 ("select",),
                 f"this run has no column {name!r}: its designs are no such molecules or chains, or "
                 "an older version wrote it. Run its campaign with --fresh if so.",
             )
+
+
+def _refuse_unknown(
+    pool: Sequence[Record],
+    campaign: Campaign,
+    source: Source,
+    medium: Medium,
+    hard: Callable[[Record], str | None],
+) -> None:
+    """Refuse a choice by log-likelihoods where designs that it could keep have none."""
+    spec = campaign.select
+    used = [match[1] for text in spec.filters if (match := FILTER.match(text))]
+    for name in filter(is_likelihood, (*used, spec.rank_by.removeprefix("-"))):
+        some = candidates(pool, campaign, medium, hard)
+        if unknown := sum(row[name] is None for row in some):
+            raise source.error(
+                ("select",),
+                f"{unknown:,} of {len(some):,} designs have no {name}: a run finds it for what it "
+                "keeps. Choose by it in the campaign and run that with --fresh, or leave it out.",
+            )
+
+
+def without_likelihood(folder: RunFolder) -> int:
+    """Return how many designs that are kept have no log-likelihood where the run found some."""
+    kept, rejected = (folder.read_csv(f"{name}.csv") for name in ("designs", "rejected"))
+    found = any(row.get("prior") for row in (*kept, *rejected))
+    return sum(not row.get("prior") for row in kept) if found else 0
 
 
 def _campaign(

@@ -128,7 +128,7 @@ def load_term(
     """
     path: KeyPath = ("rewards", label)
     taken = label in _RESERVED or label.endswith(("_scaled", "_sd"))
-    taken = taken or label.startswith("sequence_")
+    taken = taken or label.startswith(("sequence_", "prior_per_residue"))
     if taken or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", label):
         raise source.error(
             path,

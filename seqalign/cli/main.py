@@ -30,7 +30,7 @@ from seqalign.campaign.new import Reading, backbone_model, new
 from seqalign.campaign.report.page import report
 from seqalign.campaign.run import run
 from seqalign.campaign.score import evaluation_calls, read_candidates, score, stored_constants
-from seqalign.campaign.select import select
+from seqalign.campaign.select import select, without_likelihood
 from seqalign.campaign.status import status
 from seqalign.campaign.store import RunFolder
 from seqalign.campaign.summary import Summary, to_json
@@ -242,7 +242,12 @@ def _words(text: str | None) -> tuple[str, ...]:
 @_verb
 def new_(
     given: Annotated[
-        Path, typer.Argument(metavar="X", help="A structure (.pdb, .cif) or wild type (.fasta).")
+        list[Path],
+        typer.Argument(
+            metavar="X...",
+            help="A structure (.pdb, .cif) or wild type (.fasta); of several structures, which are "
+            "states of one protein, the first names the residues.",
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("campaign.yaml"),
     model: Annotated[
@@ -277,7 +282,7 @@ def new_(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a commented campaign.yaml for a structure or a wild type."""
+    """Write a commented campaign.yaml for a structure, several states of one, or a wild type."""
     if out.is_dir():
         raise fail(f"{out} is a folder; give --out a file name, as {out / 'campaign.yaml'}.", 2)
     if out.exists() and not force:
@@ -293,7 +298,7 @@ def new_(
         ignore=_words(ignore),
         fill=fill.value,
     )
-    made = new(given, out, model, design=design, reading=reading)
+    made = new(given[0], out, model, design=design, reading=reading, others=given[1:])
     write_atomic(out, made.text)
     if as_json:
         screen.show_json({"campaign": out, "model": made.model, "notes": made.notes})
@@ -324,8 +329,12 @@ def score_(
         ),
     ] = None,
     prior: Annotated[
-        bool, typer.Option("--prior/--no-prior", help="Log-likelihoods; most of the time.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--prior/--no-prior",
+            help="Log-likelihoods, most of the time; by default as output.likelihoods says.",
+        ),
+    ] = None,
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -355,7 +364,11 @@ def score_(
             )
     sequences = candidates.sequences
     calls = evaluation_calls(plan, len(set(sequences)))
-    with screen.counted(calls, "log-likelihoods", as_json or not prior) as count:
+    if prior is None and not plan.campaign.output.likelihoods:
+        prior = False
+        cause = "the campaign has output.likelihoods: false; --prior finds them"
+        typer.echo(f"note: no columns prior and prior_per_residue: {cause}.", err=True)
+    with screen.counted(calls, "log-likelihoods", as_json or prior is False) as count:
         rows, columns = score(plan, sequences, constants=constants, prior=prior, evaluating=count)
     scored, skipped = iter(rows), candidates.skipped
     rows = [
@@ -406,6 +419,12 @@ def select_(
         )
     else:
         typer.echo(f"{summary.designs} designs kept, {summary.rejected} rejected.")
+        if unknown := without_likelihood(run_folder):
+            typer.echo(
+                f"note: {unknown} of them have no log-likelihood and no score in designs.fasta: "
+                "the run finds both for what it keeps, seqalign score for any file of sequences.",
+                err=True,
+            )
         typer.echo(f"Designs: {run_folder.path / 'designs.csv'}")
         typer.echo(f"Report:  {run_folder.path / 'report.html'}")
     _kept(summary, run_folder)

@@ -335,7 +335,7 @@ def side_by_side(found: Comparison) -> Table:
         "diversity": ("diversity", found.diversity),
         "vendi": ("Vendi score", "per prompt"),
     }
-    keys = [k for k in heads if k in found.rows[-1].numbers]
+    keys = [k for k in heads if any(k in row.numbers for row in found.rows)]
     table = Table("run", "row", "method", "designs")
     _columns(table, ((label, found.units.get(label)) for label in found.labels))
     _columns(table, (*(heads[k] for k in keys), ("network", "calls")))

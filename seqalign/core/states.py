@@ -29,7 +29,8 @@ from seqalign.core.objective import Reward, Way, Wrapper, evaluate
 from seqalign.core.process import Designs
 
 __all__ = [
-    "InState", "Kept", "Over", "OverStates", "Placed", "Product", "Remembering", "State", "product",
+    "InState", "Kept", "Over", "OverStates", "Placed", "Product", "Remembering", "State", "alone",
+    "product",
 ]  # fmt: skip
 
 Over = Literal["mean", "sum", "min", "difference"]
@@ -309,6 +310,16 @@ def product(
         differentiable=all(p.differentiable for p in processes),
         chunk=min(chunks, default=None),
     )
+
+
+def alone(process: MaskedProcess, k: int) -> MaskedProcess:
+    """Return what one state, counted from 0, says by itself: its posterior, whatever its weight.
+
+    Positions and all else are those of the product.
+    """
+    network: Any = process.network
+    state = replace(network.states[k], weight=1.0)
+    return replace(process, network=replace(network, states=(state,)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,10 @@
 """A chain that nobody looks at before its end: a step computes the one position that it reveals.
 
 For a network that remembers. The draws are those that the loop makes from the same streams.
+Constraints of single positions (fixed letters, omit, residues) take letters from the one row that
+a step computes. A count or a pattern over several does not: its look-ahead is P(allowed) with every
+open letter drawn from its own row, told all that is revealed, and a network that remembers has a
+row only where it computes the position. Such chains take the loop, which computes all of them.
 
 References:
     Dauparas et al., "Robust deep learning-based protein sequence design using ProteinMPNN",

@@ -8,7 +8,7 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,8 @@ class Native:
     Attributes:
         name: of the structure.
         sequence: the designed chains, joined by '/'.
-        score: mean negative log-probability of the designed residues, nats.
+        score: mean negative log-probability of the designed residues, nats; None is not known,
+            and left out of headers.
         global_score: the same over all residues.
         fixed_chains: seen, not designed.
         designed_chains: the chains of `sequence`.
@@ -41,8 +42,8 @@ class Native:
 
     name: str
     sequence: str
-    score: float
-    global_score: float
+    score: float | None
+    global_score: float | None
     fixed_chains: tuple[str, ...]
     designed_chains: tuple[str, ...]
     model_name: str
@@ -56,8 +57,7 @@ class Native:
         """The header line without '>'."""
         model = "CA_model_name" if self.ca_only else "model_name"
         return (
-            f"{self.name}, score={_four(self.score)}, global_score={_four(self.global_score)}, "
-            f"fixed_chains={list(self.fixed_chains)}, "
+            f"{self.name}, {_scores(self)}fixed_chains={list(self.fixed_chains)}, "
             f"designed_chains={list(self.designed_chains)}, {model}={self.model_name}, "
             f"git_hash={self.git_hash}, seed={self.seed}{_appended(self.extra)}"
         )
@@ -71,7 +71,8 @@ class Sample:
         sequence: the designed chains, joined by '/'.
         temperature: of sampling.
         sample: its number, from 1.
-        score: mean negative log-probability of the designed residues, nats.
+        score: mean negative log-probability of the designed residues, nats; None is not known,
+            and left out of headers.
         global_score: the same over all residues.
         seq_recovery: share of the designed residues that are the native ones.
         extra: what we append, by key, as it is printed.
@@ -80,8 +81,8 @@ class Sample:
     sequence: str
     temperature: float
     sample: int
-    score: float
-    global_score: float
+    score: float | None
+    global_score: float | None
     seq_recovery: float
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,8 +90,7 @@ class Sample:
     def header(self) -> str:
         """The header line without '>'."""
         return (
-            f"T={float(self.temperature)}, sample={self.sample}, score={_four(self.score)}, "
-            f"global_score={_four(self.global_score)}, "
+            f"T={float(self.temperature)}, sample={self.sample}, {_scores(self)}"
             f"seq_recovery={_four(self.seq_recovery)}{_appended(self.extra)}"
         )
 
@@ -98,6 +98,11 @@ class Sample:
 def _four(value: float) -> str:
     # the numbers of the official script are single precision and printed like this
     return np.format_float_positional(np.float32(value), unique=False, precision=4)
+
+
+def _scores(record: Native | Sample) -> str:
+    known = {"score": record.score, "global_score": record.global_score}
+    return "".join(f"{key}={_four(v)}, " for key, v in known.items() if v is not None)
 
 
 def _appended(extra: Mapping[str, str]) -> str:
@@ -144,14 +149,14 @@ def read_mpnn_fasta(path: Path) -> tuple[Native | None, list[Sample]]:
         try:
             if name is None:
                 keys = ["T", "sample", "score", "global_score", "seq_recovery"]
-                values = [_READ[key](pairs.pop(key)) for key in keys]
+                values = _values(pairs, keys)
                 samples.append(replace(Sample(sequence, *values), extra=pairs))
                 continue
             if native is not None or samples:
                 raise ValueError("a native sequence stands first or nowhere")
             model = "CA_model_name" if "CA_model_name" in pairs else "model_name"
             keys = ["score", "global_score", "fixed_chains", "designed_chains", model, "seed"]
-            values = [_READ[key](pairs.pop(key)) for key in (*keys, "git_hash")]
+            values = _values(pairs, [*keys, "git_hash"])
             native = Native(name, sequence, *values)
             native = replace(native, ca_only=model == "CA_model_name", extra=pairs)
         except KeyError as error:
@@ -180,6 +185,13 @@ def _pairs(header: str, where: str) -> tuple[str | None, dict[str, str]]:
         pairs[match[1]] = match[2].strip()
         at = match.end()
     return name, pairs
+
+
+def _values(pairs: dict[str, str], keys: Sequence[str]) -> list[Any]:
+    """Take values by their keys; a header without likelihoods has neither of the two scores."""
+    scores = {"score", "global_score"}
+    absent = scores if keys[-1] in pairs and not scores & pairs.keys() else set()
+    return [None if key in absent else _READ[key](pairs.pop(key)) for key in keys]
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -27,6 +27,12 @@ def _fit(text: str) -> str:
     return re.sub(r"^\[|[,\n\r]", "_", text)
 
 
+def _score(row: Mapping[str, Any]) -> str:
+    """Return what a header says of a row's log-likelihood: nothing where it is not known."""
+    known = row.get("prior_per_residue")
+    return "" if known is None else f", score={-known:.4f}"
+
+
 @dataclass(frozen=True)
 class Sheet:
     """What designs.fasta says beside the designs.
@@ -40,7 +46,7 @@ class Sheet:
         labels: the rewards, which headers list.
         wild: the row of the wild type, if there is one.
         fixed: log-likelihoods in nats of the fixed letters before all others, of the wild type and
-            of designs; None without a structure.
+            of designs, None each where the run has none; None without a structure.
     """
 
     style: str
@@ -50,7 +56,7 @@ class Sheet:
     temperature: float
     labels: tuple[str, ...]
     wild: Annotated[Mapping[str, Any] | None, BeforeValidator(_with_rejected)]
-    fixed: tuple[float, float] | None = None
+    fixed: tuple[float | None, float | None] | None = None
 
     def fasta(self, kept: Sequence[Mapping[str, Any]], chains: Orderable) -> str:
         """Return the text of designs.fasta; `chains` says how designs are printed."""
@@ -66,11 +72,11 @@ class Sheet:
             return self._of_structure(self.fixed, chains, kept)
         records = []
         if self.wild is not None:
-            header = f"{self.name}, wild_type, score={-self.wild['prior_per_residue']:.4f}"
+            header = f"{self.name}, wild_type{_score(self.wild)}"
             header += f", seed={self.seed}{self._rewards(self.wild)}"
             records.append((header, str(self.wild["sequence"])))
         for n, row in enumerate(kept, 1):
-            header = f"T={self.temperature:g}, sample={n}, score={-row['prior_per_residue']:.4f}"
+            header = f"T={self.temperature:g}, sample={n}{_score(row)}"
             if "seq_recovery" in row:
                 header += f", seq_recovery={row['seq_recovery']:.4f}"
             header += f", id={row['id']}, total={row['total']:.4f}{self._rewards(row)}"
@@ -83,7 +89,10 @@ class Sheet:
         return "".join(f", {x}={row[x]:.4f}" for x in self.labels)
 
     def _of_structure(
-        self, fixed: tuple[float, float], chains: Orderable, kept: Sequence[Mapping[str, Any]]
+        self,
+        fixed: tuple[float | None, float | None],
+        chains: Orderable,
+        kept: Sequence[Mapping[str, Any]],
     ) -> str:
         """Return the designs as ProteinMPNN writes them, with our columns appended."""
         own = self.wild
@@ -93,12 +102,18 @@ class Sheet:
             found = {"id": str(row["id"]), "total": f"{row['total']:.4f}"} if "id" in row else {}
             return found | {x: f"{row[x]:.4f}" for x in self.labels}
 
-        size = len(chains.base)
+        def score(
+            row: Mapping[str, Any], others: float | None
+        ) -> tuple[float | None, float | None]:
+            """Return the score of the designed letters, and of all of them."""
+            if row.get("prior") is None or others is None:
+                return None, None
+            return -row["prior_per_residue"], -(others + row["prior"]) / len(chains.base)
+
         first = Native(
             chains.name,
             str(own["sequence"]),
-            -own["prior_per_residue"],
-            -(fixed[0] + own["prior"]) / size,
+            *score(own, fixed[0]),
             chains.context,
             chains.designed,
             self.model,
@@ -110,8 +125,7 @@ class Sheet:
                 str(row["sequence"]),
                 self.temperature,
                 n,
-                -row["prior_per_residue"],
-                -(fixed[1] + row["prior"]) / size,
+                *score(row, fixed[1]),
                 row["seq_recovery"],
                 extra=extra(row) | {"mutations": _fit(str(row["mutations"])) or "none"},
             )

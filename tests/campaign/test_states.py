@@ -1,5 +1,7 @@
 """Several structures, one sequence: a campaign from the files to the report."""
 
+import csv
+import re
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,11 @@ from backbones import backbone_of
 from commands import call, words
 
 import seqalign as sa
+from seqalign.campaign.check import check
+from seqalign.campaign.letters import by_state
 from seqalign.campaign.metrics import prior_log_likelihood
+from seqalign.campaign.select import FILTER
+from seqalign.campaign.yaml import read
 from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.core.streams import Streams
@@ -77,6 +83,83 @@ def test_a_campaign_of_two_states_from_files_to_report(folder):
         assert both[0] != both[1]
     again = call("score", next(folder.rglob("designs.fasta")), "-c", folder / "c.yaml")
     assert again.exit_code == 0, again.output
+    # the likelihood under each state is that of its own model, in every table
+    columns = [f"prior_per_residue_{name}" for name in "ab"]
+    single = [sa.load_model("mpnn-mini", structure=folder / f"{name}.pdb") for name in "ab"]
+    scored = list(csv.DictReader(again.stdout.splitlines()))[1:]
+    kept = list(csv.DictReader(rows))
+    assert len(kept) == len(scored)
+    x = PROTEIN.encode([single[0].orderable.letters(row["sequence"]) for row in kept])
+    for column, model in zip(columns, single, strict=True):
+        want = prior_log_likelihood(model.process, x, range(LENGTH)) / LENGTH
+        for table in (kept, scored):
+            found = [float(row[column]) for row in table]
+            assert found == pytest.approx(want.tolist(), rel=2e-5)
+        assert f"log-lik. {column[-1]}" in report
+    assert kept[0][columns[0]] != kept[0][columns[1]]
+
+
+def test_new_writes_a_campaign_of_states(folder):
+    """What two files have in common is designed; each file's notes have its name before them."""
+    one, two = (read_structure(folder / f"{name}.pdb") for name in "ab")
+    short = [line for line in two.to_pdb().splitlines() if line[22:26] != "   5"]
+    (folder / "b.pdb").write_text("\n".join(short))
+    (folder / "x.pdb").write_text(
+        "\n".join(f"{t[:21]}X{t[22:]}" for t in one.to_pdb().splitlines())
+    )
+    (folder / "far").mkdir()
+    out = folder / "far" / "n.yaml"
+    said = call("new", folder / "a.pdb", folder / "b.pdb", "--out", out)
+    assert said.exit_code == 0, said.output
+    assert "One sequence for a and b. a names the residues; b is 0." in words(said)
+    assert "note: b lacks A5 of a." in words(said)
+    text = out.read_text()
+    assert '  - "../a.pdb"' in text
+    assert "structure: " not in re.sub("#.*", "", text)
+    campaign, source = read(out)
+    assert len(campaign.input.states) == 2
+    plan = check(campaign, source)
+    assert plan.model.space.free == one.known.numel() - 1
+    assert plan.model.space.fixed[4] == one.wild_type[4]
+    # an option that only states have
+    assert call("check", out, "--set", "rewards.stability.states=min").exit_code == 0
+    assert "    # states: min" in text
+    # chains of other names go together in their order, and are said for each
+    other = folder / "o.yaml"
+    assert call("new", folder / "a.pdb", folder / "x.pdb", "--out", other).exit_code == 0
+    campaign, source = read(other)
+    assert [state.chains for state in campaign.input.states] == [["A"], ["X"]]
+    assert check(campaign, source).model.space.free == one.known.numel()
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("a.pdb", "a.fasta"), "a.fasta holds no structure, and several files are states"),
+        (("a.fasta", "b.pdb"), "a.fasta holds no structure"),
+        (("a.pdb", "./a.pdb"), "A file is given twice"),
+        (("a.pdb", "none.pdb"), "none.pdb: there is no such file"),
+        (("a.pdb", "far.pdb"), "none of the residues of chain A of a is there by its number"),
+    ],
+)
+def test_files_that_are_no_states_are_a_sentence(folder, files, said):
+    (folder / "a.fasta").write_text(">a\nMKV\n")
+    one = read_structure(folder / "a.pdb")
+    (folder / "far.pdb").write_text(chain(one, 500).to_pdb())
+    result = call("new", *(folder / file for file in files), "--out", folder / "n.yaml")
+    assert result.exit_code == 2
+    assert said in words(result)
+    assert not (folder / "n.yaml").exists()
+
+
+def test_columns_of_states_have_names_of_their_own(folder):
+    one, two = (read_structure(folder / f"{name}.pdb") for name in "ab")
+    states = [replace(one, name="x (1)"), replace(two, name="x_1_"), replace(one, name="x (1)")]
+    model = sa.load_model("mpnn-mini", states=states)
+    names = ["prior_per_residue_x_1_", "prior_per_residue_x_1__2", "prior_per_residue_x_1__3"]
+    assert by_state(model) == dict(zip(names, range(3), strict=True))
+    # a filter can name each of them
+    assert all(FILTER.match(f"{name} > -2")[1] == name for name in names)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,17 @@ def table(path):
 
 
 def bare(folder):
-    """What the tables of a run say, without what differs by name, time or command."""
+    """What the tables of a run say, without what differs by name, time or command.
+
+    Log-likelihoods of rejected designs are those of the designs that a run kept first.
+    """
     found = {name: (folder / name).read_text() for name in TABLES[:3]}
+    found["rejected.csv"] = [
+        {k: v for k, v in row.items() if not k.startswith("prior")}
+        for row in table(folder / "rejected.csv")
+    ]
     summary = json.loads((folder / "summary.json").read_text())
+    del summary["network_calls"]["evaluation"]
     return found | {k: v for k, v in summary.items() if k not in ("seconds", "command")}
 
 

@@ -75,7 +75,8 @@ def test_the_earth_mover_distance_is_the_cheapest_pairing(bench):
 def test_das_samples_the_target_of_its_chain(bench, n):
     problem = bench.mixtures()[n]
     _, log_z = problem.exact()
-    chain, error, chain_z = bench.reference(problem, 1_000_000)
+    # on the grid its error is .0008, and that of the run's 20,000 draws .0026 at best
+    chain, error, chain_z = bench.reference(problem, 250_000)
     result = bench.run(bench.BENCHMARK_DAS, problem, 200, 100, 100)
     assert abs(result.mean - chain) <= 3 * math.hypot(result.error, error)
     assert abs(result.log_z - log_z) <= 0.2

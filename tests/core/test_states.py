@@ -11,7 +11,7 @@ from seqalign.core.causal import Causal, along
 from seqalign.core.objective import Reward, evaluate
 from seqalign.core.process import Designs
 from seqalign.core.selection import Resample
-from seqalign.core.states import OVER, InState, OverStates, Placed, product
+from seqalign.core.states import OVER, InState, OverStates, Placed, alone, product
 from seqalign.core.streams import Streams
 from seqalign.core.unguided import able
 from seqalign.methods.best_of_n import BestOfN
@@ -42,6 +42,19 @@ def multiplied(tables, weights):
     for table, weight in zip(tables, weights, strict=True):
         p = p * torch.softmax(table.logits, -1).numpy() ** weight
     return replace(tables[0], logits=torch.tensor(np.log(p / p.sum(-1, keepdims=True))))
+
+
+@pytest.mark.parametrize("kind", ["table", "remembering"])
+def test_a_state_alone_says_what_its_own_process_says(kind):
+    both, _ = two(kind)
+    joint = product(both, WEIGHTS)
+    x = torch.tensor([[0, 1, 2], [2, 2, 0]])
+    for k, one in enumerate(both):
+        own = alone(joint, k)
+        assert torch.allclose(own.network(x, 0.5), one.network(x, 0.5))
+        if kind == "remembering":
+            order = torch.tensor([2, 0, 1])
+            assert torch.allclose(along(own, x, order), along(one, x, order))
 
 
 def two(kind, space=None, weights=WEIGHTS):

@@ -371,13 +371,12 @@ def test_fasta_comes_back_as_it_went(tmp_path_factory, data):
         *("CA_model_name", "git_hash", "T", "sample", "seq_recovery"),
     }
     extra = EXTRA.filter(lambda e: not set(e) & taken)
-    natives = st.builds(
-        Native, WORD, PROTEINS, FOUR, FOUR, CHAINS, CHAINS, WORD, st.integers(0), WORD,
-        st.booleans(), extra,
-    )  # fmt: skip
-    samples = st.builds(
-        Sample, PROTEINS, st.floats(1e-4, 10), st.integers(1), FOUR, FOUR, FOUR, extra
-    )
+    # runs without likelihoods have neither score
+    scores = st.just((None, None)) | st.tuples(FOUR, FOUR)
+    behind = (CHAINS, CHAINS, WORD, st.integers(0), WORD, st.booleans(), extra)
+    natives = st.builds(lambda a, b, s, *c: Native(a, b, *s, *c), WORD, PROTEINS, scores, *behind)
+    heads = (PROTEINS, st.floats(1e-4, 10), st.integers(1))
+    samples = st.builds(lambda a, b, c, s, *d: Sample(a, b, c, *s, *d), *heads, scores, FOUR, extra)
     native = data.draw(st.none() | natives)
     drawn = data.draw(st.lists(samples, max_size=4))
     assume(native is not None or drawn)
@@ -399,6 +398,7 @@ def test_fasta_comes_back_as_it_went(tmp_path_factory, data):
     [
         (">d0001\nMK\n", r"record 1: the header has no score="),
         (">T=0.1, sample=1\nMK\n", "the header has no score="),
+        (">T=0.1, sample=1, score=1, seq_recovery=1\nMK\n", "the header has no global_score="),
         (">T=0.1, sample=x, score=1, global_score=1, seq_recovery=1\nMK\n", "invalid literal"),
         (">T=0.1, sample=1, sample=2\nMK\n", "cannot read the header from ' sample=2'"),
         (">T=0.1; sample=1\nMK\n", "could not convert"),

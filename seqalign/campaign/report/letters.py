@@ -107,6 +107,7 @@ def figures(run: Run, groups: Groups) -> Figures:
         "flagged": Counter(word for d in kept for word in d.words("stop", "look")).most_common(),
         "known": Counter(word for d in kept for word in d.words("know")).most_common(),
         "table": table(run, run.kept[:SHOWN]),
+        "states": [c for c in (run.kept or [{}])[0] if c.startswith("prior_per_residue_")],
         "notes": resolved.get("notes") or (),
     }
     drawn = _drawn(run, groups, wild) if run.aligned else {}
@@ -130,13 +131,13 @@ def _drawn(run: Run, groups: Groups, wild: str | None) -> dict[str, Any]:
     backbone = run.summary.backbone
     if backbone is not None and wild:
         drawn["trace"] = trace(backbone, profiled)
-    axes = ("log-likelihood, nats per residue", "sum of the guides")
+    if run.summary.prior_orders:
+        axes = ("log-likelihood, nats per residue", "sum of the guides")
+        title = "Reward against the prior"
+        drawn["prior"] = scatter(groups, "prior_per_residue", "total", axes, title, "prior")
     under = tracks([profiled[i] for i in some]) if wild else []
     return {
         **two_guides(run, groups),
-        "prior": scatter(
-            groups, "prior_per_residue", "total", axes, "Reward against the prior", "prior"
-        ),
         **drawn,
         "distances": histogram(
             lambda name: _distances(sequences[name]),
