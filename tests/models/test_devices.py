@@ -159,7 +159,17 @@ def test_a_run_with_constraints_gives_the_designs_of_the_cpu(gpu, letters, space
 METHODS = {
     **{
         name: {}
-        for name in ("best_of_n", "das", "fk_steering", "svdd", "nested_is", "beam", "guidance")
+        for name in (
+            "best_of_n",
+            "das",
+            "causal_smc",
+            "bias",
+            "fk_steering",
+            "svdd",
+            "nested_is",
+            "beam",
+            "guidance",
+        )
     },
     "smc": {"value": "posterior_sample"},
     "particle_gibbs": {"particles": 3, "burn_in": 1},
