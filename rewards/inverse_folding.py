@@ -11,6 +11,8 @@
   stability of a whole sequence relative to the wild type of its training data, which is not 0.
 - `mpnn-score`: mean log-probability per designed residue, in nats: minus what ProteinMPNN's headers
   call score.
+- `mpnn-log-odds`: log-odds of a design's letters against the wild type's, each given the structure
+  and all other letters of the wild type, in nats: a table, exact for one mutation.
 
 Published weights come from `seqalign fetch`; the networks are those of `seqalign.models`.
 
@@ -56,6 +58,7 @@ __all__ = [
     "SequenceScore",
     "StabilityOracle",
     "drakes_stability",
+    "mpnn_log_odds",
     "mpnn_score",
     "point_mutations",
     "thermompnn",
@@ -495,3 +498,72 @@ def mpnn_score(
         # what is not designed comes first
         orders=(draws + place.free).argsort(-1),
     )
+
+
+@torch.no_grad()
+def conditional(source: Weights, structure: Structure, orders: int, seed: int) -> Tensor:
+    """Return log p (L, 20) of each residue's letter given all other letters of the wild type.
+
+    A network that sees a mask sees it at the residue alone. One that does not decodes the residue
+    last, and the log-probabilities are means over random orders of the others.
+    """
+    place, backbone = _Place.of(source, structure), source.encode(structure)
+    nodes, size = place.slots, len(place.tokens)
+    draws = torch.rand(orders, size, generator=torch.Generator().manual_seed(seed))
+    total = torch.zeros(len(nodes), LETTERS, dtype=torch.float64)
+    for draw in draws[:1] if source.sees_masks else draws:
+        rows = []
+        for some in nodes.split(CHUNK):
+            own = torch.arange(size) == some[:, None]
+            tokens = place.tokens.expand(len(some), -1)
+            if source.sees_masks:
+                logits = backbone.logits(torch.where(own, MASKED, tokens))
+            else:
+                logits = backbone.logits(tokens, backbone.seen((draw + own).argsort(-1)))
+            at = logits[torch.arange(len(some)), some, :LETTERS]
+            rows.append(at.double().log_softmax(-1))
+        total += torch.cat(rows)
+    return total / (1 if source.sees_masks else orders)
+
+
+def mpnn_log_odds(
+    *,
+    structure: str | Path | Structure,
+    checkpoint: str | Path | None = None,
+    orders: int = 4,
+    seed: int = 0,
+    chains: str | Sequence[str] | None = None,
+    context: str | Sequence[str] | None = None,
+    numbering: str = "author",
+) -> Additive:
+    """Return the log-odds of a design's letters against the wild type's, summed, in nats.
+
+    Args:
+        structure: a structure file or a Structure; its own letters are the wild type and score 0.
+        checkpoint: as for `mpnn_score`; mpnn-mini by default.
+        orders: how many random orders of the other residues are averaged, where letters are
+            decoded one after another.
+        seed: of the orders.
+        chains: chains to be designed; all but `context` by default.
+        context: chains that are seen and not designed.
+        numbering: how residues are numbered, "author", "label" or "index".
+
+    Raises:
+        FileNotFoundError: the weights are not on this machine; the message says how to get them.
+        ValueError: a parameter has no meaning, or the file is an oracle's.
+    """
+    if orders < 1:
+        raise ValueError(f"mpnn-log-odds: orders is {orders}; give 1 or more.")
+    source = shipped() if checkpoint is None else load_checkpoint(checkpoint)
+    if source.head is not None:
+        raise ValueError(
+            f"{checkpoint}: is an oracle, which has no letters to say. Give a model of sequences, "
+            f"or use the reward drakes-stability."
+        )
+    read = read_structure(structure, chains=chains, context=context, numbering=numbering)
+    log_p = conditional(source, read, orders, seed)
+    wild = PROTEIN.encode([read.wild_type])[0]
+    table = log_p - log_p.gather(-1, wild[:, None])
+    # letters of context chains are kept, and count nothing
+    table = torch.where(read.design[read.known, None], table, 0.0)
+    return Additive(name="mpnn-log-odds", wild_type=read.wild_type, table=table, unit="nats")
