@@ -339,14 +339,10 @@ def _homes(given: argparse.Namespace) -> Homes:
     odd = sorted(set(wild) - set(PROTEIN.letters))
     if odd:
         raise ValueError(f"--wild-type holds {odd[0]!r}; allowed are {PROTEIN.letters}.")
-    for name in () if wild else given.names:
-        # a reward of one protein knows its wild type
-        factory = inspect.signature(entries.load("reward", name.partition(":")[0])).parameters
-        if factory.get("structure") is None:
-            wild = str(getattr(reward_of(name, None), "wild_type", ""))
-            if wild:
-                return wild
-    return wild
+    # a reward of one protein knows its wild type; one of a structure says that it needs it
+    built = [reward_of(name, None) for name in given.names]
+    known = (str(getattr(reward, "wild_type", "")) for reward in built)
+    return wild or next(filter(None, known), "")
 
 
 def _judge(given: argparse.Namespace, errors: Console) -> int:
