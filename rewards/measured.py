@@ -158,7 +158,7 @@ def read_measured(
     at = _measured_column(path, table, column)
     whose = _protein_column(path, table, protein, homes)
     reader = _Reader(homes, offset)
-    rows, wild_rows, skipped = [], [], list[tuple[str, str]]()
+    rows, wild_rows, skipped = list[Row](), list[Row](), list[tuple[str, str]]()
     astray: dict[str, list[str]] = defaultdict(list)
     for given, cells in zip(found, (row.cells for row in table.rows), strict=True):
         name = cells[whose] if whose is not None and cells else ""

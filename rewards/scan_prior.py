@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from scipy.special import expit
@@ -159,7 +159,7 @@ def read_backbone(path: Path, of: Construct) -> tuple[Array, Array]:
     """
     with gzip.open(path, "rt") as file:
         found = next((line for line in file if f'"{of.chain}"' in line), None)
-    record = json.loads(found) if found is not None else {"seq": ""}
+    record: dict[str, Any] = {"seq": ""} if found is None else json.loads(found)
     first = record["seq"].find(of.wild_type)
     if first < 0:
         raise ValueError(

@@ -583,7 +583,7 @@ def evaluate_weights(name: str, data: Path) -> None:
         for s in SCANS:
             reward = shipped.landscape(registered=f"{name}-{KINDS[s]}{suffix}")
             sequences = [_mutate(of.construct, v) for v in rows[s].variants]
-            score = reward(Designs.of([sequences], PROTEIN))[0].numpy()
+            score = reward(Designs.of(sequences, PROTEIN))[0].numpy()
             other = "A" if part == "B" else "B"
             print(
                 f"shipped {reward.name:22s}: Spearman {_spearman(score, rows[s].scores):.3f} on "
