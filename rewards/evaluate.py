@@ -15,7 +15,8 @@ numbers. What is judged is a gain: the reward of a design minus that of its wild
   predicted gains. A slope of 0.5 says that half of a predicted difference is there.
 
 Single and multiple mutants are judged together and apart. Rows that hold the wild type are left
-out. Exit codes: 0 all rows were judged, 2 bad input, or some rows were skipped.
+out. Exit codes: 0 all rows were judged, 2 bad input, or some rows were skipped, 4 weights or a
+package are missing.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from seqalign.core.process import Designs
 from seqalign.core.sequence import PROTEIN
 from seqalign.files.structure import Structure, read_structure
 from seqalign.rewards.measured import Homes, Measured, read_backbones, read_measured
+from seqalign.weights import MissingWeights
 
 __all__ = ["BINS", "Bin", "Figures", "figures", "predict", "reward_of"]
 
@@ -302,7 +304,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m seqalign.rewards.evaluate",
         description="Judge rewards by measured variants: ranks, tails, calibration.",
-        epilog="Exit codes: 0 all rows were judged, 2 bad input, or some rows were skipped.",
+        epilog="Exit codes: 0 all rows were judged, 2 bad input or rows that were skipped, "
+        "4 weights or a package are missing.",
     )
     parser.add_argument(
         "names", metavar="NAME", nargs="+", help="a reward; with parameters as NAME:key=value,..."
@@ -433,7 +436,8 @@ def _show(
     for part, some in found.items():
         first = next(iter(some.values()))
         of = f" of {first.proteins} proteins" if first.proteins > 1 else ""
-        console.print(_ranks(f"\n{part}: {first.n:,} rows{of}", some))
+        console.print()
+        console.print(_ranks(f"{part}: {first.n:,} rows{of}", some))
         if all(measured.wild.values()):
             console.print(_tails(some, units))
     if not all(measured.wild.values()):
@@ -451,10 +455,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True, markup=False, highlight=False)
     try:
         return _judge(given, errors)
-    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         for line in str(error).splitlines():
             errors.print(f"error: {line}", soft_wrap=True)
-        return 2
+        return 4 if isinstance(error, (MissingWeights, ImportError)) else 2
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ ranks those of one protein, the first k are ordered, and what counts is their me
 (its published weights where they are, else mpnn-mini), both by the sum of their ranks, other
 registered rewards by name, and chance; "the best" is what measuring everything would find.
 
-The oracle has not seen the protein that it judges: where `ddg-mini` and `ddg-mini-b` learned from
-mega-scale, from halves of its homology groups, each judges the half of the other. The differences
-are paired over proteins, with 95 % bootstrap intervals that resample whole homology groups.
-Multiple mutants (`multi_mutants`) are a second laboratory, with few mutants for each protein.
+The oracle has seen neither the protein that it judges nor anything alike: where `ddg-mini` and its
+twin learned from mega-scale, from two halves of its homology groups, each judges the half of the
+other, and what is alike to both halves is left out. The differences are paired over proteins, with
+95 % bootstrap intervals that resample whole homology groups. Multiple mutants (`multi_mutants`) are
+a second laboratory, with few mutants for each protein.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import csv
 import gzip
 import sys
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +40,7 @@ from seqalign.weights import MissingWeights, path
 Array = NDArray[np.float64]
 SIZES = (1, 5, 10, 20)
 DRAWS = 10_000
-GUIDES = {"A": "ddg-mini", "B": "ddg-mini-b"}
+TWINS = ("ddg-mini", "ddg-mini-b")
 ORACLE, MPNN, BOTH, CHANCE, BEST = "oracle", "ProteinMPNN", "both", "chance", "the best"
 
 
@@ -56,22 +59,40 @@ def groups_of(table: Path) -> dict[str, str]:
         return {row["pdb"]: row["group"] for row in csv.DictReader(file)}
 
 
-def halves(data: Path) -> dict[str, str] | None:
-    """Return the half, A or B, whose oracle learned from each group; None if none learned from any.
+def learned(data: Path, name: str) -> dict[str, set[str]] | None:
+    """Return which oracles learned from each protein of a table, or from one alike.
 
-    `ddg-mini` learned from half A, its twin from half B.
+    The keys are entry and chain, "1AOY_A". None if the oracles learned from neither table.
     """
-    try:
-        from seqalign.rewards import stability_data
-    except ImportError:
+    if find_spec("seqalign.rewards.stability_data") is None:
         return None
-    found: dict[str, str] = stability_data.halves(data)
-    return found
+    from seqalign.rewards import stability_data
+    from seqalign.rewards.train_ddg import half_of
+
+    structures, rows = stability_data.scans(data)
+    half = half_of(rows)
+    if name == "megascale_ddg":
+        return {row.protein: {half[row.group]} for row in rows}
+    # how gains add up was fitted on multiple mutants
+    others, several = stability_data.multiples(data)
+    turn = half_of(several)
+    near = stability_data.alike(others, structures, {row.protein: row.group for row in rows})
+    return {r.protein: {turn[r.group], *(half[g] for g in near[r.protein])} for r in several}
 
 
-def few(measured: Measured, proteins: int) -> Measured:
-    """Return the rows of the first proteins."""
-    kept = set(list(dict.fromkeys(row.protein for row in measured.rows))[:proteins])
+def unseen(measured: Measured, seen: dict[str, set[str]] | None) -> dict[str, str]:
+    """Return the oracle that judges each protein, of those that no oracle's data is alike to."""
+    judges = {}
+    for protein, home in measured.homes.items():
+        assert home is not None  # of a file of backbones
+        key = f"{protein.partition(':')[0]}_{home.numbering.chains[0]}"
+        free = [twin for twin in TWINS if seen is None or twin not in seen[key]]
+        judges |= {protein: free[0]} if free else {}
+    return judges
+
+
+def of(measured: Measured, kept: Collection[str]) -> Measured:
+    """Return the rows of some proteins."""
     rows = tuple(row for row in measured.rows if row.protein in kept)
     return Measured(measured.column, rows, measured.homes, measured.wild, (), measured.notes)
 
@@ -84,18 +105,18 @@ def laboratory(
     table = folder / f"{name}.csv.gz"
     homes = read_backbones([folder / f"{file}_backbones.jsonl.gz" for file in backbones])
     measured = read_measured(table, homes, lower_is_better=True)
-    if proteins is not None:
-        measured = few(measured, proteins)
+    seen = learned(data, name)
+    judge = unseen(measured, seen)
+    kept = [p for p in measured.homes if p in judge][:proteins]
+    measured = of(measured, kept)
     named = groups_of(table)
-    group = {p: named[p.partition(":")[0]] for p in np.unique(measured.proteins)}
-    half = halves(data)
-    if half is None:
-        oracle = predict(GUIDES["A"], measured)[0]
-    else:
-        by = {part: predict(guide, measured)[0] for part, guide in GUIDES.items()}
-        # each protein by the oracle of the other half; what is in none by the guide
-        own = np.array([half.get(group[p], "B") for p in measured.proteins])
-        oracle = np.where(own == "B", by["A"], by["B"])
+    group = {p: named[p.partition(":")[0]] for p in kept}
+    oracle = np.empty(len(measured.rows))
+    for twin in sorted({judge[p] for p in kept}):
+        there = [p for p in kept if judge[p] == twin]
+        what = "nothing alike" if seen is not None else "ProTherm, in which some are alike"
+        print(f"{twin} judges {len(there)} proteins of {name}; it learned from {what}")
+        oracle[np.isin(measured.proteins, there)] = predict(twin, of(measured, there))[0]
     said = {ORACLE: oracle, MPNN: predict(mpnn, measured)[0]}
     said |= {other: predict(other, measured)[0] for other in others}
     return Laboratory(measured, group, said)
@@ -114,10 +135,11 @@ def ordered(lab: Laboratory, k: int) -> tuple[list[str], dict[str, Array], dict[
         said[BOTH] = rankdata(said[ORACLE]) + rankdata(said[MPNN])
         said[BEST] = truth
         for judge in judges:
-            # chance is the mean over all draws; ties keep the order of the table
-            chosen = (
-                truth if judge == CHANCE else truth[np.argsort(-said[judge], kind="stable")[:k]]
-            )
+            # chance is the mean over all draws
+            chosen = truth
+            if judge != CHANCE:
+                # ties keep the order of the table
+                chosen = truth[np.argsort(-said[judge], kind="stable")[:k]]
             means[judge].append(float(chosen.mean()))
             above[judge].append(float((chosen > 0).mean()))
     return names, *({j: np.array(v) for j, v in found.items()} for found in (means, above))
@@ -194,10 +216,6 @@ def main(
     except (MissingWeights, FileNotFoundError):
         print("ProteinMPNN's weights are not on this machine: its log-odds are those of mpnn-mini")
     others = [name for name in judges.split(",") if name]
-    seen = halves(data)
-    print(
-        f"oracle: {GUIDES['A']}" + ("" if seen is None else f" or {GUIDES['B']}, unseen proteins")
-    )
     print(f"{MPNN}: {mpnn}")
     limit = 4 if quick else None
     show("single mutants", laboratory(data, "megascale_ddg", ["megascale"], mpnn, others, limit))

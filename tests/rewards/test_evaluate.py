@@ -301,6 +301,13 @@ def test_skipped_rows_are_said_and_counted(tmp_path, capsys):
     assert "single mutants: 3 rows" in shown.out
 
 
+def test_weights_that_are_missing_have_their_own_exit_code(table, pdb, capsys):
+    path, _ = table
+    name = "mpnn-log-odds:checkpoint=nowhere.pt"
+    assert main([name, "--data", str(path), "--structure", str(pdb)]) == 4
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
