@@ -269,7 +269,8 @@ def _cell(value: float | None, digits: int = 3) -> str:
 def _ranks(title: str, found: Mapping[str, Figures]) -> Table:
     first = next(iter(found.values()))
     several = first.proteins > 1
-    table = Table("", title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    table.add_column("reward", overflow="fold")
     heads = ["Spearman", "Pearson"]
     heads += [f"Spearman per protein\n({first.judged} with {LEAST} rows)"] if several else []
     heads += ["slope", "intercept", "predicted gains", "Spearman\namong them", "slope\namong them"]
