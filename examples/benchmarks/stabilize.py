@@ -199,6 +199,7 @@ def main(
     mode: Annotated[str, typer.Option(help="of the log-odds: conditional, unconditional")] = (
         "conditional"
     ),
+    only: Annotated[str | None, typer.Option(help="one laboratory: single, multiple")] = None,
     threads: int = 1,
 ) -> None:
     """Print the tables."""
@@ -218,9 +219,12 @@ def main(
     others = [name for name in judges.split(",") if name]
     print(f"{MPNN}: {mpnn}")
     limit = 4 if quick else None
-    show("single mutants", laboratory(data, "megascale_ddg", ["megascale"], mpnn, others, limit))
-    several = ["protherm", "multi"]
-    show("multiple mutants", laboratory(data, "multi_mutants", several, mpnn, others, limit))
+    if only != "multiple":
+        found = laboratory(data, "megascale_ddg", ["megascale"], mpnn, others, limit)
+        show("single mutants", found)
+    if only != "single":
+        found = laboratory(data, "multi_mutants", ["protherm", "multi"], mpnn, others, limit)
+        show("multiple mutants", found)
 
 
 if __name__ == "__main__":
