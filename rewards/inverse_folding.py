@@ -11,6 +11,8 @@
   stability of a whole sequence relative to the wild type of its training data, which is not 0.
 - `mpnn-score`: mean log-probability per designed residue, in nats: minus what ProteinMPNN's headers
   call score.
+- `mpnn-log-odds`: log-odds of a design's letters against the wild type's, each given the structure
+  and all other letters of the wild type, in nats: a table, exact for one mutation.
 
 Published weights come from `seqalign fetch`; the networks are those of `seqalign.models`.
 
@@ -57,6 +59,7 @@ __all__ = [
     "SequenceScore",
     "StabilityOracle",
     "drakes_stability",
+    "mpnn_log_odds",
     "mpnn_score",
     "point_mutations",
     "thermompnn",
@@ -500,24 +503,14 @@ def mpnn_score(
         )
     if orders < 1:
         raise ValueError(f"mpnn-score: orders is {orders}; give 1 or more.")
-    source = shipped() if checkpoint is None else load_checkpoint(checkpoint)
-    if source.head is not None:
-        raise ValueError(
-            f"{checkpoint}: is an oracle, which has no letters to say. Give a model of sequences, "
-            f"or use the reward drakes-stability."
-        )
+    source = _model_of_sequences(checkpoint)
     read = read_structure(structure, chains=chains, context=context, numbering=numbering)
     # one table is soon made anywhere, and goes where the designs are
     home = device_of(device) if mode == "any-order" else "cpu"
     place, backbone = _Place.of(source, read), source.encode(read, label=label, device=home)
     if mode == "unconditional":
-        with torch.no_grad():
-            if source.sees_masks:
-                logits = backbone.logits(torch.where(place.free, MASKED, place.tokens)[None])[0]
-                log_p = logits[:, :LETTERS].double().log_softmax(-1)
-            else:
-                log_p = backbone.unconditional().double().log_softmax(-1)
-        table = torch.where(place.free[:, None], log_p[:, :LETTERS], 0.0) / place.free.sum()
+        log_p = unconditional(source, backbone, place)
+        table = torch.where(place.free[:, None], log_p, 0.0) / place.free.sum()
         return Additive(
             name="mpnn-score",
             wild_type=read.wild_type,
@@ -534,3 +527,104 @@ def mpnn_score(
         # what is not designed comes first
         orders=(draws + place.free).argsort(-1).to(home),
     )
+
+
+@torch.no_grad()
+def conditional(source: Weights, backbone: Backbone, place: _Place, draws: Tensor) -> Tensor:
+    """Return log p (L, 20) of each position's letter given all other letters of the wild type.
+
+    A network that sees a mask sees it at the residue alone. One that does not decodes the residue
+    last, and the log-probabilities are means over orders of the others.
+
+    Args:
+        source: the network.
+        backbone: the structure, encoded.
+        place: where letters go; its own letters are the wild type's.
+        draws: (n, N) in [0, 1), the orders.
+    """
+    total = torch.zeros(len(place.slots), LETTERS, dtype=torch.float64)
+    draws = draws[:1] if source.sees_masks else draws
+    for draw in draws:
+        rows = []
+        for some in place.slots.split(CHUNK):
+            own = torch.arange(len(draw)) == some[:, None]
+            tokens = place.tokens.expand(len(some), -1)
+            if source.sees_masks:
+                logits = backbone.logits(torch.where(own, MASKED, tokens))
+            else:
+                logits = backbone.logits(tokens, backbone.seen((draw + own).argsort(-1)))
+            at = logits[torch.arange(len(some)), some, :LETTERS]
+            rows.append(at.double().log_softmax(-1))
+        total += torch.cat(rows)
+    return total / len(draws)
+
+
+@torch.no_grad()
+def unconditional(source: Weights, backbone: Backbone, place: _Place) -> Tensor:
+    """Return log p (N, 20) of each residue's letter given the structure and what is not designed.
+
+    Of a network without masks, given the structure alone.
+    """
+    if source.sees_masks:
+        logits = backbone.logits(torch.where(place.free, MASKED, place.tokens)[None])[0]
+        return logits[:, :LETTERS].double().log_softmax(-1)
+    return backbone.unconditional().double().log_softmax(-1)[:, :LETTERS]
+
+
+def mpnn_log_odds(
+    *,
+    structure: str | Path | Structure,
+    checkpoint: str | Path | None = None,
+    mode: Literal["conditional", "unconditional"] = "conditional",
+    orders: int = 1,
+    seed: int = 0,
+    chains: str | Sequence[str] | None = None,
+    context: str | Sequence[str] | None = None,
+    numbering: str = "author",
+) -> Additive:
+    """Return the log-odds of a design's letters against the wild type's, summed, in nats.
+
+    Args:
+        structure: a structure file or a Structure; its own letters are the wild type and score 0.
+        checkpoint: as for `mpnn_score`; mpnn-mini by default.
+        mode: "conditional" on all other letters of the wild type; "unconditional", on the structure
+            alone, is a pass instead of one per residue.
+        orders: how many random orders of the other residues are averaged ("conditional"), where
+            letters are decoded one after another.
+        seed: of the orders.
+        chains: chains to be designed; all but `context` by default.
+        context: chains that are seen and not designed.
+        numbering: how residues are numbered, "author", "label" or "index".
+
+    Raises:
+        FileNotFoundError: the weights are not on this machine; the message says how to get them.
+        ValueError: a parameter has no meaning, or the file is an oracle's.
+    """
+    if mode not in ("conditional", "unconditional"):
+        raise ValueError(f"mpnn-log-odds: mode is {mode!r}; give 'conditional' or 'unconditional'.")
+    if orders < 1:
+        raise ValueError(f"mpnn-log-odds: orders is {orders}; give 1 or more.")
+    source = _model_of_sequences(checkpoint)
+    read = read_structure(structure, chains=chains, context=context, numbering=numbering)
+    place, backbone = _Place.of(source, read), source.encode(read)
+    if mode == "unconditional":
+        log_p = unconditional(source, backbone, place)[place.slots]
+    else:
+        size = (orders, len(place.tokens))
+        draws = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+        log_p = conditional(source, backbone, place, draws)
+    wild = PROTEIN.encode([read.wild_type])[0]
+    table = log_p - log_p.gather(-1, wild[:, None])
+    # letters of context chains are kept, and count nothing
+    table = torch.where(place.free[place.slots, None], table, 0.0)
+    return Additive(name="mpnn-log-odds", wild_type=read.wild_type, table=table, unit="nats")
+
+
+def _model_of_sequences(checkpoint: str | Path | None) -> Weights:
+    source = shipped() if checkpoint is None else load_checkpoint(checkpoint)
+    if source.head is not None:
+        raise ValueError(
+            f"{checkpoint}: is an oracle, which has no letters to say. Give a model of sequences, "
+            f"or use the reward drakes-stability."
+        )
+    return source

@@ -14,7 +14,7 @@ from typing import Final
 from seqalign.files.sequences import Fasta, is_fasta, read_records, spelled
 from seqalign.files.tables import Row, Table, column_key, read_table
 
-__all__ = ["Candidate", "Claim", "candidates"]
+__all__ = ["Candidate", "Claim", "candidates", "tabulated"]
 
 _KINDS: Final = {
     "sequence": (
@@ -75,17 +75,34 @@ def candidates(path: Path) -> tuple[list[Candidate], tuple[str, ...]]:
     Raises:
         ValueError: there is no such file, or it is neither.
     """
+    if _is_table(path):
+        rows, table = tabulated(path)
+        return rows, table.notes
+    found, notes = read_records(path)
+    return [_of_fasta(n, record) for n, record in enumerate(found, 1)], notes
+
+
+def tabulated(path: Path) -> tuple[list[Candidate], Table]:
+    """Return the candidates of a table, one per row, and the table with its other columns.
+
+    Raises:
+        ValueError: there is no such file, or it is no table.
+    """
+    if not _is_table(path):
+        raise ValueError(f"{path}: is no table. Give one with a header, as CSV or TSV.")
+    wanted = "'sequence', 'variant' (V39A:D40G) or 'Combo' (letters at designed positions)"
+    table = read_table(path, _KNOWN, wanted)
+    return list(_of_table(path, table)), table
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file is a table, and not FASTA."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file. Give a FASTA or CSV file.")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     if suffix in (".xlsx", ".xls", ".ods", ".parquet"):
         raise ValueError(f"{path}: save the table as CSV (.csv), or give a FASTA file.")
-    if suffix in _TABLES and not is_fasta(path):
-        wanted = "'sequence', 'variant' (V39A:D40G) or 'Combo' (letters at designed positions)"
-        table = read_table(path, _KNOWN, wanted)
-        return list(_of_table(path, table)), table.notes
-    found, notes = read_records(path)
-    return [_of_fasta(n, record) for n, record in enumerate(found, 1)], notes
+    return suffix in _TABLES and not is_fasta(path)
 
 
 def _of_fasta(n: int, record: Fasta) -> Candidate:

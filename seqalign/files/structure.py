@@ -143,6 +143,24 @@ class Structure:
                 f"{self.name}: require is {self.require!r}; name some of {', '.join(BACKBONE)}."
             )
 
+    @classmethod
+    def of(cls, name: str, sequence: str, coords: Tensor, numbering: Numbering) -> Structure:
+        """Return the structure of chains at hand, all to be designed.
+
+        Args:
+            name: what messages call it.
+            sequence: L letters, "X" where there is no standard one.
+            coords: (L, 4, 3), Å, atoms N, CA, C, O; nan where missing.
+            numbering: the names of the L residues.
+        """
+        found = coords.to(torch.float32)
+        keys = [
+            (chain, re.sub("[A-Za-z]$", "", number), "")
+            for chain, number in zip(numbering.chains, numbering.numbers, strict=True)
+        ]
+        design = torch.ones(len(sequence), dtype=torch.bool)
+        return cls(name, sequence, found, numbering, design, _residue_index(found, keys))
+
     def __len__(self) -> int:
         return len(self.sequence)
 

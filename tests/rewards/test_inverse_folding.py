@@ -330,9 +330,73 @@ def test_nothing_to_design_is_refused(checkpoint):
         inverse_folding.mpnn_score(structure=made, checkpoint=checkpoint[0])
 
 
-@pytest.mark.parametrize("name", ["thermompnn", "drakes-stability", "mpnn-score"])
+@pytest.mark.parametrize("name", ["thermompnn", "drakes-stability", "mpnn-score", "mpnn-log-odds"])
 def test_cards(name):
     card = yaml.safe_load((FOLDER / "cards" / f"{name}.yaml").read_text())
     assert card["name"] == name
     assert card["direction"].startswith("higher is better")
     assert card["needs"] or name == "mpnn-score"
+
+
+# log-odds -----------------------------------------------------------------------------------------
+
+
+def conditional_by_hand(source, given, position):
+    """Return log p (20) of one residue decoded last, its own letter never seen."""
+    place = inverse_folding._Place.of(source, given)
+    backbone = source.encode(given)
+    node = int(place.slots[position])
+    if source.sees_masks:
+        tokens = place.tokens.clone()
+        tokens[node] = MASKED
+        logits = backbone.logits(tokens[None])
+    else:
+        size = len(place.tokens)
+        draw = torch.rand(1, size, generator=torch.Generator().manual_seed(0))[0]
+        order = [n for n in draw.argsort().tolist() if n != node]
+        tokens = place.tokens.clone()
+        # whatever stands there, a residue decoded last is not seen
+        tokens[node] = 7
+        logits = backbone.logits(tokens[None], backbone.seen(torch.tensor([[*order, node]])))
+    return logits[0, node, :20].double().log_softmax(-1)
+
+
+def test_log_odds_are_those_of_a_residue_decoded_last(checkpoint):
+    given, (path, source) = structure(), checkpoint
+    reward = inverse_folding.mpnn_log_odds(structure=given, checkpoint=path)
+    wild = PROTEIN.encode([WILD])[0]
+    assert float(reward(Designs(wild[None, None], PROTEIN))) == 0.0
+    for i in (0, 6, LENGTH - 1):
+        log_p = conditional_by_hand(source, given, i)
+        expected = log_p - log_p[wild[i]]
+        torch.testing.assert_close(reward.table[i], expected, rtol=0, atol=1e-5)
+    designs = mutants(2, 3, 4)
+    assert torch.allclose(reward.relaxed(one_hot(designs)), reward(designs))
+    assert reward.unit == "nats"
+    assert reward.differentiable
+
+
+def test_unconditional_log_odds_are_differences_of_the_unconditional_score(checkpoint):
+    given, designs = structure(), mutants(1, 6, 5)
+    odds = inverse_folding.mpnn_log_odds(
+        structure=given, checkpoint=checkpoint[0], mode="unconditional"
+    )
+    score = inverse_folding.mpnn_score(
+        structure=given, checkpoint=checkpoint[0], mode="unconditional"
+    )
+    wild = Designs(PROTEIN.encode([WILD])[:, None], PROTEIN)
+    torch.testing.assert_close(odds(designs), LENGTH * (score(designs) - score(wild)))
+
+
+def test_letters_of_context_chains_have_no_log_odds(checkpoint):
+    design = torch.arange(LENGTH) < 9
+    given = structure(design=design, chains="A" * 9 + "B" * 5)
+    reward = inverse_folding.mpnn_log_odds(structure=given, checkpoint=checkpoint[0])
+    assert bool((reward.table[9:] == 0).all())
+    assert bool((reward.table[:9] != 0).any())
+
+
+def test_log_odds_refuse_parameters_without_a_meaning():
+    for params, words in (({"orders": 0}, "orders is 0"), ({"mode": "best"}, "mode is 'best'")):
+        with pytest.raises(ValueError, match=words):
+            inverse_folding.mpnn_log_odds(structure=structure(), **params)

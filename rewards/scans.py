@@ -1,14 +1,15 @@
-"""Stability and peptide affinity of PSD-95 PDZ3, learned from two deep mutational scans.
+"""Stability and affinity of one protein, learned from its scans of abundance and of binding.
 
 Free energies are additive over substitutions; what a scan measures is not. A substitution i → a
-changes the folding free energy by ΔΔG_fold(i, a) and the free energy of binding the CRIPT peptide
-by ΔΔG_bind(i, a). With F and B the sums over the substitutions of a design,
+changes the folding free energy by ΔΔG_fold(i, a) and the free energy of binding a partner by
+ΔΔG_bind(i, a). With F and B the sums over the substitutions of a design,
 
     folded fraction  = 1 / (1 + exp((g_fold + F) / RT))
     bound fraction   = 1 / (1 + exp((g_bind + B) / RT) · (1 + exp((g_fold + F) / RT)))
 
-and each scan reads an affine function of its fraction. `train_pdz3` fits the tables; at run time a
-reward is two (84, 20) tables per ensemble member, so scoring is a table look-up.
+and each scan reads an affine function of its fraction. `train_scans` fits the tables; at run time
+a reward is two (L, 20) tables per ensemble member, so scoring is a table look-up. The proteins are
+PSD-95 PDZ3 (its partner the CRIPT peptide) and the C-terminal SH3 domain of GRB2 (its GAB2).
 
 - Stability is −F, in kcal/mol: 0 for the wild type, positive for a more stable design.
 - Affinity is minus the change of the *apparent* binding free energy,
@@ -49,38 +50,28 @@ if TYPE_CHECKING:
 
     from seqalign.core.process import Designs
 
-__all__ = ["BACKGROUNDS", "RT", "WILD_TYPE", "Landscape", "landscape"]
-
-WILD_TYPE: Final = (
-    "PRRIVIHRGSTGLGFNIVGGEDGEGIFISFILAGGPADLSGELRKGDQILSVNGVDLRNASHEQAAIALKNAGQTVTIIAQYKP"
-)
-"""The construct of both scans, 84 residues of PSD-95 PDZ3; position 0 is its first residue."""
-
-BACKGROUNDS: Final = ("P0G", "V4R", "S9I", "L12R", "G13V", "S39A", "I48L", "N52R")
-"""The substitutions (0-based) that nearly every double mutant of the scans carries."""
+__all__ = ["RT", "Landscape", "landscape"]
 
 RT: Final = 0.0019872 * 303.15
 """Thermal energy in kcal/mol at 30 °C, the temperature of the yeast growth assay."""
 
-LENGTH: Final = len(WILD_TYPE)
 LETTERS: Final = len(PROTEIN)
-
-_WORDS: Final = ("scores whole PDZ3 constructs of {} residues", f"Start from {WILD_TYPE}")
 
 Kind = Literal["stability", "affinity"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Landscape(Reward):
-    """A free-energy landscape of PDZ3: an ensemble of additive tables and one read-out.
+    """A free-energy landscape of one protein: an ensemble of additive tables and one read-out.
 
     Attributes:
         name: what messages and tables call it.
+        wild_type: the L letters of the construct that was scanned.
         kind: "stability" reads −ΔΔG_fold, "affinity" minus the apparent ΔΔG_bind.
         kappa: standard deviations subtracted from the ensemble mean; 0 is the plain mean.
         bound: kcal/mol at which a gain over the wild type saturates.
-        folding: (M, 84, 20) ΔΔG_fold in kcal/mol per member; 0 at the wild-type letter.
-        binding: (M, 84, 20) ΔΔG_bind in kcal/mol per member.
+        folding: (M, L, 20) ΔΔG_fold in kcal/mol per member; 0 at the wild-type letter.
+        binding: (M, L, 20) ΔΔG_bind in kcal/mol per member.
         wild_type_folding: (M,) folding free energy of the wild type in kcal/mol.
         unit: "kcal/mol".
         cost: seconds per design.
@@ -91,6 +82,7 @@ class Landscape(Reward):
     """
 
     name: str
+    wild_type: str
     kind: Kind
     kappa: float = 0.0
     bound: float = 3.0
@@ -120,7 +112,7 @@ class Landscape(Reward):
 
         Raises:
             TypeError: the designs have no letters.
-            ValueError: another alphabet, another length than 84, or a position still masked.
+            ValueError: another alphabet, another length than L, or a position still masked.
         """
         return self._reduce(self._members(designs))
 
@@ -129,12 +121,12 @@ class Landscape(Reward):
 
         Raises:
             TypeError: the designs have no letters.
-            ValueError: another alphabet, another length than 84, or a position still masked.
+            ValueError: another alphabet, another length than L, or a position still masked.
         """
         return self._members(designs).std(dim=-1, correction=0)
 
     def relaxed(self, x: Tensor) -> Tensor:
-        """Score letter probabilities (B, K, 84, 20) as (B, K) in kcal/mol, differentiably.
+        """Score letter probabilities (B, K, L, 20) as (B, K) in kcal/mol, differentiably.
 
         The tables are averaged over the letters before the read-out, so a one-hot x scores what
         `__call__` scores.
@@ -142,20 +134,21 @@ class Landscape(Reward):
         Raises:
             ValueError: x has another shape.
         """
-        x = letter_probabilities(x, self.name, LENGTH)
+        x = letter_probabilities(x, self.name, len(self.wild_type))
         table = self._table(x.device)
         return self._reduce(self._read(x.flatten(-2).to(table.dtype) @ table))
 
     def _table(self, device: torch.device) -> Tensor:
-        """Return the tables as one (84 · 20, 2M) matrix, folding first."""
+        """Return the tables as one (L · 20, 2M) matrix, folding first."""
         stack = torch.cat([self.folding, self.binding]).flatten(1).T
         return stack.to(device=device, dtype=torch.float64)
 
     def _members(self, designs: Designs) -> Tensor:
         """Score designs with each member, (B, K, M)."""
-        tokens = letter_tokens(designs, self.name, LENGTH, _WORDS)
+        words = ("scores whole constructs of {} residues", f"Start from {self.wild_type}")
+        tokens = letter_tokens(designs, self.name, len(self.wild_type), words)
         table = self._table(tokens.device)
-        rows = tokens + LETTERS * torch.arange(LENGTH, device=tokens.device)
+        rows = tokens + LETTERS * torch.arange(len(self.wild_type), device=tokens.device)
         # A sum of table rows per design: independent of the batch, bit by bit.
         sums = functional.embedding_bag(rows.flatten(0, 1), table, mode="sum")
         return self._read(sums.reshape(*tokens.shape[:2], -1))
@@ -183,30 +176,35 @@ class Landscape(Reward):
 
 
 @lru_cache(maxsize=8)
-def _weights(file: str) -> dict[str, Tensor]:
+def _weights(file: str) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a file, and the wild type that they belong to."""
     path = Path(__file__).with_name(file)
     if not path.is_file():
         raise FileNotFoundError(
             f"The weights {file} are not in {path.parent}. Reinstall seqalign, or train them with "
-            f"`python -m seqalign.rewards.train_pdz3 --data DATA --out rewards/`."
+            f"`python -m seqalign.rewards.train_scans {file.partition('-')[0]} --data DATA --out "
+            f"rewards/`."
         )
     with safe_open(path, framework="pt") as stored:
-        return sound(((key, stored.get_tensor(key)) for key in stored.keys()), path)
+        found = sound(((key, stored.get_tensor(key)) for key in stored.keys()), path)
+        return found, str(stored.metadata()["wild_type"])
 
 
 def landscape(*, registered: str, kappa: float = 0.0, bound: float = 3.0) -> Landscape:
-    """Return −ΔΔG_fold or −apparent ΔΔG_bind (to CRIPT) of PDZ3, kcal/mol.
+    """Return −ΔΔG_fold or −apparent ΔΔG_bind of a scanned protein, kcal/mol.
 
     Args:
-        registered: "pdz3-stability" or "pdz3-affinity", trained on half A of the substitutions; or
-            its hold-out twin, "...-holdout", trained on half B without structure and family.
+        registered: "pdz3-stability" or "pdz3-affinity" (to CRIPT), trained on half A of the
+            substitutions; its hold-out twin, "...-holdout", trained on half B without structure and
+            family; "grb2-stability" or "grb2-affinity" (to GAB2), trained on all rows.
         kappa: ensemble standard deviations to subtract.
         bound: kcal/mol at which a gain saturates.
     """
-    weights = _weights(f"{registered}.safetensors")
+    weights, wild_type = _weights(f"{registered}.safetensors")
     folding = weights["folding"]
     return Landscape(
         name=registered,
+        wild_type=wild_type,
         kind="affinity" if "affinity" in registered else "stability",
         kappa=kappa,
         bound=bound,

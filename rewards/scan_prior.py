@@ -1,4 +1,4 @@
-"""Prior covariances of the energies of PDZ3's substitutions, from sequence, backbone and family.
+"""Prior covariances of the energies of substitutions, from sequence, backbone and natural family.
 
 Each term is a product of a similarity of positions and a similarity of amino acids.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from scipy.special import expit
 
 from seqalign.core.sequence import PROTEIN
-from seqalign.rewards.pdz3 import WILD_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,14 +26,52 @@ if TYPE_CHECKING:
 
 Prior = Literal["full", "scan"]
 LETTERS: Final = PROTEIN.letters
-LENGTH: Final = len(WILD_TYPE)
-SUBSTITUTIONS: Final = [(i, a) for i, wild in enumerate(WILD_TYPE) for a in LETTERS if a != wild]
-INDEX: Final = {f"{WILD_TYPE[i]}{i}{a}": n for n, (i, a) in enumerate(SUBSTITUTIONS)}
-SIZE: Final = len(SUBSTITUTIONS)
-POSITION: Final = np.array([i for i, _ in SUBSTITUTIONS])
-LETTER: Final = np.array([LETTERS.index(a) for _, a in SUBSTITUTIONS])
-WILD: Final = np.array([LETTERS.index(a) for a in WILD_TYPE])
-CHAIN: Final = "6qji_p_trunc_2022_A"
+
+
+@dataclass(frozen=True)
+class Construct:
+    """A protein that was scanned, and what is known of it beside the scans.
+
+    Attributes:
+        wild_type: L letters; position 0 is the first.
+        chain: its name among the natural chains; it holds the construct without a gap.
+        family: a file of aligned natural sequences, this one among them; None without one.
+    """
+
+    wild_type: str
+    chain: str = ""
+    family: str | None = None
+
+    @cached_property
+    def substitutions(self) -> list[tuple[int, str]]:
+        """The 19 L substitutions, by position and letter."""
+        return [(i, a) for i, wild in enumerate(self.wild_type) for a in LETTERS if a != wild]
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """The number of each substitution by its name, "P0A"."""
+        names = (f"{self.wild_type[i]}{i}{a}" for i, a in self.substitutions)
+        return {name: n for n, name in enumerate(names)}
+
+    @property
+    def size(self) -> int:
+        """How many substitutions there are."""
+        return len(self.substitutions)
+
+    @cached_property
+    def position(self) -> NDArray[np.int64]:
+        """The position of each substitution."""
+        return np.array([i for i, _ in self.substitutions])
+
+    @cached_property
+    def letter(self) -> NDArray[np.int64]:
+        """The number of the new letter of each substitution."""
+        return np.array([LETTERS.index(a) for _, a in self.substitutions])
+
+    @cached_property
+    def wild(self) -> NDArray[np.int64]:
+        """The number of the wild-type letter of each position."""
+        return np.array([LETTERS.index(a) for a in self.wild_type])
 
 
 # Kyte-Doolittle hydropathy; residue volume (Å3, Zamyatnin 1972); helix propensity (kcal/mol, Pace
@@ -109,8 +148,8 @@ def letter_similarity() -> Array:
     return _rbf(descriptors, 2.0)
 
 
-def read_backbone(path: Path) -> tuple[Array, Array]:
-    """Read the PDZ3 backbone: distances (84, 84) between C-beta atoms in Å, and burial (84, 2).
+def read_backbone(path: Path, of: Construct) -> tuple[Array, Array]:
+    """Read a construct's backbone: distances (L, L) between C-beta atoms in Å, and burial (L, 2).
 
     Burial is a soft count of neighbors within 9 Å and the count of C-beta atoms within 12 Å in the
     half sphere of the side chain.
@@ -119,10 +158,16 @@ def read_backbone(path: Path) -> tuple[Array, Array]:
         ValueError: the file does not hold the chain.
     """
     with gzip.open(path, "rt") as file:
-        found = next((line for line in file if CHAIN in line), None)
-    if found is None:
-        raise ValueError(f"{path} has no chain {CHAIN!r}; the backbone of the construct is needed.")
-    atoms = {k: np.array(v, dtype=np.float64) for k, v in json.loads(found)["coords"].items()}
+        found = next((line for line in file if f'"{of.chain}"' in line), None)
+    record: dict[str, Any] = {"seq": ""} if found is None else json.loads(found)
+    first = record["seq"].find(of.wild_type)
+    if first < 0:
+        raise ValueError(
+            f"{path} has no chain {of.chain!r} that holds {of.wild_type}; the backbone of the "
+            f"construct is needed."
+        )
+    part = slice(first, first + len(of.wild_type))
+    atoms = {k: np.array(v, dtype=np.float64)[part] for k, v in record["coords"].items()}
     to_alpha, to_carbonyl = atoms["CA"] - atoms["N"], atoms["C"] - atoms["CA"]
     # Ideal C-beta from the backbone.
     side = (
@@ -140,11 +185,11 @@ def read_backbone(path: Path) -> tuple[Array, Array]:
     return distance, np.stack([neighbors, half_sphere], axis=1).astype(np.float64)
 
 
-def read_family(path: Path) -> tuple[Array, Array]:
-    """Read the PDZ family: log-frequencies (84, 20) near PSD-95, and per position (84, 2) features.
+def read_family(path: Path, of: Construct) -> tuple[Array, Array]:
+    """Read a family: log-frequencies (L, 20) near the construct, and per position (L, 2) features.
 
     Sequences are weighted by 1 / (number of sequences 80 % identical), and, for the
-    log-frequencies, by their closeness to PSD-95. The features are entropy (nats) and mean
+    log-frequencies, by their closeness to the construct. The features are entropy (nats) and mean
     hydropathy in the whole family. Positions without a column have the background frequencies.
     """
     with gzip.open(path, "rt") as file:
@@ -152,14 +197,14 @@ def read_family(path: Path) -> tuple[Array, Array]:
     rows = sorted(line for line in lines if line.count("-") < 20)
     codes = {a: n for n, a in enumerate(LETTERS)}
     tokens = np.array([[codes.get(a, 20) for a in row] for row in rows])
-    # PSD-95 itself is in the family: its row says which column holds which position.
-    own = max((r for r in rows if _fits(r)), key=lambda r: len(r.replace("-", "")))
-    start = WILD_TYPE.index(own.replace("-", "")[:20])
+    # The construct itself is in the family: its row says which column holds which position.
+    own = max((r for r in rows if _fits(r, of)), key=lambda r: len(r.replace("-", "")))
+    start = of.wild_type.index(own.replace("-", "")[:20])
     column: dict[int, int] = {}
     position = start
     for c, letter in enumerate(own):
         if letter != "-":
-            while WILD_TYPE[position] != letter:  # a position deleted from the alignment
+            while of.wild_type[position] != letter:  # a position deleted from the alignment
                 position += 1
             column[position] = c
             position += 1
@@ -176,49 +221,52 @@ def read_family(path: Path) -> tuple[Array, Array]:
     near = weight * np.exp(8.0 * (np.minimum(identity, 0.8) - 0.8)) * (identity > 0.25) * 20.0
 
     def frequencies(w: Array, pseudo: float) -> Array:
-        out = np.tile(BACKGROUND_FREQUENCY, (LENGTH, 1))
+        out = np.tile(BACKGROUND_FREQUENCY, (len(of.wild_type), 1))
         for i, c in column.items():
             count = np.bincount(tokens[:, c], weights=w, minlength=21)[:20]
             out[i] = (count + pseudo * BACKGROUND_FREQUENCY) / (count.sum() + pseudo)
         return out
 
     whole, close = frequencies(weight, 20.0), np.log(frequencies(near, 5.0))
-    close[[i for i in range(LENGTH) if i not in column]] = 0.0
+    close[[i for i in range(len(of.wild_type)) if i not in column]] = 0.0
     entropy = -(whole * np.log(whole)).sum(1)
     hydropathy = whole @ _standard([HYDROPATHY[a] for a in LETTERS])
-    outside = [i for i in range(LENGTH) if i not in column]
+    outside = [i for i in range(len(of.wild_type)) if i not in column]
     hydropathy[outside] = hydropathy.mean()
     return close, np.stack([entropy, hydropathy], axis=1)
 
 
-def _fits(row: str) -> bool:
+def _fits(row: str, of: Construct) -> bool:
     """Whether a row of the alignment is the construct, some positions left out."""
-    rest = iter(WILD_TYPE)
+    rest = iter(of.wild_type)
     return all(letter in rest for letter in row.replace("-", ""))
 
 
-def covariances(data: Path | None, prior: Prior = "full") -> dict[str, Array]:
-    """Return the terms of the prior covariance, each (1596, 1596) with mean diagonal 1.
+def covariances(of: Construct, data: Path | None, prior: Prior = "full") -> dict[str, Array]:
+    """Return the terms of the prior covariance, each (19 L, 19 L) with mean diagonal 1.
 
     Args:
+        of: the construct.
         data: folder with structures/ and msas/; only the "full" prior reads it.
-        prior: "scan" knows the sequence only; "full" adds the backbone and the natural family.
+        prior: "scan" knows the sequence only; "full" adds the backbone, and the natural family
+            where there is one.
 
     Raises:
         ValueError: a "full" prior without `data`.
     """
     k_letter = letter_similarity()
-    same = (POSITION[:, None] == POSITION[None]).astype(np.float64)
-    letters = k_letter[np.ix_(LETTER, LETTER)]
-    wild = k_letter[np.ix_(WILD[POSITION], WILD[POSITION])]
+    position, letter, own = of.position, of.letter, of.wild[of.position]
+    same = (position[:, None] == position[None]).astype(np.float64)
+    letters = k_letter[np.ix_(letter, letter)]
+    wild = k_letter[np.ix_(own, own)]
     # Similarity of the changes (wild → a) and (wild → b) at one position.
-    cross = k_letter[np.ix_(LETTER, WILD[POSITION])]
+    cross = k_letter[np.ix_(letter, own)]
     terms = {
         "position": same,
         "letter at the position": same * letters,
         "letter": letters,
         "wild letter and letter": wild * letters,
-        "individual": np.eye(SIZE),
+        "individual": np.eye(of.size),
     }
     if prior == "scan":
         terms["change at the position"] = same * (letters - cross - cross.T + wild)
@@ -228,14 +276,17 @@ def covariances(data: Path | None, prior: Prior = "full") -> dict[str, Array]:
                 "The full prior reads the backbone and the natural family: give `data`, the folder "
                 "with structures/ and msas/, or use prior='scan'."
             )
-        distance, burial = read_backbone(data / "structures/chains_extra.jsonl.gz")
-        log_frequency, family = read_family(data / "msas/pf00595_pdz.fasta.gz")
-        features = np.concatenate([burial, family], axis=1)
+        distance, features = read_backbone(data / "structures/chains_extra.jsonl.gz", of)
+        log_frequency = None
+        if of.family is not None:
+            log_frequency, family = read_family(data / of.family, of)
+            features = np.concatenate([features, family], axis=1)
         features = (features - features.mean(0)) / features.std(0)
-        environment = _rbf(features, 1.2)[np.ix_(POSITION, POSITION)]
+        environment = _rbf(features, 1.2)[np.ix_(position, position)]
         near = np.exp(-((distance / 7.0) ** 2) / 2)
-        loss = log_frequency[POSITION, WILD[POSITION]] - log_frequency[POSITION, LETTER]
-        terms["position in space"] = near[np.ix_(POSITION, POSITION)]
+        terms["position in space"] = near[np.ix_(position, position)]
         terms["letter in the environment"] = environment * letters
-        terms["natural frequency"] = np.outer(loss, loss)
-    return {name: term * (SIZE / np.trace(term)) for name, term in terms.items()}
+        if log_frequency is not None:
+            loss = log_frequency[position, own] - log_frequency[position, letter]
+            terms["natural frequency"] = np.outer(loss, loss)
+    return {name: term * (of.size / np.trace(term)) for name, term in terms.items()}
