@@ -1,9 +1,9 @@
-"""Measured stabilities and natural backbones, grouped by homology and dealt to the twins' halves.
+"""Measured stabilities and natural backbones, grouped by homology and dealt to folds.
 
 Proteins are grouped by single linkage of local alignments (BLOSUM62, gaps 11/1) with an E-value
 below 1e-3 by Karlin and Altschul's statistics, in a search space of the two lengths. Groups with a
-natural mini-protein in them are never trained on. The other groups are dealt to halves, the largest
-first, each to the half with fewer rows (the first to A); natural clusters go to halves by hash.
+natural mini-protein in them are never trained on. The other groups are dealt to folds, the largest
+first, each to the fold with the fewest rows.
 
 References:
     Methods for assessing the statistical significance of molecular sequence features by using
@@ -29,7 +29,6 @@ from Bio.Align import PairwiseAligner, substitution_matrices
 from torch import Tensor
 
 from seqalign.core.sequence import PROTEIN
-from seqalign.models.splits import bucket
 from seqalign.rewards.descriptors import Geometry, geometry
 
 if TYPE_CHECKING:
@@ -176,11 +175,10 @@ def homology_groups(sequences: Mapping[tuple[str, str], str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Split:
-    """Who is trained on by whom: group and fold of each protein, halves, and what is kept out."""
+    """Group and fold of each protein, and what is kept out."""
 
     group: dict[str, str]
     kept_out: frozenset[str]
-    half: dict[str, str]
     fold: dict[str, int]
 
 
@@ -213,12 +211,11 @@ def split(
     }
     kept_out = frozenset(protein for protein in group if group[protein] in family)
     sizes = Counter(group[r.protein] for r in rows if r.protein not in kept_out)
-    halves, folds = _deal(sizes, 2), _deal(sizes, FOLDS)
+    folds = _deal(sizes, FOLDS)
     free = [protein for protein in group if protein not in kept_out]
     return Split(
         group,
         kept_out,
-        {protein: "AB"[halves[group[protein]]] for protein in free},
         {protein: folds[group[protein]] for protein in free},
     )
 
@@ -228,8 +225,3 @@ def strangers(chains: Sequence[Chain], known: Iterable[str]) -> list[Chain]:
     known = sorted(set(known))
     seen = {c.cluster for c in chains if any(e_value(c.sequence, s) < E_VALUE for s in known)}
     return [c for c in chains if c.cluster not in seen]
-
-
-def chain_half(cluster: str) -> str:
-    """Return the half, "A" or "B", of a cluster of natural chains."""
-    return "AB"[bucket(cluster, "ddg-mini", 2)]

@@ -2,10 +2,11 @@
 
     shares: {features: [proteinmpnn], data: [megascale]}
 
-`features` are the networks, letter scales or counts whose output is read; `data` the measurements,
+`features` are the networks, descriptors or counts whose output is read; `data` the measurements,
 or the family or collection of one's own, that parameters were fitted to. Natural sequences and
-structures at large, which nearly every network has seen, are not listed. Either list may be left
-out, and both may be empty: `shares: {}` says that there is nothing to share.
+structures at large, which nearly every network has seen, are not listed, nor are constants of
+letters such as their hydrophobicity. Either list may be left out, and both may be empty: `shares:
+{}` says that there is nothing to share.
 
 Two of them are of another kind if no name is in both. A card without the field, a function of the
 user's and weights from a file of the user's are not compared: what they share is unknown.

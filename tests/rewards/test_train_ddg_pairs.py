@@ -80,7 +80,7 @@ def test_groups_are_linked_through_a_third_protein_and_through_any_chain():
     assert group["4DDD"] == group["5EEE"] != group["1AAA"]
 
 
-def test_mini_families_are_kept_out_and_halves_and_folds_are_whole_groups():
+def test_mini_families_are_kept_out_and_folds_are_whole_groups():
     chains = {(f"{n}XXX", "A"): chain(n) for n in range(8)}
     chains["0YYY", "A"] = chain(0)
     rows = [r for key, c in chains.items() for r in rows_of(c, 5, protein=key[0])]
@@ -88,10 +88,8 @@ def test_mini_families_are_kept_out_and_halves_and_folds_are_whole_groups():
     split = ddg_data.split(chains, rows, minis)
     # the designed one has no family, whatever it looks like
     assert split.kept_out == {"3XXX"}
-    assert split.half["0XXX"] == split.half["0YYY"]
     assert split.fold["0XXX"] == split.fold["0YYY"]
-    assert set(split.half) == set(split.fold) == {p for p, _ in chains} - {"3XXX"}
-    assert set(split.half.values()) == {"A", "B"}
+    assert set(split.fold) == {p for p, _ in chains} - {"3XXX"}
 
 
 def test_deal_is_balanced_and_independent_of_the_order():
