@@ -115,7 +115,8 @@ def spoken(
         kind = f"What it shares with {whom} is unknown: not compared."
     said = f"{name}, never optimized, confirms {part} of the gain in {whose}"
     if v.flag:
-        return "bad", "They part", f"{said}: nothing vouches for the rest. {kind}"
+        left = "it" if v.ratio <= 0.005 else "the rest"
+        return "bad", "They part", f"{said}: nothing vouches for {left}. {kind}"
     return "good", "Confirmed", f"{said}. {kind}"
 
 

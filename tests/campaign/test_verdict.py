@@ -103,7 +103,7 @@ def test_words_name_the_judge_and_what_it_shares():
     assert "What it shares with mine is unknown: not compared" in said
     v = replace(v, guide="total", shared=foreign, kept=-1.0)
     said = ruling("a", [v]).text
-    assert "confirms nothing of the gain in the sum of the guides" in said
+    assert "confirms nothing of the gain in the sum of the guides: nothing vouches for it" in said
     assert ruling("a", [replace(v, gain=-1.0)]).text.startswith("The best designs are no better")
 
 
