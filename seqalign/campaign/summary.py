@@ -89,6 +89,7 @@ class Verdict:
         oracle: what the hold-out is, by its registered name; "" for one of the user's.
         shared: per guide, and "prior", what the hold-out shares with it; None where that is not
             known.
+        error: standard error of `kept`.
     """
 
     guide: str
@@ -97,6 +98,7 @@ class Verdict:
     kept: float
     oracle: str = ""
     shared: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    error: float = 0.0
 
     @property
     def kind(self) -> Kind:
@@ -120,6 +122,11 @@ class Verdict:
     def flag(self) -> bool:
         """Whether they part."""
         return self.ratio < 0.5
+
+    @property
+    def rises(self) -> bool:
+        """Whether the hold-out rises by more than two standard errors."""
+        return self.kept > 2 * self.error
 
     @property
     def sound(self) -> bool:

@@ -35,10 +35,15 @@ def judged(run: Run, compared: Groups) -> Summary:
 def verdicts(run: Run, compared: Groups) -> list[Verdict]:
     """Compare top and unguided designs in each pair of guide and hold-out."""
 
-    def gain(key: str) -> float:
+    def gain(key: str) -> tuple[float, float]:
+        """Return how far the top is above unguided designs, and its standard error."""
         a, b = (finite(column(compared[name], key)) for name in ("top", "plain"))
         spread = float(b.std(ddof=1)) if len(b) > 2 and len(a) else 0.0
-        return float((a.mean() - b.mean()) / spread) if spread > 0 else math.nan
+        if not spread > 0:
+            return math.nan, math.nan
+        own = float(a.var(ddof=1)) if len(a) > 1 else spread**2
+        error = math.sqrt(own / len(a) + spread**2 / len(b))
+        return float(a.mean() - b.mean()) / spread, error / spread
 
     known = run.config.get("resolved", {}).get("shared", {})
     rewards = run.config.get("rewards", {})
@@ -46,13 +51,14 @@ def verdicts(run: Run, compared: Groups) -> list[Verdict]:
         Verdict(
             guide,
             held,
-            gain(guide),
-            gain(held),
+            gain(guide)[0],
+            gain(held)[0],
             str(rewards.get(held, {}).get("oracle") or ""),
             {
                 other: None if names is None else tuple(names)
                 for other, names in known.get(held, {}).items()
             },
+            gain(held)[1],
         )
         for guide, held in run.pairs()
     ]
@@ -66,8 +72,9 @@ def speaker(label: str, found: Iterable[Verdict]) -> Verdict | None:
     """
     own = [v for v in found if v.guide in (label, TOTAL)]
 
-    def order(v: Verdict) -> tuple[int, bool, float]:
-        return _RANK[v.kind], v.guide == TOTAL, v.ratio if v.gain > 0 else -math.inf
+    def order(v: Verdict) -> tuple[int, bool, float, bool]:
+        ratio = v.ratio if v.gain > 0 else -math.inf
+        return _RANK[v.kind], v.guide == TOTAL, ratio, v.rises
 
     return min(own, key=order, default=None)
 
@@ -114,6 +121,8 @@ def spoken(
         whom = _named([x for x, names in v.shared.items() if names is None], prior)
         kind = f"What it shares with {whom} is unknown: not compared."
     said = f"{name}, never optimized, confirms {part} of the gain in {whose}"
+    if v.flag and v.rises:
+        return "open", "In part", f"{said}: it rises, by less than the guide. {kind}"
     if v.flag:
         left = "it" if v.ratio <= 0.005 else "the rest"
         return "bad", "They part", f"{said}: nothing vouches for {left}. {kind}"

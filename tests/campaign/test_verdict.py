@@ -36,6 +36,7 @@ VERDICTS = st.builds(
     GAINS,
     st.sampled_from(["", "oracle"]),
     SHARED,
+    st.floats(0, 2),
 )
 
 
@@ -59,6 +60,12 @@ def test_a_twin_never_confirms_and_a_foreign_judge_does_where_it_agrees(v):
         assert ("unknown: not compared" in said.text) is (
             v.gain > 0 and (not v.shared or None in v.shared.values())
         )
+        # what rises, and by less than half of the gain, is neither
+        in_part = v.gain > 0 and v.kept > 2 * v.error and not agrees
+        assert (said.badge == "In part") is in_part
+        if in_part:
+            assert said.kind == "open"
+            return
     # nobody is milder on a gain that is none or is not kept
     assert (said.kind == "bad") is not agrees
 
