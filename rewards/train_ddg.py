@@ -124,7 +124,8 @@ class Data:
         ):
             asked = np.array([fold[r.group] in judged for r in table.rows])
             kept = [frozenset(learned) - w for w in without]
-            sets = sorted({k for k, a in zip(kept, asked, strict=True) if a}, key=sorted)
+            used = {k for k, a in zip(kept, asked, strict=True) if a} or set(kept[:1])
+            sets = sorted(used, key=sorted)
             which = [sets.index(k) if a else 0 for k, a in zip(kept, asked, strict=True)]
             fits = [normal.fit(some) for some in sets]
             out.append(Predicted.of(table, fits, which).take(asked))
