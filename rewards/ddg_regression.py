@@ -8,7 +8,7 @@ head of a reward (`ddg.energy`). A sum over folds of normal equations gives ever
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SITES, EDGES, RANK = 64, 9, 5
 """Principal components of residues and of edges; numbers that describe a letter."""
-RIDGE, RIDGE_MEAN, RIDGE_PAIRS, RIDGE_ODDS = 100.0, 0.1, 3.6e4, 0.01
+RIDGE, RIDGE_MEAN, RIDGE_PAIRS, RIDGE_ODDS = 100.0, 10.0, 4e4, 0.01
 CLIP: Final = 4.0
 """kcal/mol."""
 ENOUGH: Final = 10
@@ -71,7 +71,13 @@ class Components:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What residues and edges are reduced to, and how letters are described: (20, R)."""
+    """What residues and edges are reduced to, and how letters are described.
+
+    Attributes:
+        residues: principal components of residues.
+        edges: principal components of edges.
+        basis: (20, R) numbers that describe a letter.
+    """
 
     residues: Components
     edges: Components
@@ -195,12 +201,13 @@ def tabled(
 # the regression -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Normal:
-    """Normal equations per fold: (5, width, width) and (5, width)."""
+    """Normal equations per fold: (5, width, width) and (5, width), and the fits made of them."""
 
     left: Tensor
     right: Tensor
+    fits: dict[frozenset[int], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, table: Table, fold: Mapping[str, int]) -> Normal:
@@ -219,15 +226,16 @@ class Normal:
 
     def fit(self, folds: Collection[int]) -> Tensor:
         """Return the ridge regression's weights (width,) of some folds."""
-        some = sorted(folds)
-        ridge = torch.full((self.right.shape[1],), RIDGE_PAIRS, dtype=torch.float64)
-        sites = ridge[: len(PROTEIN) * (SITES + 1)].view(len(PROTEIN), -1)
-        sites[:, :-1], sites[:, -1] = RIDGE, RIDGE_MEAN
-        ridge[sites.numel()] = RIDGE_ODDS
-        found: Tensor = torch.linalg.solve(
-            self.left[some].sum(0) + ridge.diag(), self.right[some].sum(0)
-        )
-        return found
+        if (key := frozenset(folds)) not in self.fits:
+            ridge = torch.full((self.right.shape[1],), RIDGE_PAIRS, dtype=torch.float64)
+            sites = ridge[: len(PROTEIN) * (SITES + 1)].view(len(PROTEIN), -1)
+            sites[:, :-1], sites[:, -1] = RIDGE, RIDGE_MEAN
+            ridge[sites.numel()] = RIDGE_ODDS
+            some = sorted(key)
+            factor = torch.linalg.cholesky(self.left[some].sum(0) + ridge.diag())
+            right = self.right[some].sum(0)[:, None]
+            self.fits[key] = torch.cholesky_solve(right, factor)[:, 0]
+        return self.fits[key]
 
 
 # how gains are read -------------------------------------------------------------------------------

@@ -122,11 +122,13 @@ class Data:
                 self.turn,
             ),
         ):
+            asked = np.array([fold[r.group] in judged for r in table.rows])
             kept = [frozenset(learned) - w for w in without]
-            sets = sorted(set(kept), key=sorted)
+            used = {k for k, a in zip(kept, asked, strict=True) if a} or set(kept[:1])
+            sets = sorted(used, key=sorted)
+            which = [sets.index(k) if a else 0 for k, a in zip(kept, asked, strict=True)]
             fits = [normal.fit(some) for some in sets]
-            made = Predicted.of(table, fits, [sets.index(k) for k in kept])
-            out.append(made.take(np.array([fold[r.group] in judged for r in table.rows])))
+            out.append(Predicted.of(table, fits, which).take(asked))
         return out[0], out[1]
 
 
