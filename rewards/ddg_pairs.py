@@ -194,7 +194,3 @@ def pair_energy(
     weights = read_weights(Path(__file__).with_name(f"{registered}.safetensors"))
     read = read_structure(structure, chains=chains, context=context, numbering=numbering)
     return of_structure(registered, weights, read)
-
-
-# the entry points of ddg-mini, until it has features of its own
-ddg_mini = pair_energy
