@@ -40,9 +40,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from seqalign.models.autoregressive import Autoregressive
-from seqalign.models.backbone import Backbone
+from seqalign.models.backbone import PARTICLES, Backbone
 from seqalign.models.mpnn_data import Chain, Lessons, Parts, read_parts
-from seqalign.models.mpnn_weights import LETTERS, PARTICLES, Weights, load_checkpoint
+from seqalign.models.mpnn_weights import LETTERS, Weights, load_checkpoint
 
 OWN: Final = 6
 DRAWN: Final = 3

@@ -1,6 +1,7 @@
 """Train and evaluate mpnn-mini, the embedded inverse-folding model.
 
-    python -m seqalign.models.train_mpnn --data ../shared/data --out runs/mpnn
+    python -m seqalign.models.teacher --data ../shared/data --out runs/teacher.safetensors
+    python -m seqalign.models.train_mpnn --data ../shared/data --out runs/mpnn --teacher FILE
     python -m seqalign.models.train_mpnn --data ../shared/data --evaluate mpnn-mini.safetensors
 
 `--data` is a folder with `structures/`: chains_train.jsonl.gz, chains_extra.jsonl.gz and, for the
@@ -78,11 +79,11 @@ EVALUATION_SEED: Final = 2024
 class Settings(training.Settings):
     """Hyper-parameters of one training run; stored in its checkpoint and checked on resuming."""
 
-    passes: int = 78
+    passes: int = 75
     threads: int = 1
     residues: int = 2048
     crop: int = 400
-    width: int = 64
+    width: int = 96
     depth: int = 3
     neighbors: int = NEIGHBORS
     noise: float = 0.1

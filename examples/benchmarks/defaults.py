@@ -177,7 +177,7 @@ def pdz3(seeds: int, quick: bool) -> None:
 def backbone(seeds: int, quick: bool) -> None:
     """Print the tables of a backbone with few mutations."""
     path = str(files("seqalign") / "data" / "3a4r.pdb")
-    rewards = [sa.load_reward(n, structure=path) for n in ("ddg-mini", "ddg-mini-b")]
+    rewards = [sa.load_reward(n, structure=path) for n in ("ddg-mini", "ddg-pairs")]
     for temperature in (1.0,) if quick else (1.0, 0.3, 0.1):
         model = sa.load_model(
             "mpnn-mini", structure=path, temperature=temperature, max_mutations=8, chunk=32

@@ -26,7 +26,7 @@ name: verbs
 input: {structure: x.pdb}
 design: {residues: "%s"}
 model: {name: mpnn-mini}
-rewards: {s: {oracle: ddg-mini}, h: {oracle: ddg-mini-b, role: holdout}}
+rewards: {s: {oracle: ddg-mini}, h: {oracle: ddg-pairs, role: holdout}}
 sampler: {name: tds, alpha: 0.5, particles: %d}
 select: {top: 96, diversity: {min_mutations_apart: 3}}
 """

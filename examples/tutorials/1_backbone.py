@@ -36,7 +36,7 @@ judge = sa.load_reward("ddg-pairs", structure=structure)
 
 # The target is p*(x) ∝ p_pre(x) · exp(stability(x) / alpha): a smaller alpha follows the reward
 # more and the prior less. TDS tilts every step of the reverse diffusion by the reward's gradient.
-result = sa.sample(model, stability, "tds", particles=4 if quick else 64, alpha=0.3, seed=7)
+result = sa.sample(model, stability, "tds", particles=4 if quick else 64, alpha=0.1, seed=7)
 print(result)
 
 # What comes back is weighted: the ten best are the best, the mean is over p*.

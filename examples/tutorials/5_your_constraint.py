@@ -56,7 +56,7 @@ model = sa.load_model(
 )
 particles = 16 if "--quick" in sys.argv else 64
 stability = sa.load_reward("pdz3-stability")
-result = sa.sample(model, stability, "tds", particles=particles, alpha=0.3, seed=7)
+result = sa.sample(model, stability, "tds", particles=particles, alpha=0.1, seed=7)
 print(result)
 assert {s.count("C") % 2 for s in result.best(particles).sequences} == {0}
 

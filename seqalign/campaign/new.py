@@ -283,7 +283,7 @@ def _of_structure(files: Sequence[Path], model: str, reading: Reading) -> Mappin
         "ends": to_fix(structure) or numbering.name(1),
         "active": "max_homopolymer",
         "guides": "stability",
-        "alpha": 0.3,
+        "alpha": 0.1,
         "chains": chains if all(chains) and same else [],
         "given": {
             **({"context": seen_only} if all(seen_only) and seen_only else {}),

@@ -403,7 +403,7 @@ def test_the_shipped_weights_are_small_and_a_process():
     p = mpnn_mini(structure=structure)
     assert (p.name, p.length, p.wild_type) == ("mpnn-mini", 30, structure.sequence)
     found = embeddings(structure)
-    assert found.residues.shape == (30, 64)
+    assert found.residues.shape == (30, 96)
     # an ideal helix bundle is no place for glycine and proline, on average
     likely = found.log_probs.exp().mean(0)
     assert float(likely[LETTERS.index("A")]) > float(likely[LETTERS.index("P")])
