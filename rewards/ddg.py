@@ -6,8 +6,9 @@ A backbone alone decides an energy of sequences, letters at sites and pairs of l
 
 in kcal/mol, higher is more stable; u (R,) describes a letter. S is linear in what ProteinMPNN,
 frozen, says of a residue with no letter seen (the encoder's state, the decoder's three states, the
-logits), and C in the encoder's edges. These linear maps are one ridge regression on measured ΔΔG
-(`train_ddg`). Written from the wild type w, with d_i = u(x_i) − u(w_i),
+logits) and in products of its first principal components, and C in the encoder's edges. These maps
+are one ridge regression on measured ΔΔG (`train_ddg`). Written from the wild type w, with
+d_i = u(x_i) − u(w_i),
 
     raw(x) = Σ_i G_i(x_i) + ½ Σ_ij d_i · C_ij d_j,
 
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VARIANTS", "Calibration", "Described", "Energy", "StabilityChange", "ddg_mini", "described",
-    "energy", "network", "of_structure", "read_weights", "reading",
+    "energy", "network", "of_structure", "products", "read_weights", "reading",
 ]  # fmt: skip
 
 VARIANTS: Final = ("lower", "calibrated", "raw")
@@ -78,6 +79,12 @@ CHUNK: Final = 256
 def on_grid(x: Tensor, grid: float) -> Tensor:
     """Return x as float64, rounded to multiples of a power of two."""
     return (x.double() / grid).round() * grid
+
+
+def products(z: Tensor) -> Tensor:
+    """Return the products (..., n (n + 1) / 2) of pairs of the columns of z (..., n)."""
+    i, j = torch.triu_indices(z.shape[-1], z.shape[-1])
+    return z[..., i] * z[..., j]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +146,10 @@ class Energy:
 
 def energy(head: Mapping[str, Tensor], seen: Described, known: Tensor) -> Energy:
     """Return the tables of the known (L,) of the described residues."""
-    sites = seen.residues[known].double() @ head["sites"].double().T + head["bias"].double()
+    residues = seen.residues[known].double()
+    curved = products((residues - head["center"].double()) @ head["turn"].double())
+    sites = residues @ head["sites"].double().T + curved @ head["curved"].double().T
+    sites = sites + head["bias"].double()
     basis = head["basis"].double()
     rank, (n, k) = basis.shape[1], seen.near.shape
     place = torch.full((n,), -1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.sequence import PROTEIN
-from seqalign.rewards.ddg import Calibration, Described, on_grid
+from seqalign.rewards.ddg import Calibration, Described, on_grid, products
 from seqalign.rewards.potts import SCALES
 from seqalign.rewards.stability_data import FOLDS
 
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-SITES, EDGES, RANK = 64, 9, 5
-"""Principal components of residues and of edges; numbers that describe a letter."""
-RIDGE, RIDGE_MEAN, RIDGE_PAIRS, RIDGE_ODDS = 100.0, 10.0, 4e4, 0.01
+SITES, CURVED, EDGES, RANK = 64, 10, 9, 5
+"""Principal components of residues, those multiplied, and of edges; numbers describing a letter."""
+COLUMNS: Final = SITES + CURVED * (CURVED + 1) // 2 + 1
+"""Features of a residue: components, products, one."""
+RIDGE, RIDGE_CURVED, RIDGE_MEAN, RIDGE_PAIRS, RIDGE_ODDS = 100.0, 1000.0, 0.1, 4e4, 0.01
 CLIP: Final = 4.0
 """kcal/mol."""
 ENOUGH: Final = 10
@@ -75,11 +77,13 @@ class Reduction:
 
     Attributes:
         residues: principal components of residues.
+        spread: (CURVED,) standard deviation of the first of them.
         edges: principal components of edges.
         basis: (20, R) numbers that describe a letter.
     """
 
     residues: Components
+    spread: Tensor
     edges: Components
     basis: Tensor
 
@@ -89,11 +93,19 @@ class Reduction:
         scales = (SCALES - SCALES.mean(0)) / SCALES.std(0)
         basis = torch.linalg.svd(scales, full_matrices=False)[0][:, :RANK] * len(PROTEIN) ** 0.5
         edges = torch.cat([s.edges.flatten(0, 1)[::97].double() for s in seen])
+        residues = torch.cat([s.residues.double() for s in seen])
+        components = Components.of(residues, SITES)
         return cls(
-            Components.of(torch.cat([s.residues.double() for s in seen]), SITES),
+            components,
+            components(residues)[:, :CURVED].std(0),
             Components.of(edges, EDGES),
             on_grid(basis * basis.sum(0).sign(), 2.0**-6),
         )
+
+    def columns(self, residues: Tensor) -> Tensor:
+        """Return the features (n, COLUMNS) of described residues (n, F)."""
+        z = self.residues(residues)
+        return torch.cat((z[:, :-1], products(z[:, :CURVED] / self.spread), z[:, -1:]), -1)
 
     @property
     def width(self) -> int:
@@ -102,7 +114,7 @@ class Reduction:
 
     @property
     def _sites(self) -> int:
-        return len(PROTEIN) * (SITES + 1)
+        return len(PROTEIN) * COLUMNS
 
     def rows(self, seen: Described, wild: Tensor, changes: Tensor) -> Tensor:
         """Return the features (n, width) of single substitutions (n, 3): place, wild, new."""
@@ -110,7 +122,7 @@ class Reduction:
         n, every = len(changes), torch.arange(len(changes))
         x = torch.zeros(n, self.width, dtype=torch.float64)
         sites = x[:, : self._sites].view(n, len(PROTEIN), -1)
-        sites[every, m] = self.residues(seen.residues)[i]
+        sites[every, m] = self.columns(seen.residues)[i]
         sites[every, w] = -sites[every, m]
         odds = seen.residues[:, -21:].double()
         x[:, self._sites] = odds[i, m] - odds[i, w]
@@ -137,7 +149,7 @@ class Reduction:
     def head(self, theta: Tensor, calibration: Calibration) -> dict[str, Tensor]:
         """Return the tensors of a reward: the maps of `ddg.energy` that weights (width,) make."""
         b = theta[: self._sites].view(len(PROTEIN), -1)
-        sites = b[:, :-1] @ self.residues.turn.T
+        sites = b[:, :SITES] @ self.residues.turn.T
         bias = b[:, -1] - sites @ self.residues.mean
         sites[:, -21:-1] += theta[self._sites] * torch.eye(len(PROTEIN), dtype=torch.float64)
         c = theta[self._sites + 1 :].view(RANK**2, -1)
@@ -145,6 +157,9 @@ class Reduction:
         return {
             "sites": sites,
             "bias": bias,
+            "center": self.residues.mean,
+            "turn": self.residues.turn[:, :CURVED] / self.spread,
+            "curved": b[:, SITES:-1],
             "basis": self.basis,
             "pairs": pairs,
             "pairs_bias": c[:, -1] - pairs @ self.edges.mean,
@@ -228,8 +243,8 @@ class Normal:
         """Return the ridge regression's weights (width,) of some folds."""
         if (key := frozenset(folds)) not in self.fits:
             ridge = torch.full((self.right.shape[1],), RIDGE_PAIRS, dtype=torch.float64)
-            sites = ridge[: len(PROTEIN) * (SITES + 1)].view(len(PROTEIN), -1)
-            sites[:, :-1], sites[:, -1] = RIDGE, RIDGE_MEAN
+            sites = ridge[: len(PROTEIN) * COLUMNS].view(len(PROTEIN), -1)
+            sites[:, :SITES], sites[:, SITES:-1], sites[:, -1] = RIDGE, RIDGE_CURVED, RIDGE_MEAN
             ridge[sites.numel()] = RIDGE_ODDS
             some = sorted(key)
             factor = torch.linalg.cholesky(self.left[some].sum(0) + ridge.diag())
