@@ -164,7 +164,13 @@ class Reduction:
             "pairs": pairs,
             "pairs_bias": c[:, -1] - pairs @ self.edges.mean,
             "calibration": torch.tensor(
-                [calibration.slope, calibration.top, calibration.penalty, calibration.ceiling],
+                [
+                    calibration.slope,
+                    calibration.top,
+                    calibration.penalty,
+                    calibration.ceiling,
+                    *calibration.letters,
+                ],
                 dtype=torch.float64,
             ),
         }
@@ -258,9 +264,18 @@ class Normal:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Raw predictions of n variants: gains (m,) and their owner (m,), joint (n,), y (n,)."""
+    """Raw predictions of n variants, of their m substitutions and of what these do together.
+
+    Attributes:
+        gains: (m,) of single substitutions, kcal/mol.
+        letters: (m,) their new letters, tokens.
+        owner: (m,) the variant of each.
+        joint: (n,) of what they do to each other.
+        y: (n,) measured.
+    """
 
     gains: Array
+    letters: NDArray[np.int64]
     owner: NDArray[np.int64]
     joint: Array
     y: Array
@@ -278,21 +293,24 @@ class Predicted:
         joint = torch.zeros(len(fit), dtype=torch.float64)
         if table.joint is not None:
             joint = (table.joint @ by).gather(1, fit[:, None])[:, 0]
-        return cls(gains.numpy(), table.owner.numpy(), joint.numpy(), table.y)
+        new = np.array([letter for r in table.rows for _, _, letter in r.changes])
+        return cls(gains.numpy(), new, table.owner.numpy(), joint.numpy(), table.y)
 
     def take(self, kept: NDArray[np.bool_]) -> Predicted:
         """Return some of the variants."""
         place = np.cumsum(kept) - 1
         inside = kept[self.owner]
         owner = place[self.owner[inside]]
-        return Predicted(self.gains[inside], owner, self.joint[kept], self.y[kept])
+        return Predicted(
+            self.gains[inside], self.letters[inside], owner, self.joint[kept], self.y[kept]
+        )
 
     def score(self, calibration: Calibration | None, penalty: bool = True) -> Array:
         """Return the score of each variant: `raw` without a calibration, else lower or not."""
         if calibration is None:
             return np.bincount(self.owner, self.gains, len(self.y)) + self.joint
         worth = calibration.mapped(torch.from_numpy(self.gains)).numpy()
-        worth = worth - calibration.penalty * penalty
+        worth = worth - np.array(calibration.letters)[self.letters] - calibration.penalty * penalty
         total = np.bincount(self.owner, worth, len(self.y)) + self.joint
         return calibration.saturated(torch.from_numpy(total)).numpy()
 
@@ -300,28 +318,35 @@ class Predicted:
 def calibrated(single: Predicted, multiple: Predicted) -> Calibration:
     """Fit how gains are read to predictions that were made out of fold.
 
-    The map of gains by least squares on single mutants that are predicted to gain; the penalty is
-    the least with which, and with all greater ones, SURE of the multiple mutants with a positive
-    `lower` are stabilized; the ceiling is a gain that few multiple mutants were measured above.
+    In turn, the map of gains by least squares on single mutants that are predicted to gain, and
+    the cost of each new letter as the mean of what is left of all. The penalty is the least with
+    which, and with all greater ones, SURE of the multiple mutants with a positive `lower` are
+    stabilized; the ceiling is a gain that few multiple mutants were measured above.
     """
-    gains, y = single.gains[single.gains > 0], single.y[single.gains > 0]
-    best = min(
-        (
-            float(
-                ((Calibration(s, t, 0, 1).mapped(torch.from_numpy(gains)).numpy() - y) ** 2).sum()
-            ),
-            s,
-            t,
+    gains, y = single.gains, single.y[single.owner]
+    some, costs, slope, top = gains > 0, np.zeros(len(PROTEIN)), 1.0, 1.0
+
+    def mapped(slope: float, top: float, gains: Array) -> Array:
+        return Calibration(slope, top, 0, 1).mapped(torch.from_numpy(gains)).numpy()
+
+    for _ in range(3):
+        target = y[some] + costs[single.letters[some]]
+        _, slope, top = min(
+            (float(((mapped(s, t, gains[some]) - target) ** 2).sum()), s, t)
+            for s in np.arange(5, 101, 5) / 100
+            for t in np.arange(2, 31, 2) / 10
         )
-        for s in np.arange(0.05, 1.001, 0.05).tolist()
-        for t in np.arange(0.2, 3.01, 0.2).tolist()
-    )
+        left = mapped(slope, top, gains) - y
+        n = np.bincount(single.letters, minlength=len(PROTEIN))
+        total = np.bincount(single.letters, left, len(PROTEIN))
+        costs = np.maximum(total / np.maximum(n, 1), 0.0)
+    letters = tuple(costs.tolist())
     # a handful of entries says far more, which has not been seen again
     ceiling = float(np.quantile(multiple.y[multiple.y > 0], USUAL))
     chosen = 0.0
-    for penalty in np.arange(0.0, 1.0, 0.01).tolist():
-        score = multiple.score(Calibration(best[1], best[2], penalty, ceiling))
+    for penalty in np.arange(100) / 100:
+        score = multiple.score(Calibration(slope, top, penalty, ceiling, letters))
         positive = multiple.y[score > 0] > 0
         if len(positive) >= ENOUGH and positive.mean() < SURE:
             chosen = penalty + 0.01
-    return Calibration(best[1], best[2], chosen, ceiling)
+    return Calibration(float(slope), float(top), float(chosen), ceiling, letters)

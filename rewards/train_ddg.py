@@ -288,7 +288,7 @@ def evaluate(data: Path, card: Path | None = None) -> None:
     names = np.array([HALVES_OF[every.fold[r.group]] for r in every.single.rows])
     for name, folds in HALVES.items():
         head = read_weights(Path(__file__).with_name(f"{name}.safetensors"))
-        calibration = Calibration(*head["calibration"].tolist())
+        calibration = Calibration.read(head["calibration"])
         unseen = names != name
         single, several = (
             Predicted.of(table, [normal.fit(folds)]) for table in (every.single, every.multiple)
