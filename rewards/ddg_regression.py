@@ -203,7 +203,9 @@ def tabled(
     rows: Sequence[Mutant],
 ) -> Table:  # fmt: skip
     """Return the features of variants, protein after protein."""
-    ordered, single, owner, joint = [], [], [], []
+    ordered: list[Mutant] = []
+    owner: list[int] = []
+    single, joint = [], []
     for name in seen:
         own = [r for r in rows if r.protein == name]
         if not own:
