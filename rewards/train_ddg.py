@@ -3,15 +3,12 @@
     python -m seqalign.rewards.train_ddg --data DATA --out rewards/   # train and write
     python -m seqalign.rewards.train_ddg --data DATA --evaluate       # every figure of the cards
 
-One ridge regression of −ΔΔG on what the frozen network says of a backbone (`ddg`): differences of
-letters times the principal components of the residues, the network's own log-odds, and pairs of
-letter descriptors times the principal components of the edges. It is linear and has no intercept,
-so it is antisymmetric; a sum over folds of its normal equations gives every fit. ΔΔG is clipped to
-±4 kcal/mol, and a row of a homology group with n rows weighs n^(−1/4).
+One ridge regression of −ΔΔG on what the frozen network says of a backbone (`ddg_regression`). ΔΔG
+is clipped to ±4 kcal/mol, and a row of a homology group with n rows weighs n^(−1/4).
 
 Groups are dealt to five folds; `ddg-mini` learns three of them, its twin the other two. Everything
 is fitted on mega-scale. How gains are read is fitted on predictions that were made out of fold: the
-map of gains on single, the penalty on multiple mutants. Evaluation is nested: what is fitted for a
+map of gains and the cost of new letters on single, the penalty on multiple mutants. Evaluation is nested: what is fitted for a
 fold, map and penalty included, has seen no row of it. Deterministic on one thread.
 """
 
@@ -291,9 +288,11 @@ def evaluate(data: Path, card: Path | None = None) -> None:
         head = read_weights(Path(__file__).with_name(f"{name}.safetensors"))
         calibration = Calibration.read(head["calibration"])
         unseen = names != name
-        single, several = (
-            Predicted.of(table, [normal.fit(folds)]) for table in (every.single, every.multiple)
-        )
+        theta = normal.fit(folds)
+        again = every.reduction.head(theta, calibration)["sites"]
+        if not torch.allclose(head["sites"], again, rtol=0, atol=1e-4):
+            raise ValueError(f"{name}.safetensors is not what this data gives: train it again.")
+        single, several = (Predicted.of(table, [theta]) for table in (every.single, every.multiple))
         shipped = {}
         for kind, p in (("single", single), ("multiple", several)):
             shipped[f"raw-{kind}"] = p.score(None)
