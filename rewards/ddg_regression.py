@@ -2,9 +2,9 @@
 
 Features are differences of letters times the principal components of the residues and products of
 the first, the network's own log-odds, and pairs of letter descriptors times the principal
-components of the edges. They are
-linear and there is no intercept, so a fit is antisymmetric, and one set of weights (width,) is the
-head of a reward (`ddg.energy`). A sum over folds of normal equations gives every fit.
+components of the edges. They are linear and there is no intercept, so a fit is antisymmetric, and
+one set of weights (width,) is the head of a reward (`ddg.energy`). A sum over folds of normal
+equations gives every fit.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ is clipped to ±4 kcal/mol, and a row of a homology group with n rows weighs n^(
 
 Groups are dealt to five folds; `ddg-mini` learns three of them, its twin the other two. Everything
 is fitted on mega-scale. How gains are read is fitted on predictions that were made out of fold: the
-map of gains and the cost of new letters on single, the penalty on multiple mutants. Evaluation is nested: what is fitted for a
-fold, map and penalty included, has seen no row of it. Deterministic on one thread.
+map of gains and the cost of new letters on single, the penalty on multiple mutants. Evaluation is
+nested: what is fitted for a fold, map and penalty included, has seen no row of it. Deterministic
+on one thread.
 """
 
 from __future__ import annotations
