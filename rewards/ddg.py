@@ -6,8 +6,9 @@ A backbone alone decides an energy of sequences, letters at sites and pairs of l
 
 in kcal/mol, higher is more stable; u (R,) describes a letter. S is linear in what ProteinMPNN,
 frozen, says of a residue with no letter seen (the encoder's state, the decoder's three states, the
-logits), and C in the encoder's edges. These linear maps are one ridge regression on measured ΔΔG
-(`train_ddg`). Written from the wild type w, with d_i = u(x_i) − u(w_i),
+logits) and in products of its first principal components, and C in the encoder's edges. These maps
+are one ridge regression on measured ΔΔG (`train_ddg`). Written from the wild type w, with
+d_i = u(x_i) − u(w_i),
 
     raw(x) = Σ_i G_i(x_i) + ½ Σ_ij d_i · C_ij d_j,
 
@@ -15,14 +16,16 @@ G is what single substitutions gain and the rest what they do to each other. Thr
 
 - `raw`, exactly antisymmetric: with wild type and design swapped on one backbone it changes its
   sign, bit by bit.
-- `calibrated`: a predicted gain is worth less than it says. m(G) for G, where m leaves losses as
-  they are and bends gains, m(g) ≤ g, as fitted on proteins that the prediction had not seen.
-- `lower`, the default: m(G) − p for every letter but the wild type's; the penalty p is fitted so
+- `calibrated`: a predicted gain is worth less than it says, m(G) − o. The map m leaves losses as
+  they are and bends gains, m(g) ≤ g; o ≥ 0, one number per new letter, is what the wild type's
+  letter is worth because it is the wild type's, which no table of a backbone can know. Both are
+  fitted on proteins that the prediction had not seen.
+- `lower`, the default: m(G) − o − p for every letter but the wild type's; p ≥ 0 is fitted so
   that multiple mutants with a positive value are stabilized in truth.
 
 The total t of the last two saturates where it is positive: c (1 − exp(−t / c)). All are 0 for the
 wild type and differentiable in letter probabilities. For `calibrated` and `lower` antisymmetry is
-a bound: there and back again never gains, v(w → x) + v(x → w) ≤ 0, because m(g) ≤ g.
+a bound: there and back again never gains, v(w → x) + v(x → w) ≤ 0, as m(g) ≤ g.
 
 References:
     Robust deep learning-based protein sequence design using ProteinMPNN, Dauparas et al., Science
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VARIANTS", "Calibration", "Described", "Energy", "StabilityChange", "ddg_mini", "described",
-    "energy", "network", "of_structure", "read_weights", "reading",
+    "energy", "network", "of_structure", "products", "read_weights", "reading",
 ]  # fmt: skip
 
 VARIANTS: Final = ("lower", "calibrated", "raw")
@@ -78,6 +81,12 @@ CHUNK: Final = 256
 def on_grid(x: Tensor, grid: float) -> Tensor:
     """Return x as float64, rounded to multiples of a power of two."""
     return (x.double() / grid).round() * grid
+
+
+def products(z: Tensor) -> Tensor:
+    """Return the products (..., n (n + 1) / 2) of pairs of the columns of z (..., n)."""
+    i, j = torch.triu_indices(z.shape[-1], z.shape[-1])
+    return z[..., i] * z[..., j]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +148,10 @@ class Energy:
 
 def energy(head: Mapping[str, Tensor], seen: Described, known: Tensor) -> Energy:
     """Return the tables of the known (L,) of the described residues."""
-    sites = seen.residues[known].double() @ head["sites"].double().T + head["bias"].double()
+    residues = seen.residues[known].double()
+    curved = products((residues - head["center"].double()) @ head["turn"].double())
+    sites = residues @ head["sites"].double().T + curved @ head["curved"].double().T
+    sites = sites + head["bias"].double()
     basis = head["basis"].double()
     rank, (n, k) = basis.shape[1], seen.near.shape
     place = torch.full((n,), -1)
@@ -173,12 +185,20 @@ class Calibration:
         top: what the largest gain of one substitution is worth.
         penalty: what every substitution costs in `lower`.
         ceiling: what the total comes close to.
+        letters: (20,) what a new letter costs for not being the wild type's, at least 0.
     """
 
     slope: float
     top: float
     penalty: float
     ceiling: float
+    letters: tuple[float, ...] = (0.0,) * len(PROTEIN)
+
+    @classmethod
+    def read(cls, values: Tensor) -> Calibration:
+        """Return what `values` (24,), the numbers in the order of the attributes, say."""
+        slope, top, penalty, ceiling, *letters = values.tolist()
+        return cls(slope, top, penalty, ceiling, tuple(letters))
 
     def mapped(self, gain: Tensor) -> Tensor:
         """Return what substitutions are worth: losses as they are, gains g as top(1 − e^(−s g)).
@@ -245,7 +265,8 @@ class StabilityChange(Reward):
         gain = self.energy.gains(self._wild)
         if self.variant == "raw":
             return gain
-        worth = self.calibration.mapped(gain)
+        costs = torch.tensor(self.calibration.letters, dtype=torch.float64)
+        worth = self.calibration.mapped(gain) - costs
         if self.variant == "lower":
             worth = worth - self.calibration.penalty
         # rounded down: what is worth no more stays so to the last bit
@@ -388,7 +409,7 @@ def of_structure(
         name=name,
         wild_type=structure.wild_type,
         energy=energy(head, described(source or network(), structure), known),
-        calibration=Calibration(*head["calibration"].tolist()),
+        calibration=Calibration.read(head["calibration"]),
         variant=variant,
     )
 

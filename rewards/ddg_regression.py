@@ -1,9 +1,10 @@
 """The regression of ddg-mini: features of substitutions, ridge by folds, how gains are read.
 
-Features are differences of letters times the principal components of the residues, the network's
-own log-odds, and pairs of letter descriptors times the principal components of the edges. They are
-linear and there is no intercept, so a fit is antisymmetric, and one set of weights (width,) is the
-head of a reward (`ddg.energy`). A sum over folds of normal equations gives every fit.
+Features are differences of letters times the principal components of the residues and products of
+the first, the network's own log-odds, and pairs of letter descriptors times the principal
+components of the edges. They are linear and there is no intercept, so a fit is antisymmetric, and
+one set of weights (width,) is the head of a reward (`ddg.energy`). A sum over folds of normal
+equations gives every fit.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from seqalign.core.sequence import PROTEIN
-from seqalign.rewards.ddg import Calibration, Described, on_grid
+from seqalign.rewards.ddg import Calibration, Described, on_grid, products
 from seqalign.rewards.potts import SCALES
 from seqalign.rewards.stability_data import FOLDS
 
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-SITES, EDGES, RANK = 64, 9, 5
-"""Principal components of residues and of edges; numbers that describe a letter."""
-RIDGE, RIDGE_MEAN, RIDGE_PAIRS, RIDGE_ODDS = 100.0, 10.0, 4e4, 0.01
+SITES, CURVED, EDGES, RANK = 64, 10, 9, 5
+"""Principal components of residues, those multiplied, and of edges; numbers describing a letter."""
+COLUMNS: Final = SITES + CURVED * (CURVED + 1) // 2 + 1
+"""Features of a residue: components, products, one."""
+RIDGE, RIDGE_CURVED, RIDGE_MEAN, RIDGE_PAIRS, RIDGE_ODDS = 100.0, 1000.0, 0.1, 4e4, 0.01
 CLIP: Final = 4.0
 """kcal/mol."""
 ENOUGH: Final = 10
@@ -75,11 +78,13 @@ class Reduction:
 
     Attributes:
         residues: principal components of residues.
+        spread: (CURVED,) standard deviation of the first of them.
         edges: principal components of edges.
         basis: (20, R) numbers that describe a letter.
     """
 
     residues: Components
+    spread: Tensor
     edges: Components
     basis: Tensor
 
@@ -89,11 +94,19 @@ class Reduction:
         scales = (SCALES - SCALES.mean(0)) / SCALES.std(0)
         basis = torch.linalg.svd(scales, full_matrices=False)[0][:, :RANK] * len(PROTEIN) ** 0.5
         edges = torch.cat([s.edges.flatten(0, 1)[::97].double() for s in seen])
+        residues = torch.cat([s.residues.double() for s in seen])
+        components = Components.of(residues, SITES)
         return cls(
-            Components.of(torch.cat([s.residues.double() for s in seen]), SITES),
+            components,
+            components(residues)[:, :CURVED].std(0),
             Components.of(edges, EDGES),
             on_grid(basis * basis.sum(0).sign(), 2.0**-6),
         )
+
+    def columns(self, residues: Tensor) -> Tensor:
+        """Return the features (n, COLUMNS) of described residues (n, F)."""
+        z = self.residues(residues)
+        return torch.cat((z[:, :-1], products(z[:, :CURVED] / self.spread), z[:, -1:]), -1)
 
     @property
     def width(self) -> int:
@@ -102,7 +115,7 @@ class Reduction:
 
     @property
     def _sites(self) -> int:
-        return len(PROTEIN) * (SITES + 1)
+        return len(PROTEIN) * COLUMNS
 
     def rows(self, seen: Described, wild: Tensor, changes: Tensor) -> Tensor:
         """Return the features (n, width) of single substitutions (n, 3): place, wild, new."""
@@ -110,7 +123,7 @@ class Reduction:
         n, every = len(changes), torch.arange(len(changes))
         x = torch.zeros(n, self.width, dtype=torch.float64)
         sites = x[:, : self._sites].view(n, len(PROTEIN), -1)
-        sites[every, m] = self.residues(seen.residues)[i]
+        sites[every, m] = self.columns(seen.residues)[i]
         sites[every, w] = -sites[every, m]
         odds = seen.residues[:, -21:].double()
         x[:, self._sites] = odds[i, m] - odds[i, w]
@@ -137,7 +150,7 @@ class Reduction:
     def head(self, theta: Tensor, calibration: Calibration) -> dict[str, Tensor]:
         """Return the tensors of a reward: the maps of `ddg.energy` that weights (width,) make."""
         b = theta[: self._sites].view(len(PROTEIN), -1)
-        sites = b[:, :-1] @ self.residues.turn.T
+        sites = b[:, :SITES] @ self.residues.turn.T
         bias = b[:, -1] - sites @ self.residues.mean
         sites[:, -21:-1] += theta[self._sites] * torch.eye(len(PROTEIN), dtype=torch.float64)
         c = theta[self._sites + 1 :].view(RANK**2, -1)
@@ -145,11 +158,20 @@ class Reduction:
         return {
             "sites": sites,
             "bias": bias,
+            "center": self.residues.mean,
+            "turn": self.residues.turn[:, :CURVED] / self.spread,
+            "curved": b[:, SITES:-1],
             "basis": self.basis,
             "pairs": pairs,
             "pairs_bias": c[:, -1] - pairs @ self.edges.mean,
             "calibration": torch.tensor(
-                [calibration.slope, calibration.top, calibration.penalty, calibration.ceiling],
+                [
+                    calibration.slope,
+                    calibration.top,
+                    calibration.penalty,
+                    calibration.ceiling,
+                    *calibration.letters,
+                ],
                 dtype=torch.float64,
             ),
         }
@@ -182,7 +204,9 @@ def tabled(
     rows: Sequence[Mutant],
 ) -> Table:  # fmt: skip
     """Return the features of variants, protein after protein."""
-    ordered, single, owner, joint = [], [], [], []
+    ordered: list[Mutant] = []
+    owner: list[int] = []
+    single, joint = [], []
     for name in seen:
         own = [r for r in rows if r.protein == name]
         if not own:
@@ -228,8 +252,8 @@ class Normal:
         """Return the ridge regression's weights (width,) of some folds."""
         if (key := frozenset(folds)) not in self.fits:
             ridge = torch.full((self.right.shape[1],), RIDGE_PAIRS, dtype=torch.float64)
-            sites = ridge[: len(PROTEIN) * (SITES + 1)].view(len(PROTEIN), -1)
-            sites[:, :-1], sites[:, -1] = RIDGE, RIDGE_MEAN
+            sites = ridge[: len(PROTEIN) * COLUMNS].view(len(PROTEIN), -1)
+            sites[:, :SITES], sites[:, SITES:-1], sites[:, -1] = RIDGE, RIDGE_CURVED, RIDGE_MEAN
             ridge[sites.numel()] = RIDGE_ODDS
             some = sorted(key)
             factor = torch.linalg.cholesky(self.left[some].sum(0) + ridge.diag())
@@ -243,9 +267,18 @@ class Normal:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Raw predictions of n variants: gains (m,) and their owner (m,), joint (n,), y (n,)."""
+    """Raw predictions of n variants, of their m substitutions and of what these do together.
+
+    Attributes:
+        gains: (m,) of single substitutions, kcal/mol.
+        letters: (m,) their new letters, tokens.
+        owner: (m,) the variant of each.
+        joint: (n,) of what they do to each other.
+        y: (n,) measured.
+    """
 
     gains: Array
+    letters: NDArray[np.int64]
     owner: NDArray[np.int64]
     joint: Array
     y: Array
@@ -263,21 +296,24 @@ class Predicted:
         joint = torch.zeros(len(fit), dtype=torch.float64)
         if table.joint is not None:
             joint = (table.joint @ by).gather(1, fit[:, None])[:, 0]
-        return cls(gains.numpy(), table.owner.numpy(), joint.numpy(), table.y)
+        new = np.array([letter for r in table.rows for _, _, letter in r.changes])
+        return cls(gains.numpy(), new, table.owner.numpy(), joint.numpy(), table.y)
 
     def take(self, kept: NDArray[np.bool_]) -> Predicted:
         """Return some of the variants."""
         place = np.cumsum(kept) - 1
         inside = kept[self.owner]
         owner = place[self.owner[inside]]
-        return Predicted(self.gains[inside], owner, self.joint[kept], self.y[kept])
+        return Predicted(
+            self.gains[inside], self.letters[inside], owner, self.joint[kept], self.y[kept]
+        )
 
     def score(self, calibration: Calibration | None, penalty: bool = True) -> Array:
         """Return the score of each variant: `raw` without a calibration, else lower or not."""
         if calibration is None:
             return np.bincount(self.owner, self.gains, len(self.y)) + self.joint
         worth = calibration.mapped(torch.from_numpy(self.gains)).numpy()
-        worth = worth - calibration.penalty * penalty
+        worth = worth - np.array(calibration.letters)[self.letters] - calibration.penalty * penalty
         total = np.bincount(self.owner, worth, len(self.y)) + self.joint
         return calibration.saturated(torch.from_numpy(total)).numpy()
 
@@ -285,28 +321,35 @@ class Predicted:
 def calibrated(single: Predicted, multiple: Predicted) -> Calibration:
     """Fit how gains are read to predictions that were made out of fold.
 
-    The map of gains by least squares on single mutants that are predicted to gain; the penalty is
-    the least with which, and with all greater ones, SURE of the multiple mutants with a positive
-    `lower` are stabilized; the ceiling is a gain that few multiple mutants were measured above.
+    In turn, the map of gains by least squares on single mutants that are predicted to gain, and
+    the cost of each new letter as the mean of what is left of all. The penalty is the least with
+    which, and with all greater ones, SURE of the multiple mutants with a positive `lower` are
+    stabilized; the ceiling is a gain that few multiple mutants were measured above.
     """
-    gains, y = single.gains[single.gains > 0], single.y[single.gains > 0]
-    best = min(
-        (
-            float(
-                ((Calibration(s, t, 0, 1).mapped(torch.from_numpy(gains)).numpy() - y) ** 2).sum()
-            ),
-            s,
-            t,
+    gains, y = single.gains, single.y[single.owner]
+    some, costs, slope, top = gains > 0, np.zeros(len(PROTEIN)), 1.0, 1.0
+
+    def mapped(slope: float, top: float, gains: Array) -> Array:
+        return Calibration(slope, top, 0, 1).mapped(torch.from_numpy(gains)).numpy()
+
+    for _ in range(3):
+        target = y[some] + costs[single.letters[some]]
+        _, slope, top = min(
+            (float(((mapped(s, t, gains[some]) - target) ** 2).sum()), s, t)
+            for s in np.arange(5, 101, 5) / 100
+            for t in np.arange(2, 31, 2) / 10
         )
-        for s in np.arange(0.05, 1.001, 0.05).tolist()
-        for t in np.arange(0.2, 3.01, 0.2).tolist()
-    )
+        left = mapped(slope, top, gains) - y
+        n = np.bincount(single.letters, minlength=len(PROTEIN))
+        total = np.bincount(single.letters, left, len(PROTEIN))
+        costs = np.maximum(total / np.maximum(n, 1), 0.0)
+    letters = tuple(costs.tolist())
     # a handful of entries says far more, which has not been seen again
     ceiling = float(np.quantile(multiple.y[multiple.y > 0], USUAL))
     chosen = 0.0
-    for penalty in np.arange(0.0, 1.0, 0.01).tolist():
-        score = multiple.score(Calibration(best[1], best[2], penalty, ceiling))
+    for penalty in np.arange(100) / 100:
+        score = multiple.score(Calibration(slope, top, penalty, ceiling, letters))
         positive = multiple.y[score > 0] > 0
         if len(positive) >= ENOUGH and positive.mean() < SURE:
             chosen = penalty + 0.01
-    return Calibration(best[1], best[2], chosen, ceiling)
+    return Calibration(float(slope), float(top), float(chosen), ceiling, letters)

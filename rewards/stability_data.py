@@ -99,7 +99,7 @@ def _measured(
                     name, record["seq"], xyz.permute(1, 0, 2).contiguous(), record["author"]
                 )
     for row in rows:
-        changes = []
+        changes: list[tuple[int, int, int]] = []
         name = f"{row['pdb']}_{row['mutations'].partition(':')[0]}"
         structure = structures[name]
         for change in row["mutations"].split("+"):
@@ -107,7 +107,7 @@ def _measured(
             position = structure.numbering.numbers.index(number)
             if structure.sequence[position] != wild:
                 raise ValueError(f"{name}: {change} does not fit the backbone's letter.")
-            changes.append((position, *map(PROTEIN.letters.index, (wild, new))))
+            changes.append((position, PROTEIN.letters.index(wild), PROTEIN.letters.index(new)))
         found.append(
             Mutant(
                 name,

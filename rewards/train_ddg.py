@@ -3,16 +3,14 @@
     python -m seqalign.rewards.train_ddg --data DATA --out rewards/   # train and write
     python -m seqalign.rewards.train_ddg --data DATA --evaluate       # every figure of the cards
 
-One ridge regression of −ΔΔG on what the frozen network says of a backbone (`ddg`): differences of
-letters times the principal components of the residues, the network's own log-odds, and pairs of
-letter descriptors times the principal components of the edges. It is linear and has no intercept,
-so it is antisymmetric; a sum over folds of its normal equations gives every fit. ΔΔG is clipped to
-±4 kcal/mol, and a row of a homology group with n rows weighs n^(−1/4).
+One ridge regression of −ΔΔG on what the frozen network says of a backbone (`ddg_regression`). ΔΔG
+is clipped to ±4 kcal/mol, and a row of a homology group with n rows weighs n^(−1/4).
 
 Groups are dealt to five folds; `ddg-mini` learns three of them, its twin the other two. Everything
 is fitted on mega-scale. How gains are read is fitted on predictions that were made out of fold: the
-map of gains on single, the penalty on multiple mutants. Evaluation is nested: what is fitted for a
-fold, map and penalty included, has seen no row of it. Deterministic on one thread.
+map of gains and the cost of new letters on single, the penalty on multiple mutants. Evaluation is
+nested: what is fitted for a fold, map and penalty included, has seen no row of it. Deterministic
+on one thread.
 """
 
 from __future__ import annotations
@@ -276,7 +274,8 @@ def evaluate(data: Path, card: Path | None = None) -> None:
 
     score = nested(every, normal, range(FOLDS))
     said("five folds, nested", score)
-    print(letters(every, score["raw-single"]), flush=True)
+    for variant in VARIANTS:
+        print(f"{variant}: {letters(every, score[f'{variant}-single'])}", flush=True)
     rows = [
         row
         for variant in VARIANTS
@@ -288,11 +287,13 @@ def evaluate(data: Path, card: Path | None = None) -> None:
     names = np.array([HALVES_OF[every.fold[r.group]] for r in every.single.rows])
     for name, folds in HALVES.items():
         head = read_weights(Path(__file__).with_name(f"{name}.safetensors"))
-        calibration = Calibration(*head["calibration"].tolist())
+        calibration = Calibration.read(head["calibration"])
         unseen = names != name
-        single, several = (
-            Predicted.of(table, [normal.fit(folds)]) for table in (every.single, every.multiple)
-        )
+        theta = normal.fit(folds)
+        again = every.reduction.head(theta, calibration)["sites"]
+        if not torch.allclose(head["sites"], again, rtol=0, atol=1e-4):
+            raise ValueError(f"{name}.safetensors is not what this data gives: train it again.")
+        single, several = (Predicted.of(table, [theta]) for table in (every.single, every.multiple))
         shipped = {}
         for kind, p in (("single", single), ("multiple", several)):
             shipped[f"raw-{kind}"] = p.score(None)
@@ -305,27 +306,43 @@ def evaluate(data: Path, card: Path | None = None) -> None:
             print(
                 redesigns([of_structure(name, head, s, variant=variant) for s in some]), flush=True
             )
-    without(data, every)
+    without(data, every, normal)
 
 
-def without(data: Path, every: Data) -> None:
+def without(data: Path, every: Data, normal: Normal) -> None:
     """Print what ProTherm adds, and the regression without what is near a public benchmark."""
     structures, rows = protherm(data)
     seen = {name: described(network(), s) for name, s in structures.items()}
     table = tabled(every.reduction, seen, structures, rows)
-    near = np.array([r.near_benchmark for r in every.single.rows])
+
+    domains, measured = scans(data)
+    near = alike(structures, domains, {r.protein: r.group for r in measured})
+    others = tabled(every.reduction, seen, structures, [r for r in rows if not near[r.protein]])
+    more = Normal.of(others, {r.group: 0 for r in others.rows})
+    both = Normal(
+        torch.cat((normal.left, more.left[:1])), torch.cat((normal.right, more.right[:1]))
+    )
+    fits = [both.fit({*range(FOLDS), FOLDS} - {f}) for f in range(FOLDS)]
+    p = Predicted.of(every.single, fits, [every.fold[r.group] for r in every.single.rows])
+    names = [r.protein for r in every.single.rows]
+    print(
+        f"five folds with {len(others.rows)} rows of ProTherm alike to no domain of mega-scale: "
+        f"{ranks(names, every.single.y, p.score(None))}",
+        flush=True,
+    )
+
+    kept = torch.tensor([not r.near_benchmark for r in every.single.rows])
     far_rows = [r for r in every.single.rows if not r.near_benchmark]
-    kept = torch.from_numpy(~near)
     far = Table(far_rows, every.single.single[kept], torch.arange(len(far_rows)), None)
-    theta = Normal.of(far, every.fold).fit(range(FOLDS))
-    p = Predicted.of(table, [theta]).score(None)
+    p = Predicted.of(table, [Normal.of(far, every.fold).fit(range(FOLDS))])
     for what, marked in (("near", True), ("not near", False)):
         at = np.array([r.near_benchmark == marked for r in table.rows])
         chosen = [r.protein for r in table.rows if r.near_benchmark == marked]
+        x = p.take(at)
         print(
             f"trained on {len(far_rows)} rows not near a public benchmark; ProTherm {what} one, "
-            f"{at.sum()} rows: {ranks(chosen, table.y[at], p[at])}, Pearson "
-            f"{np.corrcoef(table.y[at], p[at])[0, 1]:.3f}",
+            f"{at.sum()} rows: {ranks(chosen, x.y, x.score(None))}, Pearson "
+            f"{np.corrcoef(x.y, x.score(None))[0, 1]:.3f}",
             flush=True,
         )
 

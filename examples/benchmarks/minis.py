@@ -3,15 +3,15 @@
     python examples/benchmarks/minis.py --data DIR [--seeds 5] [--figure scaling.png] [--quick]
         [--model proteinmpnn] [--temperature 0.1] [--more 12]
 
-Ten backbones of the mini-protein set (structures/minis_pdb.tar.xz below DIR) are drawn by
-`--draw`; mpnn-mini and ddg-pairs know none of them, ddg-mini relatives of some. On each, an aligned
-sampler, the model alone and best-of-N get the same network calls. From each arm the ten best
-distinct designs by ddg-mini are taken. A table row is the mean over backbones and seeds; its paired 95 % t-interval is
-over seeds, each seed's difference being the mean over backbones. One network call is one particle
-seen once; best-of-N gets `--more` times as many, where a network that remembers draws unguided
-designs so much faster, and processor seconds per backbone are printed. `--figure` runs every arm at
-several budgets and draws reward against network calls. Without `--data`, and with `--quick`, the
-embedded demo backbone stands in.
+Ten backbones of the mini-protein set (structures/minis_pdb.tar.xz below DIR) are drawn by `--draw`;
+mpnn-mini and ddg-pairs know none of them, ddg-mini relatives of some. On each, an aligned sampler,
+the model alone and best-of-N get the same network calls. From each arm the ten best distinct
+designs by ddg-mini are taken. A table row is the mean over backbones and seeds; its paired 95 %
+t-interval is over seeds, each seed's difference being the mean over backbones. One network call is
+one particle seen once; best-of-N gets `--more` times as many, where a network that remembers draws
+unguided designs so much faster, and processor seconds per backbone are printed. `--figure` runs
+every arm at several budgets and draws reward against network calls. Without `--data`, and with
+`--quick`, the embedded demo backbone stands in.
 """
 
 from __future__ import annotations

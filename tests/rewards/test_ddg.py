@@ -102,13 +102,17 @@ def test_variants_are_in_order_and_no_total_passes_the_ceiling(name):
         assert bool((lower <= calibrated).all())
         assert bool((calibrated <= raw).all())
         assert float(calibrated.max()) < by["lower"].calibration.ceiling
-    # what loses is as it was, until the penalty
-    single = by["raw"](designs)
+    # what loses is as it was, but for the new letter's cost and the penalty
+    calibration, single = by["lower"].calibration, by["raw"](designs)
     loses = single < 0
     assert bool(loses.any())
+    new = designs.x[designs.x != PROTEIN.encode([WILD])[0]].view(1, 40)
+    worth = single - torch.tensor(calibration.letters, dtype=torch.float64)[new]
     close = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
-    close(by["calibrated"](designs)[loses], single[loses])
-    close(by["lower"](designs)[loses], single[loses] - by["lower"].calibration.penalty)
+    close(by["calibrated"](designs)[loses], worth[loses])
+    close(by["lower"](designs)[loses], worth[loses] - calibration.penalty)
+    assert min(calibration.letters) >= 0
+    assert calibration.penalty >= 0
 
 
 def test_the_map_and_the_saturation_are_concave_increasing_and_below_the_diagonal():

@@ -69,7 +69,7 @@ def test_training_features_are_the_reward_in_every_variant(world, variant):
     structures, seen, reduction = world
     rng = np.random.default_rng(1)
     theta = torch.from_numpy(rng.normal(size=reduction.width)) * 0.1
-    calibration = Calibration(0.7, 0.8, 0.13, 2.0)
+    calibration = Calibration(0.7, 0.8, 0.13, 2.0, tuple(n / 100 for n in range(20)))
     head = reduction.head(theta, calibration)
     for name, made in list(structures.items())[:2]:
         rows = [m for n in (1, 2, 5) for m in variants(made, 6, n, seed=n)]
@@ -139,7 +139,8 @@ def test_the_regression_finds_a_signal_and_clips_an_outlier(world):
 
 def predictions(gains, joint, y, owner=None):
     owner = np.arange(len(y)) if owner is None else owner
-    return Predicted(np.array(gains), owner, np.array(joint), np.array(y))
+    letters = np.arange(len(gains)) % 20
+    return Predicted(np.array(gains), letters, owner, np.array(joint), np.array(y))
 
 
 def test_the_calibration_finds_the_map_and_the_least_penalty():
@@ -165,6 +166,18 @@ def test_the_calibration_finds_the_map_and_the_least_penalty():
     assert share(found.penalty) >= ddg_regression.SURE
     assert share(found.penalty - 0.011) < ddg_regression.SURE
     assert found.ceiling == 1.0
+
+
+def test_the_calibration_finds_what_new_letters_cost():
+    rng = np.random.default_rng(6)
+    costs = np.where(np.arange(20) % 3 == 0, 0.3, 0.0)
+    gains = rng.uniform(-2, 2, 8000)
+    truth = Calibration(0.5, 1.0, 0, 1).mapped(torch.from_numpy(gains)).numpy()
+    y = truth - costs[np.arange(8000) % 20] + rng.normal(0, 0.1, 8000)
+    single = predictions(gains, 0 * gains, y)
+    found = ddg_regression.calibrated(single, predictions([0.1] * 3, [0] * 3, [1, 1, 1]))
+    np.testing.assert_allclose(found.letters, costs, atol=0.03)
+    assert (found.slope, found.top) == (0.5, pytest.approx(1.0))
 
 
 def test_taking_some_variants_keeps_their_substitutions():
