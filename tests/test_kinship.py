@@ -70,9 +70,9 @@ def test_judges_of_stability_are_of_another_kind_than_what_learned_from_mega_sca
     ("checkpoint", "model", "foreign"),
     [
         (None, "mpnn-mini", False),
-        (None, "proteinmpnn", True),
+        (None, "proteinmpnn", False),
         ("v_48_020", "proteinmpnn", False),
-        ("v_48_020", "mpnn-mini", True),
+        ("v_48_020", "mpnn-mini", False),
         ("soluble-v_48_010", "ligandmpnn", False),
         ("fmif", "proteinmpnn", True),
     ],
