@@ -431,7 +431,8 @@ class DesignSpace:
             return RestrictedReveal(self.lookahead, q, x_t, guide, unknown)
         # every position of a group has the same law given A
         leader = self._units.leader.to(x_t.device)
-        laws = guide.map(lambda v: v.index_select(2, leader))
+        # what a network keeps has no row per position
+        laws = replace(guide, kept=None).map(lambda v: v.index_select(2, leader))
         _, tokens, open_ = self._units.law(guide.log_probs, x_t, unknown)
         if isinstance(q, Categorical):
             inner: Transition = Categorical(q.log_probs.index_select(2, leader))

@@ -77,11 +77,11 @@ def test_check_shows_words_resolved(campaign):
         assert found
         assert f"{key}: {text} = {found}" in said
     assert "constraints.residues: surface of A =" in said
-    as_json = json.loads(call("check", campaign, "--json", "--set", "constraints.tie=null").output)
+    as_json = json.loads(call("check", campaign, "--json", "--set", "constraints.tie=null").stdout)
     assert as_json["places"]["design.fix: core 4"] == numbering.names(numbering.positions("core 4"))
     # a campaign without words says nothing of them
     campaign.write_text(CAMPAIGN)
-    assert json.loads(call("check", campaign, "--json").output)["places"] == {}
+    assert json.loads(call("check", campaign, "--json").stdout)["places"] == {}
 
 
 def test_a_word_that_cannot_be_read_ends_at_its_line(campaign):
