@@ -4,6 +4,7 @@ import html as markup
 import json
 import math
 import shutil
+import sys
 from dataclasses import replace
 from importlib.resources import as_file, files
 
@@ -123,7 +124,10 @@ CARD = "summary: {0}\nunit: kcal/mol\nreferences: none\nshares: {1}\n"
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
     where = tmp_path_factory.mktemp("verdict")
-    with campaign_of(where) as path:
+    with campaign_of(where) as path, pytest.MonkeyPatch.context() as patch:
+        # another test may have imported the plugin from another folder, with other cards
+        for name in [n for n in sys.modules if n.split(".")[0] == "toy_seqalign"]:
+            patch.delitem(sys.modules, name)
         (cards,) = where.rglob("toy_seqalign/cards")
         (cards / "toy.yaml").write_text("summary: toy\nshares: {features: [toy-net]}\n")
         (cards / "toy-linear.yaml").write_text(CARD.format("linear", "{data: [scan]}"))
