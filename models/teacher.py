@@ -116,7 +116,8 @@ def lessons(weights: Weights, chain: Chain, seed: int) -> Lessons:
 def write(checkpoint: str, parts: Parts, out: Path, processes: int) -> None:
     """Write the lessons of all training chains."""
     chains = [c for group in parts.train for c in group]
-    began, kept = time.monotonic(), {}
+    began = time.monotonic()
+    kept: dict[str, Any] = {}
     teach = partial(_lessons, checkpoint)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for i, made in enumerate(pool.map(teach, chains, range(len(chains)), chunksize=8)):
