@@ -166,7 +166,8 @@ def pdz3(seeds: int, quick: bool) -> None:
     """Print the table of the PDZ3 demo."""
     demo = yaml.safe_load((files("seqalign") / "data" / "demo-pdz3.yaml").read_text())
     model = sa.load_model(demo["model"]["name"], chunk=64, **demo["constraints"])
-    rewards = [sa.load_reward(spec["oracle"]) for spec in demo["rewards"].values()]
+    specs = [spec for spec in demo["rewards"].values() if "params" not in spec]
+    rewards = [sa.load_reward(spec["oracle"]) for spec in specs]
     names = ["stable", "affine", "stable h", "affine h"]
     alpha, rows = demo["sampler"]["alpha"], LETTERS[:2] if quick else LETTERS[:10]
     rows = [*rows, ("tds", "mode", {"value": "posterior_mode"}), *rows[-1:]][: len(rows) + 1]

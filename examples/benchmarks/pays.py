@@ -57,15 +57,16 @@ class Look:
     """What a backbone's arms are compared with."""
 
     def __init__(
-        self, structure: Structure, model: str, temperature: float, names: list[str]
+        self, structure: Structure, model: str, temperature: float, names: list[str], quick: bool
     ) -> None:
+        self.top, size = (2, 8) if quick else (10, PILOT)
         self.model = sa.load_model(model, structure=structure, temperature=temperature)
         self.guide, self.judge = (sa.load_reward(n, structure=structure) for n in names)
         self.free = list(range(self.model.process.length))
-        _, pilot = seconds(sa.load_method("best_of_n"), self.model, self.guide, PILOT, 12345)
+        _, pilot = seconds(sa.load_method("best_of_n"), self.model, self.guide, size, 12345)
         r = pilot.rewards[0]
         self.sigma, self.plain = float(r.std()), float(r.mean())
-        some = replace(pilot.designs, x=pilot.designs.x[:, :32])
+        some = replace(pilot.designs, x=pilot.designs.x[:, : 2 if quick else 32])
         self.judged, self.prior = self._means(some)
 
     def _means(self, designs: Any) -> tuple[float, float]:
@@ -75,7 +76,7 @@ class Look:
 
     def row(self, samples: Any, alpha: float, unguided: bool) -> list[float]:
         """Return the columns of an arm."""
-        best = samples.best(10)
+        best = samples.best(self.top)
         x = samples.designs.x[best[:, 0], best[:, 1]]
         judged, prior = self._means(replace(samples.designs, x=x[None]))
         guide = float(samples.rewards[best[:, 0], best[:, 1]].mean())
@@ -91,7 +92,7 @@ class Look:
         return [gain / self.sigma, gain, judged - self.judged, prior - self.prior, kl, found]
 
 
-Quick = Annotated[bool, typer.Option("--quick", help="the demo backbone, 0.3 seconds, one seed")]
+Quick = Annotated[bool, typer.Option("--quick", help="the demo backbone, two arms, one seed")]
 
 
 def main(
@@ -111,21 +112,22 @@ def main(
     """Print a row per arm, and its difference from best-of-N."""
     torch.set_num_threads(1)
     if quick:
-        data, seeds, seconds_each, model = None, 1, 0.3, "mpnn-mini"
+        data, seeds, seconds_each, model, arms = None, 1, 0.3, "mpnn-mini", "causal_smc,tds"
+    pair = (2, 4) if quick else (8, 16)
     with tempfile.TemporaryDirectory() as folder:
         structures = MINIS["draw_backbones"](data, backbones, draw, Path(folder))
     print(f"{model}, T = {temperature}, alpha = sigma / {sharp:g}, {seconds_each:g} s an arm")
     names = ["best_of_n", *arms.split(",")]
     table: dict[str, list[list[list[float]]]] = {name: [] for name in names}
     for structure in structures:
-        look = Look(structure, model, temperature, [guide, judge])
+        look = Look(structure, model, temperature, [guide, judge], quick)
         alpha, sizes = look.sigma / sharp, {}
         print(f"{structure.name} ({len(look.free)}): sigma {look.sigma:.3f}, particles", end="")
         for name in names:
             arm = sa.load_method(name, alpha=alpha)
-            few, many = (seconds(arm, look.model, look.guide, k, 99)[0] for k in (8, 16))
-            slope = max((many - few) / 8, 1e-4)
-            k = max(2, int((seconds_each - (few - 8 * slope)) / slope))
+            few, many = (seconds(arm, look.model, look.guide, k, 99)[0] for k in pair)
+            slope = max((many - few) / pair[0], 1e-4)
+            k = max(2, int((seconds_each - (few - pair[0] * slope)) / slope))
             rows = []
             for seed in range(seeds):
                 spent, samples = seconds(arm, look.model, look.guide, k, seed)

@@ -62,12 +62,16 @@ def main(
 ) -> None:
     """Print the tables."""
     torch.set_num_threads(threads)
-    demo = yaml.safe_load((files("seqalign") / "data" / "demo-pdz3.yaml").read_text())
+    folder = files("seqalign") / "data"
+    demo = yaml.safe_load((folder / "demo-pdz3.yaml").read_text())
     # chunks keep the memory of a wide best-of-N flat
     model = sa.load_model(demo["model"]["name"], chunk=64, **demo["constraints"])
     names = [spec["oracle"] for spec in demo["rewards"].values()]
+    # a judge reads the structure that lies beside the demo's campaign
     rewards = [
-        sa.load_reward(spec["oracle"], **spec.get("params", {}))
+        sa.load_reward(
+            spec["oracle"], **{k: str(folder / v) for k, v in spec.get("params", {}).items()}
+        )
         for spec in demo["rewards"].values()
     ]
     guides = [r for r, s in zip(rewards, demo["rewards"].values(), strict=True) if "role" not in s]

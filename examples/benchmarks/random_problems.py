@@ -125,10 +125,11 @@ class Case:
 
 
 def methods() -> list[type[Looped]]:
-    """The installed methods that are one weighted sweep, with an estimate of Z."""
+    """The installed methods that are one weighted sweep of any chain, with an estimate of Z."""
     found = (e.load() for e in entry_points(group="seqalign.methods"))
     loops = [m for m in found if isinstance(m, type) and issubclass(m, Looped)]
-    some = [m for m in loops if m.consistent and m.__call__ is Looped.__call__]
+    plain = [m for m in loops if m.__call__ is Looped.__call__ and not m.one_position]
+    some = [m for m in plain if m.consistent]
     return sorted(some, key=lambda m: m.__name__)
 
 
