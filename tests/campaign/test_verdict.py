@@ -13,6 +13,7 @@ from commands import call, campaign_of, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from seqalign.campaign import judges
 from seqalign.campaign.check import check as prepare
 from seqalign.campaign.media import MEDIA
 from seqalign.campaign.report.page import render
@@ -119,6 +120,14 @@ def test_words_name_the_judge_and_what_it_shares():
 
 
 CARD = "summary: {0}\nunit: kcal/mol\nreferences: none\nshares: {1}\n"
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """Forget another test's plugin of the same name, and the units on its cards."""
+    for name in [n for n in sys.modules if n.split(".")[0] == "toy_seqalign"]:
+        monkeypatch.delitem(sys.modules, name)
+    judges._unit.cache_clear()
 
 
 @pytest.fixture(scope="module")
