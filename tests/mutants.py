@@ -776,6 +776,8 @@ def copy(folder: Path) -> Path:
     for name in ("rewards", "models"):
         shutil.copytree(ROOT / name, site / "seqalign" / name, ignore=ignore)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignore)
+    # a test takes its baseline from there
+    shutil.copytree(ROOT / "examples" / "benchmarks", folder / "examples" / "benchmarks")
     shutil.copy(ROOT / "pyproject.toml", folder)
     (site / "mutant_plugin.py").write_text(PLUGIN)
     return site
