@@ -745,12 +745,6 @@ MUTANTS = (
         ("core/test_states.py::test_a_position_a_step_draws_what_the_loop_draws",),
     ),
     Mutant(
-        "reward-left-behind",
-        "a reward that knows of no devices is told letters on another one than its own",
-        edit("core/devices", "reward if _home(process) is None else _ashore(reward)", "reward"),
-        ("models/test_devices.py::test_rewards_follow_or_are_asked_on_the_cpu",),
-    ),
-    Mutant(
         "state-seen-elsewhere",
         "a state is told the letters without where their positions are in it",
         edit("core/states", "full[..., at[there]] =", "full[..., there.nonzero()[:, 0]] ="),
@@ -776,8 +770,6 @@ def copy(folder: Path) -> Path:
     for name in ("rewards", "models"):
         shutil.copytree(ROOT / name, site / "seqalign" / name, ignore=ignore)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=ignore)
-    # a test takes its baseline from there
-    shutil.copytree(ROOT / "examples" / "benchmarks", folder / "examples" / "benchmarks")
     shutil.copy(ROOT / "pyproject.toml", folder)
     (site / "mutant_plugin.py").write_text(PLUGIN)
     return site
